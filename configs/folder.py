@@ -1,0 +1,20 @@
+"""One's own images, in the layout of MVTec AD with or without ground_truth/.
+
+  DIR/<category>/train/good/*
+  DIR/<category>/test/{good,<defect>}/*
+  DIR/<category>/ground_truth/<defect>/<id>_mask.png
+
+  python -m memkd_jax.main --config=configs/folder.py --workdir=runs/mine \\
+      --config.data.dir=DIR --config.data.categories=NAME
+"""
+
+from ml_collections import ConfigDict
+
+from memkd_jax import config as base
+
+
+def get_config() -> ConfigDict:
+  config = base.get_config()
+  config.data.dataset = 'folder'
+  config.data.dir = base.data_dir('folder')
+  return config

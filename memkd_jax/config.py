@@ -1,0 +1,166 @@
+"""Every field of a run with its default, and what values it may have.
+
+`configs/*.py` start from `get_config` and change a few fields.
+"""
+
+import os
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+from memkd_jax.anomaly_map import COMBINES
+from memkd_jax.data.datasets import DATASETS
+from memkd_jax.data.order import RESAMPLES
+from memkd_jax.errors import UserError
+from memkd_jax.losses import KD_READINGS
+from memkd_jax.models.distiller import FUSIONS
+from memkd_jax.models.resnet import ARCHITECTURES
+
+RANDOM_TEACHER = 'random'
+DTYPES = ('float32', 'float64')
+MEMORY_INITS = ('normal', 'exemplars')
+M3_TARGETS = ('auto', 'stage4', 'embedding')
+
+# Fields that change neither a trained parameter nor a figure: a run may go on
+# with other values of these. The weights count by their content, not their path.
+FREE_FIELDS = (
+  'data.dir',
+  'data.categories',
+  'data.threads',
+  'eval.batch_size',
+  'model.teacher_weights',
+  'train.checkpoint_steps',
+  'train.log_steps',
+)
+
+
+def get_config() -> ConfigDict:
+  """The paper's main model, where the paper and the specification fix a value."""
+  config = ConfigDict()
+  config.seed = 0
+
+  config.data = ConfigDict()
+  config.data.dataset = 'mvtec_ad'
+  config.data.dir = data_dir('mvtec_ad')
+  config.data.categories = 'all'  # or names separated by commas
+  config.data.image_size = 256  # pixels; a multiple of 32
+  config.data.threads = 8  # that decode images
+
+  config.model = ConfigDict()
+  config.model.backbone = 'wide_resnet50_2'
+  # A file of tools/convert_torchvision.py, or 'random' (figures mean nothing).
+  config.model.teacher_weights = 'weights/{backbone}.safetensors'
+  config.model.stages = (1, 2, 3)  # that are distilled
+  config.model.memories = (1, 2, 3)  # () is RD, the baseline
+  config.model.memory_items = 50  # L
+  config.model.temperature = 1.0  # of the softmax over the cosines
+  config.model.fusion = 'concat'  # 'add', 'replace'
+  config.model.memory_init = 'normal'  # 'exemplars'
+  config.model.m3_target = 'auto'  # 'stage4', 'embedding'
+  config.model.dtype = 'float32'  # 'float64' with JAX_ENABLE_X64=1
+
+  config.loss = ConfigDict()
+  config.loss.kd = 'flat'  # 'pixel'
+  config.loss.lambda_nm = 0.1  # lambda_1
+  config.loss.lambda_orth = 0.1  # lambda_2
+
+  config.train = ConfigDict()
+  config.train.epochs = 200
+  config.train.batch_size = 16  # of all devices together
+  config.train.learning_rate = 0.005
+  config.train.adam_b1 = 0.5
+  config.train.adam_b2 = 0.999
+  config.train.exemplars = 16  # N
+  config.train.exemplar_resample = 'step'  # 'epoch', 'never'
+  config.train.checkpoint_steps = 200
+  config.train.log_steps = 10
+
+  config.anomaly_map = ConfigDict()
+  config.anomaly_map.combine = 'sum'  # 'product'
+  config.anomaly_map.align_corners = True
+  config.anomaly_map.sigma = 4.0  # pixels of the map
+
+  config.eval = ConfigDict()
+  config.eval.batch_size = 16  # of all devices together
+  return config
+
+
+def data_dir(name: str) -> str:
+  """Where a data set lies by default: under $MEMKD_DATA or ~/datasets."""
+  return os.path.join(os.environ.get('MEMKD_DATA', '~/datasets'), name)
+
+
+def resolve(config: ConfigDict) -> ConfigDict:
+  """Checks every field, and fills in what depends on others.
+
+  Args:
+    config: as `get_config` gives it, perhaps with other values.
+
+  Returns:
+    A copy with absolute paths, sorted stages and memories.
+
+  Raises:
+    UserError: a field has a value that it cannot have.
+  """
+  _check(config)
+  config = config.copy_and_resolve_references()
+  config.data.dir = str(Path(config.data.dir).expanduser().absolute())
+  config.model.stages = tuple(sorted(set(config.model.stages)))
+  config.model.memories = tuple(sorted(set(config.model.memories)))
+  if config.model.teacher_weights != RANDOM_TEACHER:
+    path = config.model.teacher_weights.replace('{backbone}', config.model.backbone)
+    config.model.teacher_weights = str(Path(path).expanduser().absolute())
+  return config
+
+
+def _check(config: ConfigDict) -> None:
+  model, train = config.model, config.train
+  _one_of('data.dataset', config.data.dataset, DATASETS)
+  _one_of('model.backbone', model.backbone, ARCHITECTURES)
+  _one_of('model.fusion', model.fusion, FUSIONS)
+  _one_of('model.memory_init', model.memory_init, MEMORY_INITS)
+  _one_of('model.m3_target', model.m3_target, M3_TARGETS)
+  _one_of('model.dtype', model.dtype, DTYPES)
+  _one_of('loss.kd', config.loss.kd, KD_READINGS)
+  _one_of('train.exemplar_resample', train.exemplar_resample, RESAMPLES)
+  _one_of('anomaly_map.combine', config.anomaly_map.combine, COMBINES)
+  for field, value in (('model.stages', model.stages), ('model.memories', model.memories)):
+    _require(field, value, set(value) <= {1, 2, 3}, 'holds only 1, 2 and 3')
+  _require('model.stages', model.stages, len(model.stages) > 0, 'names at least one stage')
+  size = config.data.image_size
+  _require('data.image_size', size, size > 0 and size % 32 == 0, 'is a multiple of 32 pixels')
+  for section, names in {
+    'data': ('threads',),
+    'eval': ('batch_size',),
+    'model': ('memory_items', 'temperature'),
+    'train': (
+      'epochs',
+      'batch_size',
+      'learning_rate',
+      'exemplars',
+      'checkpoint_steps',
+      'log_steps',
+    ),
+  }.items():
+    for name in names:
+      value = config[section][name]
+      _require(f'{section}.{name}', value, value > 0, 'is positive')
+  for section, name in (
+    ('loss', 'lambda_nm'),
+    ('loss', 'lambda_orth'),
+    ('anomaly_map', 'sigma'),
+  ):
+    value = config[section][name]
+    _require(f'{section}.{name}', value, value >= 0, 'is not negative')
+  for name in ('adam_b1', 'adam_b2'):
+    _require(f'train.{name}', train[name], 0 <= train[name] < 1, 'lies in [0, 1)')
+  _require('seed', config.seed, config.seed >= 0, 'is not negative')
+
+
+def _one_of(field: str, value: str, known: object) -> None:
+  _require(field, value, value in known, f'is one of {", ".join(known)}')
+
+
+def _require(field: str, value: object, holds: bool, what: str) -> None:
+  if not holds:
+    raise UserError(f'--config.{field}={value}: give a value that {what}.')

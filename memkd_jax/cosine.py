@@ -1,0 +1,43 @@
+"""Unit vectors and cosines, the one similarity that the whole method speaks.
+
+Everything is computed in float32 at least, whatever the dtype of the input
+(method, section 5).
+"""
+
+import jax
+import jax.numpy as jnp
+
+# Below this norm a vector has no direction: it is treated as the zero vector,
+# and no gradient flows through its norm (a ReLU makes exact zeros common).
+_MIN_NORM = 1e-8
+
+
+def normalize(x: jax.Array, axis: int | tuple[int, ...] = -1) -> jax.Array:
+  """Scales vectors along `axis` to unit length; zero vectors stay zero.
+
+  Args:
+    x: any shape and floating dtype.
+    axis: the axis or axes that make up one vector.
+
+  Returns:
+    Same shape, float32 (float64 for a float64 input).
+  """
+  x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+  square = jnp.sum(x * x, axis=axis, keepdims=True)
+  return x * jax.lax.rsqrt(jnp.maximum(square, _MIN_NORM**2))
+
+
+def cosine_similarity(
+  a: jax.Array, b: jax.Array, axis: int | tuple[int, ...] = -1
+) -> jax.Array:
+  """cos(a, b) along `axis`, in [-1, 1]; 0 where either vector is zero.
+
+  Args:
+    a: any shape.
+    b: broadcastable against `a`.
+    axis: the axis or axes that make up one vector; they are reduced.
+
+  Returns:
+    The cosines, float32 (float64 for float64 inputs).
+  """
+  return jnp.sum(normalize(a, axis) * normalize(b, axis), axis=axis)

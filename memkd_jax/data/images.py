@@ -1,0 +1,89 @@
+"""Decodes one image or mask file to a square uint8 array (protocol, data to arrays)."""
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from memkd_jax.errors import UserError
+
+# What Pillow raises for files that are broken, hostile, or none of its formats.
+_DECODING_ERRORS = (
+  OSError,
+  SyntaxError,
+  ValueError,
+  EOFError,
+  MemoryError,
+  Image.DecompressionBombError,
+)
+
+
+def read_image(path: Path, size: int) -> tuple[np.ndarray, tuple[int, int]]:
+  """Reads an image of any format and mode that Pillow opens.
+
+  Grey and palette are expanded, alpha is dropped, 16 bits are scaled by 1/257,
+  EXIF orientation is applied.
+
+  Args:
+    path: the file.
+    size: side of the result in pixels; the aspect ratio is ignored.
+
+  Returns:
+    uint8 [size, size, 3] RGB, resized bilinearly with antialiasing, and the
+    (width, height) of the oriented original.
+
+  Raises:
+    UserError: the file cannot be decoded.
+  """
+  try:
+    with Image.open(path) as file:
+      image = _to_rgb(ImageOps.exif_transpose(file))
+    return np.asarray(image.resize((size, size), Image.Resampling.BILINEAR)), image.size
+  except _DECODING_ERRORS as error:
+    raise UserError(f'{path} is not a readable image: {error}') from error
+
+
+def read_mask(path: Path, size: int) -> tuple[np.ndarray, tuple[int, int]]:
+  """Reads a mask; any non-zero value (any palette index but 0) is defect.
+
+  It is made binary at full resolution and only then resized: data sets that
+  store class ids 1, 2, ... would lose them the other way round.
+
+  Args:
+    path: the file.
+    size: side of the result in pixels.
+
+  Returns:
+    bool [size, size], True where defective, and the original (width, height).
+
+  Raises:
+    UserError: the file cannot be decoded.
+  """
+  try:
+    with Image.open(path) as file:
+      values = np.asarray(file)
+      if file.mode in ('LA', 'PA', 'La', 'RGBA', 'RGBa'):
+        values = values[..., :-1]  # alpha says nothing about defects
+      original = file.size
+  except _DECODING_ERRORS as error:
+    raise UserError(f'{path} is not a readable mask: {error}') from error
+  if values.ndim == 3:
+    values = values.any(axis=-1)
+  binary = Image.fromarray(np.where(values != 0, 255, 0).astype(np.uint8))
+  resized = np.asarray(binary.resize((size, size), Image.Resampling.BILINEAR))
+  return resized >= 128, original
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+  if image.mode.startswith('I'):
+    # Pillow's own conversion of 16 and 32 bit integers clips at 255.
+    values = np.asarray(image).astype(np.int64)
+    if values.min() < 0 or values.max() > 65535:
+      raise ValueError('its integers exceed 16 bits; save it with 8 or 16 bits per channel')
+    image = Image.fromarray(np.rint(values / 257).astype(np.uint8))
+  elif image.mode == 'F':
+    raise ValueError('it holds floating-point values; save it with 8 or 16 bits per channel')
+  elif image.mode in ('P', 'PA'):
+    # By way of RGBA, so that a transparent index keeps its colour silently.
+    image = image.convert('RGBA')
+  return image.convert('RGB')

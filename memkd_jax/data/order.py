@@ -1,0 +1,77 @@
+"""Which images make up which batch: pure functions of the seed and the step.
+
+Nothing has to be stored or replayed to resume, and the order does not depend on
+the number of devices, nor on which categories ran before.
+"""
+
+import zlib
+
+import numpy as np
+
+RESAMPLES = ('step', 'epoch', 'never')
+
+
+def number_of_steps(epochs: int, images: int, batch_size: int) -> int:
+  """floor(epochs * N / batch): the last images that fill no batch are left out."""
+  return epochs * images // batch_size
+
+
+def batch_indices(
+  seed: int, category: str, images: int, batch_size: int, step: int
+) -> np.ndarray:
+  """The batch of a step, cut from the concatenated permutations of the epochs.
+
+  Args:
+    seed: of the run.
+    category: seeds differently for each category.
+    images: N, number of training images.
+    batch_size: may exceed N: a batch can span several epochs.
+    step: from 0.
+
+  Returns:
+    int64 [batch_size], indices into the training images.
+  """
+  position = step * batch_size + np.arange(batch_size)
+  epoch, place = np.divmod(position, images)
+  permutations = {
+    e: _generator(seed, category, 'epoch', e).permutation(images) for e in np.unique(epoch)
+  }
+  return np.array([permutations[e][p] for e, p in zip(epoch, place, strict=True)])
+
+
+def exemplar_indices(
+  seed: int,
+  category: str,
+  images: int,
+  exemplars: int,
+  step: int,
+  batch_size: int,
+  resample: str = 'step',
+) -> np.ndarray:
+  """The normal exemplars of a step (method, section 4).
+
+  Args:
+    seed: of the run.
+    category: seeds differently for each category.
+    images: N, number of training images.
+    exemplars: how many to draw, without repetition where N allows it.
+    step: from 0.
+    batch_size: with which the epochs are counted.
+    resample: when they are drawn anew: every 'step', every 'epoch', or 'never'.
+
+  Returns:
+    int64 [exemplars], indices into the training images.
+  """
+  draw = {'step': step, 'epoch': step * batch_size // images, 'never': 0}[resample]
+  generator = _generator(seed, category, 'exemplars', draw)
+  return generator.choice(images, exemplars, replace=exemplars > images)
+
+
+def category_seed(seed: int, category: str) -> int:
+  """A 32-bit seed for a category that no other category's order influences."""
+  return int(_generator(seed, category, 'initialisation', 0).integers(2**32))
+
+
+def _generator(seed: int, category: str, purpose: str, number: int) -> np.random.Generator:
+  names = [zlib.crc32(text.encode()) for text in (category, purpose)]
+  return np.random.default_rng([seed, *names, int(number)])

@@ -1,0 +1,112 @@
+"""Scores a test split with a trained model."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from memkd_jax import metrics
+from memkd_jax.data.arrays import Split
+from memkd_jax.data.sample import Sample
+from memkd_jax.errors import UserError
+from memkd_jax.report.figure import write_figure
+from memkd_jax.system import System
+from memkd_jax.training_step import TrainState
+
+
+def score_images(
+  system: System, state: TrainState, images: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+  """Anomaly maps and image scores, in batches that are padded and un-padded.
+
+  Args:
+    system: the compiled steps.
+    state: trained, numpy arrays.
+    images: uint8 [N, S, S, 3].
+
+  Returns:
+    (maps [N, S, S], scores [N]), raw: neither clipped nor normalised.
+  """
+  devices, batch_size = system.devices, system.config.eval.batch_size
+  variables = devices.replicate({'params': state.params, 'batch_stats': state.batch_stats})
+  all_maps, all_scores = [], []
+  for begin in range(0, len(images), batch_size):
+    batch = images[begin : begin + batch_size]
+    padded = devices.split_padded(batch, batch_size)
+    maps, scores = system.score_step(variables, system.teacher_params, padded)
+    all_maps.append(devices.join(maps, len(batch)))
+    all_scores.append(devices.join(scores, len(batch)))
+  return np.concatenate(all_maps), np.concatenate(all_scores)
+
+
+def evaluate_category(
+  system: System, state: TrainState, category: str, test: Split, folder: Path
+) -> dict[str, float]:
+  """Scores a test split, and writes its figure.
+
+  Args:
+    system: the compiled steps.
+    state: trained, numpy arrays.
+    category: named in errors.
+    test: the decoded split.
+    folder: where figure.png goes.
+
+  Returns:
+    The figures by their names in the protocol, all in [0, 1]; those of pixels
+    only where there are masks.
+
+  Raises:
+    UserError: a metric is undefined for this split.
+  """
+  maps, scores = score_images(system, state, test.images)
+  figures = compute_metrics(category, test.labels, scores, test.masks, maps)
+  write_figure(folder / 'figure.png', test, maps, scores)
+  return figures
+
+
+def compute_metrics(
+  category: str,
+  labels: np.ndarray,
+  scores: np.ndarray,
+  masks: np.ndarray | None,
+  maps: np.ndarray,
+) -> dict[str, float]:
+  """The protocol's figures of one category.
+
+  Args:
+    category: named in errors.
+    labels: [N], 1 for anomalous.
+    scores: [N].
+    masks: bool [N, S, S], or None.
+    maps: [N, S, S].
+
+  Raises:
+    UserError: a metric is undefined, naming the category and what is missing.
+  """
+  try:
+    figures = {
+      'I-AUC': metrics.auroc(labels, scores),
+      'I-AP': metrics.average_precision(labels, scores),
+      'I-F1max': metrics.f1_max(labels, scores)[0],
+    }
+    if masks is not None:
+      figures |= {
+        'P-AUC': metrics.auroc(masks, maps),
+        'P-AP': metrics.average_precision(masks, maps),
+        'P-PRO': metrics.aupro(masks, maps),
+        'P-F1max': metrics.f1_max(masks, maps)[0],
+      }
+  except ValueError as error:
+    raise UserError(f'{category} cannot be scored: {error}.') from error
+  return figures
+
+
+def check_test_split(category: str, samples: Sequence[Sample]) -> None:
+  """Raises UserError where the image metrics would be undefined."""
+  labels = {s.label for s in samples}
+  for label, kind in ((0, 'normal'), (1, 'anomalous')):
+    if label not in labels:
+      raise UserError(
+        f'{category} has no {kind} test images (in {samples[0].image.parent.parent}), '
+        'without which its metrics are undefined.'
+      )

@@ -1,0 +1,41 @@
+"""Trains and evaluates: python -m memkd_jax.main --config=configs/mvtec.py."""
+
+import sys
+from pathlib import Path
+
+from absl import app, flags, logging
+from ml_collections import config_flags
+
+from memkd_jax import train
+from memkd_jax.errors import UserError
+
+_DEMO = str(Path(__file__).with_name('demo_config.py'))
+
+_CONFIG = config_flags.DEFINE_config_file(
+  'config', _DEMO, 'A file of configs/; the demo where none is given.'
+)
+_WORKDIR = flags.DEFINE_string(
+  'workdir', None, "The run's folder; runs/<data set> where none is given."
+)
+_MODE = flags.DEFINE_enum(
+  'mode', 'train', train.MODES, "'evaluate' scores existing checkpoints only."
+)
+
+
+def main(argv: list[str]) -> None:
+  if len(argv) > 1:
+    raise app.UsageError(f'unexpected argument {argv[1]!r}')
+  logging.set_verbosity(logging.WARNING)
+  workdir = _WORKDIR.value or Path('runs') / _CONFIG.value.data.dataset
+  try:
+    results = train.run(_CONFIG.value, workdir, _MODE.value)
+  except UserError as error:
+    sys.exit(f'memkd_jax: {error}')
+  except KeyboardInterrupt:
+    print('\nInterrupted; the same command resumes from the last checkpoint.', file=sys.stderr)
+    sys.exit(130)
+  sys.exit(1 if results['failed'] else 0)
+
+
+if __name__ == '__main__':
+  app.run(main)

@@ -1,0 +1,1 @@
+"""Flax modules: teacher, bottleneck, student, memory, and their assembly."""

@@ -1,0 +1,110 @@
+"""The two convolutions that every network here is made of."""
+
+import math
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+# Kaiming normal, fan-out, as RD initialises its convolutions (method, section 2).
+kaiming_normal = nn.initializers.variance_scaling(2.0, 'fan_out', 'normal')
+
+
+def param_dtype(dtype: jnp.dtype) -> jnp.dtype:
+  """Parameters and statistics are float32 at least, whatever the compute dtype."""
+  return jnp.promote_types(dtype, jnp.float32)
+
+
+def batch_norm(train: bool, dtype: jnp.dtype, axis_name: str | None) -> nn.BatchNorm:
+  """A BatchNorm named 'norm' with the method's constants (method, section 6)."""
+  return nn.BatchNorm(
+    use_running_average=not train,
+    momentum=0.9,
+    epsilon=1e-5,
+    dtype=dtype,
+    param_dtype=param_dtype(dtype),
+    axis_name=axis_name,
+    name='norm',
+  )
+
+
+class Conv(nn.Module):
+  """A convolution with explicit padding `kernel_size // 2` and its normalisation.
+
+  'SAME' padding differs from torch's at stride 2, so the padding is explicit.
+
+  Attributes:
+    features: output channels.
+    kernel_size: side of the square kernel.
+    stride: step in both directions.
+    folded: True for the frozen teacher, whose BatchNorm is folded into kernel
+      and bias; False for a kernel without bias followed by a BatchNorm.
+    dtype: compute dtype.
+    axis_name: the mapped axis over which batch statistics are averaged.
+  """
+
+  features: int
+  kernel_size: int = 3
+  stride: int = 1
+  folded: bool = False
+  dtype: jnp.dtype = jnp.float32
+  axis_name: str | None = None
+
+  @nn.compact
+  def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
+    """[B, H, W, C] -> [B, ceil(H / stride), ceil(W / stride), features]."""
+    pad = self.kernel_size // 2
+    x = nn.Conv(
+      self.features,
+      (self.kernel_size, self.kernel_size),
+      self.stride,
+      padding=((pad, pad), (pad, pad)),
+      use_bias=self.folded,
+      dtype=self.dtype,
+      param_dtype=param_dtype(self.dtype),
+      kernel_init=kaiming_normal,
+      name='conv',
+    )(x)
+    if self.folded:
+      return x
+    return batch_norm(train, self.dtype, self.axis_name)(x)
+
+
+class UpConv(nn.Module):
+  """2x2 transposed convolution of stride 2, then BatchNorm: doubles the resolution.
+
+  At stride 2 the 2x2 patches do not overlap, so the operation is one matrix
+  product to 4 * features channels and a depth-to-space reshape. XLA:CPU
+  computes the gradient of that over twenty times faster than that of
+  `nn.ConvTranspose`, to which it is equal.
+
+  Attributes:
+    features: output channels.
+    dtype: compute dtype.
+    axis_name: the mapped axis over which batch statistics are averaged.
+  """
+
+  features: int
+  dtype: jnp.dtype = jnp.float32
+  axis_name: str | None = None
+
+  @nn.compact
+  def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
+    """[B, H, W, C] -> [B, 2H, 2W, features]."""
+    # torch's default for ConvTranspose2d, Kaiming uniform with a = sqrt(5),
+    # whose fan-in it takes from the output side: 4 * features.
+    bound = 1.0 / math.sqrt(4 * self.features)
+
+    def uniform(key: jax.Array, shape: Sequence[int], dtype: jnp.dtype) -> jax.Array:
+      return jax.random.uniform(key, shape, dtype, -bound, bound)
+
+    kernel = self.param(
+      'kernel', uniform, (x.shape[-1], 2, 2, self.features), param_dtype(self.dtype)
+    )
+    x, kernel = x.astype(self.dtype), kernel.astype(self.dtype)
+    batch, height, width, channels = x.shape
+    x = x @ kernel.reshape(channels, -1)
+    x = x.reshape(batch, height, width, 2, 2, self.features).transpose(0, 1, 3, 2, 4, 5)
+    x = x.reshape(batch, 2 * height, 2 * width, self.features)
+    return batch_norm(train, self.dtype, self.axis_name)(x)

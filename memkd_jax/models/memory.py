@@ -1,0 +1,65 @@
+"""The normality recall memory (method, sections 2.3 and 4)."""
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from memkd_jax.cosine import normalize
+from memkd_jax.models.layers import param_dtype
+
+
+class NRMemory(nn.Module):
+  """L learned keys and L learned values of width C.
+
+  Both are parameters: trained by the optimizer and saved in every checkpoint.
+
+  Attributes:
+    items: L, the number of key-value pairs.
+    features: C, the width of a query.
+    temperature: of the softmax over the cosines.
+    dtype: dtype of the recall; addressing is float32 at least.
+  """
+
+  items: int
+  features: int
+  temperature: float = 1.0
+  dtype: jnp.dtype = jnp.float32
+
+  def setup(self) -> None:
+    normal = nn.initializers.normal(1.0)
+    shape, dtype = (self.items, self.features), param_dtype(self.dtype)
+    self.keys = self.param('keys', normal, shape, dtype)
+    self.values = self.param('values', normal, shape, dtype)
+
+  def __call__(self, queries: jax.Array) -> jax.Array:
+    """Recalls the normality of queries by the keys.
+
+    w = softmax(cos(q, K_l) / temperature); r = sum_l w_l V_l.
+
+    Args:
+      queries: [..., C].
+
+    Returns:
+      r, [..., C].
+    """
+    return self._recall(queries, self.keys)
+
+  def recall_by_values(self, features: jax.Array) -> jax.Array:
+    """Recalls as `__call__`, but addresses by the values: the query of L_NM.
+
+    Args:
+      features: [..., C], teacher features of normal exemplars.
+
+    Returns:
+      r, [..., C].
+    """
+    return self._recall(features, self.values)
+
+  def _recall(self, queries: jax.Array, addresses: jax.Array) -> jax.Array:
+    # Full precision: accelerators would otherwise round the cosines to bf16.
+    cosines = jnp.einsum(
+      '...c,lc->...l', normalize(queries), normalize(addresses), precision='highest'
+    )
+    weights = jax.nn.softmax(cosines / self.temperature)
+    recalled = jnp.einsum('...l,lc->...c', weights, self.values, precision='highest')
+    return recalled.astype(self.dtype)

@@ -1,0 +1,209 @@
+"""A config made into modules, parameters and compiled steps, shared by all categories."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from ml_collections import ConfigDict
+
+from memkd_jax import weights
+from memkd_jax.anomaly_map import anomaly_maps, image_scores
+from memkd_jax.config import RANDOM_TEACHER
+from memkd_jax.data.order import category_seed, exemplar_indices
+from memkd_jax.errors import UserError
+from memkd_jax.models.distiller import ReverseDistiller, built_memories
+from memkd_jax.models.resnet import Teacher
+from memkd_jax.normalization import normalize_images
+from memkd_jax.parallel import AXIS, Devices
+from memkd_jax.training_step import TrainState, make_train_step, memory_targets
+
+
+class System:
+  """Teacher, distiller, optimizer and the two compiled programs of a run.
+
+  Nothing here depends on a category, so all categories share the compilation.
+
+  Attributes:
+    config: the resolved config.
+    devices: that it runs on.
+    memories: that are built, see `models.distiller.built_memories`.
+    notes: sentences that must stand beside the figures.
+    train_step: pmapped, see `training_step.make_train_step`; donates its state.
+    score_step: pmapped `(variables, teacher_params, images) -> (maps, scores)`.
+    teacher_params: replicated.
+  """
+
+  def __init__(self, config: ConfigDict, devices: Devices | None = None):
+    """Loads the teacher and builds everything.
+
+    Raises:
+      UserError: the weights do not fit, or the devices do not divide a batch.
+    """
+    self.config = config
+    self.devices = devices or Devices()
+    model, train = config.model, config.train
+    if model.dtype == 'float64' and not jax.config.jax_enable_x64:
+      raise UserError('--config.model.dtype=float64 needs JAX_ENABLE_X64=1 in the environment.')
+    self.devices.check_divide(train.batch_size, 'train.batch_size')
+    self.devices.check_divide(train.exemplars, 'train.exemplars')
+    self.devices.check_divide(config.eval.batch_size, 'eval.batch_size')
+
+    self.memories = built_memories(model.stages, model.memories)
+    self.notes = []
+    params = self._load_teacher()
+    exemplar_stages = self._choose_m3_target(has_stage4='stage4' in params)
+    dtype = jnp.dtype(model.dtype)
+    self._teacher = Teacher(model.backbone, stages=3, dtype=dtype)
+    self._exemplar_teacher = Teacher(model.backbone, stages=exemplar_stages, dtype=dtype)
+    self._distiller = ReverseDistiller(
+      model.backbone,
+      model.stages,
+      self.memories,
+      model.memory_items,
+      model.temperature,
+      model.fusion,
+      dtype,
+      AXIS,
+    )
+    self._optimizer = optax.adam(train.learning_rate, b1=train.adam_b1, b2=train.adam_b2)
+    self.teacher_params = self.devices.replicate(params)
+    self.train_step = self.devices.map(
+      make_train_step(
+        self._teacher,
+        self._exemplar_teacher,
+        self._distiller,
+        self._optimizer,
+        self.memories,
+        kd=config.loss.kd,
+        lambda_nm=config.loss.lambda_nm,
+        lambda_orth=config.loss.lambda_orth,
+      ),
+      donate=[0],
+    )
+    self.score_step = self.devices.map(self._score)
+
+  def init_state(self, category: str, images: np.ndarray) -> TrainState:
+    """The state before the first step, a tree of numpy arrays.
+
+    Args:
+      category: seeds the initialisation, together with `config.seed`.
+      images: uint8 [N, S, S, 3], the training images, from which the memories
+        are initialised where `model.memory_init` asks for it.
+    """
+    key = jax.random.key(category_seed(self.config.seed, category))
+    example = jax.ShapeDtypeStruct((1, *images.shape[1:]), images.dtype)
+    features = jax.tree.map(
+      lambda x: jnp.zeros(x.shape, x.dtype),
+      jax.eval_shape(self._features, self._one_copy(), example),
+    )
+    variables = jax.jit(self._distiller.init)(key, features)
+    if self.config.model.memory_init == 'exemplars' and self.memories:
+      variables = variables | {
+        'params': self._memories_from_exemplars(variables, category, images)
+      }
+    state = TrainState(
+      step=jnp.zeros((), jnp.int32),
+      params=variables['params'],
+      batch_stats=variables['batch_stats'],
+      opt_state=self._optimizer.init(variables['params']),
+    )
+    return jax.tree.map(np.asarray, state)
+
+  def exemplars(self, category: str, images: np.ndarray, step: int) -> np.ndarray | None:
+    """The exemplar images of a step, shared out to the devices; None without memories."""
+    if not self.memories:
+      return None
+    return self.devices.split(images[self._exemplar_indices(category, len(images), step)])
+
+  def _exemplar_indices(self, category: str, number: int, step: int) -> np.ndarray:
+    train = self.config.train
+    return exemplar_indices(
+      self.config.seed,
+      category,
+      number,
+      train.exemplars,
+      step,
+      train.batch_size,
+      train.exemplar_resample,
+    )
+
+  def _score(
+    self, variables: Any, teacher_params: Any, images: jax.Array
+  ) -> tuple[jax.Array, jax.Array]:
+    features = self._features(teacher_params, images)
+    distilled = self._distiller.apply(variables, features)
+    options = self.config.anomaly_map
+    maps = anomaly_maps(
+      dict(enumerate(features, start=1)),
+      distilled.features,
+      images.shape[1],
+      combine=options.combine,
+      align_corners=options.align_corners,
+      sigma=options.sigma,
+    )
+    return maps, image_scores(maps)
+
+  def _features(self, teacher_params: Any, images: jax.Array) -> tuple[jax.Array, ...]:
+    pixels = normalize_images(images, self._teacher.dtype)
+    return self._teacher.apply({'params': teacher_params}, pixels)
+
+  def _one_copy(self) -> Any:
+    return self.devices.fetch(self.teacher_params)
+
+  def _memories_from_exemplars(self, variables: Any, category: str, images: np.ndarray) -> Any:
+    """Draws keys and values from positions of the exemplars' target features."""
+    exemplars = images[self._exemplar_indices(category, len(images), 0)]
+    # Without an axis name: this runs outside of the mapped step.
+    distiller = self._distiller.clone(axis_name=None)
+
+    @jax.jit
+    def targets(teacher_params: Any, variables: Any) -> dict[int, jax.Array]:
+      pixels = normalize_images(exemplars, self._teacher.dtype)
+      features = self._exemplar_teacher.apply({'params': teacher_params}, pixels)
+      distilled, _ = distiller.apply(variables, features, train=True, mutable=['batch_stats'])
+      return memory_targets(features, distilled.embedding, self.memories)
+
+    generator = np.random.default_rng(category_seed(self.config.seed, category))
+    params = dict(variables['params'])
+    for m, features in targets(self._one_copy(), variables).items():
+      rows = np.asarray(features).reshape(-1, features.shape[-1])
+      items = self.config.model.memory_items
+      chosen = rows[generator.choice(len(rows), items, replace=items > len(rows))]
+      chosen = chosen.astype(params[f'memory_m{m}']['keys'].dtype)
+      params[f'memory_m{m}'] = {'keys': chosen, 'values': chosen.copy()}
+    return params
+
+  def _load_teacher(self) -> dict[str, Any]:
+    model = self.config.model
+    if model.teacher_weights == RANDOM_TEACHER:
+      self.notes.append('The teacher is random, not pretrained: THESE FIGURES MEAN NOTHING.')
+      params = weights.random_teacher(model.backbone)
+    else:
+      arch, params = weights.load(model.teacher_weights)
+      if arch != model.backbone:
+        raise UserError(
+          f'{model.teacher_weights} holds a {arch}, but --config.model.backbone is '
+          f'{model.backbone}; change one of them.'
+        )
+    dtype = jnp.dtype(model.dtype)
+    return jax.tree.map(lambda x: x.astype(dtype), params)
+
+  def _choose_m3_target(self, has_stage4: bool) -> int:
+    """Returns the number of teacher stages that the memories' targets need."""
+    target = self.config.model.m3_target
+    if 3 not in self.memories or target == 'embedding':
+      return 3
+    if has_stage4:
+      return 4
+    if target == 'stage4':
+      raise UserError(
+        f'{self.config.model.teacher_weights} holds no stage 4, which '
+        '--config.model.m3_target=stage4 needs; use embedding, or convert full weights.'
+      )
+    self.notes.append(
+      "The teacher's weights hold no stage 4: the target of M_3 is the embedding "
+      '(model.m3_target=embedding).'
+    )
+    return 3

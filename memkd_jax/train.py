@@ -1,0 +1,248 @@
+"""Trains one category, and runs all the categories of a data set."""
+
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from ml_collections import ConfigDict
+from tqdm import tqdm
+
+from memkd_jax import weights
+from memkd_jax.checkpoint import Checkpoints
+from memkd_jax.config import RANDOM_TEACHER, resolve
+from memkd_jax.data.arrays import Split, load_split
+from memkd_jax.data.datasets import Dataset, choose_categories, open_dataset
+from memkd_jax.data.order import batch_indices, number_of_steps
+from memkd_jax.errors import UserError
+from memkd_jax.evaluate import check_test_split, evaluate_category
+from memkd_jax.metrics_log import MetricsLog
+from memkd_jax.report.results import collect, results_table, write_results
+from memkd_jax.system import System
+from memkd_jax.training_step import TrainState
+from memkd_jax.workdir import Workdir
+
+MODES = ('train', 'evaluate')
+
+
+def run(config: ConfigDict, workdir: Path | str, mode: str = 'train') -> dict[str, Any]:
+  """Trains and evaluates each category asked for, and writes the results.
+
+  Finished categories are skipped, unfinished ones resume. A category that fails
+  is reported, and the others still run.
+
+  Args:
+    config: as `config.get_config` gives it.
+    workdir: the run's folder, see `workdir`.
+    mode: 'train', or 'evaluate' to score existing checkpoints only.
+
+  Returns:
+    What results.json holds.
+
+  Raises:
+    UserError: the config, the weights, the data root or the folder is wrong.
+  """
+  config = resolve(config)
+  root = Path(config.data.dir)
+  dataset = open_dataset(config.data.dataset, root)
+  categories = choose_categories(dataset, root, config.data.categories)
+  system = System(config)
+  folder = Workdir(workdir)
+  folder.claim(_with_teacher_hash(config))
+  for note in system.notes:
+    print(f'Note: {note}', flush=True)
+
+  failed = {}
+  for category in categories:
+    if mode == 'train' and folder.read_result(category, config.seed) is not None:
+      print(f'{category}: finished already', flush=True)
+      continue
+    try:
+      _run_category(system, dataset, root, category, folder, mode)
+    except UserError as error:
+      failed[category] = str(error)
+      print(f'{category} failed: {error}', flush=True)
+  results = collect(folder, config, categories, failed, system.notes)
+  write_results(folder.root, results)
+  print('\n' + results_table(results), flush=True)
+  return results
+
+
+def train_category(
+  system: System, category: str, images: np.ndarray, folder: Path
+) -> tuple[TrainState, dict[str, float]]:
+  """Trains to the last step, from the newest checkpoint where there is one.
+
+  The order, which resuming relies on: restore or initialise; then for each step
+  gather, step, check and log the terms of the step before (so that the device
+  is never waited for), and save where it is due. Only states whose terms were
+  checked are saved.
+
+  Args:
+    system: the compiled steps.
+    category: seeds the data order and the initialisation.
+    images: uint8 [N, S, S, 3], the normal training images.
+    folder: where checkpoints/ and metrics.jsonl are.
+
+  Returns:
+    The final state, as numpy arrays, and the terms of its last step (empty
+    where nothing was left to do).
+
+  Raises:
+    UserError: a term was NaN or infinite, or a checkpoint is damaged.
+  """
+  train, devices = system.config.train, system.devices
+  batch_size = train.batch_size
+  steps = number_of_steps(train.epochs, len(images), batch_size)
+  if steps == 0:
+    raise UserError(
+      f'{category}: {len(images)} images in {train.epochs} epochs fill no batch of '
+      f'{batch_size}; raise --config.train.epochs or lower --config.train.batch_size.'
+    )
+  host_state = system.init_state(category, images)
+  last_terms = {}
+  with Checkpoints(folder / 'checkpoints') as checkpoints:
+    if checkpoints.latest_step() is not None:
+      host_state = checkpoints.restore(host_state)
+    start = int(host_state.step)
+    if start > steps:
+      raise UserError(
+        f'{folder / "checkpoints"} is {start} steps old but {len(images)} images make '
+        f'only {steps}: the training set has shrunk; choose another --workdir.'
+      )
+    if start == steps:
+      return host_state, last_terms
+    state = devices.replicate(host_state)
+    with (
+      MetricsLog(folder / 'metrics.jsonl', start) as log,
+      tqdm(
+        total=steps * batch_size,
+        initial=start * batch_size,
+        desc=category,
+        unit='img',
+        dynamic_ncols=True,
+      ) as progress,
+    ):
+      reporter = _Reporter(category, log, progress, batch_size, train.log_steps, steps)
+      for step in range(start, steps):
+        indices = batch_indices(system.config.seed, category, len(images), batch_size, step)
+        state, terms = system.train_step(
+          state,
+          system.teacher_params,
+          devices.split(images[indices]),
+          system.exemplars(category, images, step),
+        )
+        reporter.finish_previous()
+        reporter.previous = step + 1, terms, devices
+        done = step + 1
+        if done % train.checkpoint_steps == 0 or done == steps:
+          last_terms = reporter.finish_previous()
+          host_state = devices.fetch(state)
+          checkpoints.save(done, host_state)
+  return host_state, last_terms
+
+
+class _Reporter:
+  """Checks the terms of each step, and tells the log and the progress bar."""
+
+  def __init__(
+    self,
+    category: str,
+    log: MetricsLog,
+    progress: tqdm,
+    batch_size: int,
+    log_steps: int,
+    steps: int,
+  ):
+    self.previous = None
+    self._category = category
+    self._log = log
+    self._progress = progress
+    self._batch_size = batch_size
+    self._log_steps = log_steps
+    self._steps = steps
+    self._since = time.monotonic()
+    self._images = 0
+
+  def finish_previous(self) -> dict[str, float]:
+    """Handles the step that was begun last, waiting for the device if need be."""
+    if self.previous is None:
+      return {}
+    step, terms, devices = self.previous
+    self.previous = None
+    terms = {name: float(value) for name, value in devices.fetch(terms).items()}
+    bad = [f'{name}={value}' for name, value in terms.items() if not math.isfinite(value)]
+    if bad:
+      raise UserError(
+        f'{self._category}: training stopped at step {step}, where {", ".join(bad)}; '
+        'nothing after the last checkpoint was kept. A lower '
+        '--config.train.learning_rate may help.'
+      )
+    self._images += self._batch_size
+    self._progress.set_postfix_str(f'loss {terms["loss"]:.4f}', refresh=False)
+    self._progress.update(self._batch_size)
+    if step % self._log_steps == 0 or step == self._steps:
+      now = time.monotonic()
+      rate = self._images / (now - self._since)
+      self._since, self._images = now, 0
+      self._log.write({'step': step} | terms | {'images_per_second': rate})
+    return terms
+
+
+def _run_category(
+  system: System, dataset: Dataset, root: Path, category: str, folder: Workdir, mode: str
+) -> None:
+  """Trains and evaluates one category, and writes its result last of all."""
+  config = system.config
+  # Everything is listed and decoded first: a broken test image must not come to
+  # light only after the training.
+  train_samples = dataset.list_samples(root, category, 'train')
+  test_samples = dataset.list_samples(root, category, 'test')
+  check_test_split(category, test_samples)
+  size, threads = config.data.image_size, config.data.threads
+  test = load_split(test_samples, size, threads)
+  category_folder = folder.category(category, config.seed)
+  if mode == 'train':
+    train = load_split(train_samples, size, threads)
+    state, _ = train_category(system, category, train.images, category_folder)
+  else:
+    state = _final_state(system, category, test, len(train_samples), category_folder)
+  figures = evaluate_category(system, state, category, test, category_folder)
+  counts = {
+    'train': len(train_samples),
+    'test_normal': int(np.sum(test.labels == 0)),
+    'test_anomalous': int(np.sum(test.labels == 1)),
+  }
+  folder.write_result(category, config.seed, {'metrics': figures, 'counts': counts})
+
+
+def _final_state(
+  system: System, category: str, test: Split, train_images: int, folder: Path
+) -> TrainState:
+  """The checkpoint after the last step; no other may be reported."""
+  checkpoints_folder = folder / 'checkpoints'
+  steps = number_of_steps(
+    system.config.train.epochs, train_images, system.config.train.batch_size
+  )
+  if not checkpoints_folder.is_dir():
+    raise UserError(
+      f'There are no checkpoints in {checkpoints_folder}; train without --mode=evaluate.'
+    )
+  with Checkpoints(checkpoints_folder) as checkpoints:
+    latest = checkpoints.latest_step()
+    if latest != steps:
+      raise UserError(
+        f'{checkpoints_folder} ends at step {latest} of {steps}; '
+        'finish the training without --mode=evaluate.'
+      )
+    return checkpoints.restore(system.init_state(category, test.images))
+
+
+def _with_teacher_hash(config: ConfigDict) -> ConfigDict:
+  """Adds the content of the weights, which counts where their path does not."""
+  path = config.model.teacher_weights
+  config = config.copy_and_resolve_references()
+  with config.unlocked():
+    config.model.teacher_sha256 = path if path == RANDOM_TEACHER else weights.sha256(path)
+  return config

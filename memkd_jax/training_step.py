@@ -1,0 +1,125 @@
+"""One training step as a pure function (method, sections 4 to 6)."""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import flax
+import jax
+import optax
+
+from memkd_jax import losses
+from memkd_jax.models.distiller import ReverseDistiller
+from memkd_jax.models.resnet import Teacher
+from memkd_jax.normalization import normalize_images
+from memkd_jax.parallel import AXIS
+
+
+@flax.struct.dataclass
+class TrainState:
+  """Everything that changes during training.
+
+  The order of the data and the draw of the exemplars are functions of the seed
+  and the step (`data.order`), so a state resumes them too.
+
+  Attributes:
+    step: int32 scalar, steps taken.
+    params: the distiller's parameters, keys and values among them.
+    batch_stats: running means and variances.
+    opt_state: of the optimizer.
+  """
+
+  step: jax.Array
+  params: Any
+  batch_stats: Any
+  opt_state: Any
+
+
+def memory_targets(
+  exemplar_features: tuple[jax.Array, ...], embedding: jax.Array, memories: tuple[int, ...]
+) -> dict[int, jax.Array]:
+  """The target of each memory (method, section 4): M_1 <- stage 2, M_2 <- stage 3.
+
+  Args:
+    exemplar_features: the teacher's stages 1 to 3 or 4 of the exemplars.
+    embedding: phi of the training batch; the target of M_3 where stage 4 is not
+      among the features. No gradient flows into it.
+    memories: those that are built.
+
+  Returns:
+    {m: [N, H, W, C_{m+1}]}.
+  """
+  available = dict(enumerate(exemplar_features, start=1))
+  return {m: available.get(m + 1, jax.lax.stop_gradient(embedding)) for m in memories}
+
+
+def make_train_step(
+  teacher: Teacher,
+  exemplar_teacher: Teacher,
+  distiller: ReverseDistiller,
+  optimizer: optax.GradientTransformation,
+  memories: tuple[int, ...],
+  *,
+  kd: str,
+  lambda_nm: float,
+  lambda_orth: float,
+) -> Callable:
+  """Builds `train_step(state, teacher_params, images, exemplars)`.
+
+  Args:
+    teacher: computes stages 1 to 3.
+    exemplar_teacher: computes the stages that the memories' targets need.
+    distiller: trained; its axis name must be that of `parallel`.
+    optimizer: an optax optimizer.
+    memories: the memories that are built.
+    kd: 'flat' or 'pixel', see `losses.distillation_loss`.
+    lambda_nm: weight of L_NM.
+    lambda_orth: weight of L_orth.
+
+  Returns:
+    A pure function of the state, the teacher's parameters, and this device's
+    shares of the batch and of the exemplars, uint8 [B, S, S, 3] (exemplars are
+    None without memories), which gives the new state and the terms {'loss',
+    'kd', 'nm', 'orth', 'kd_<k>', 'grad_norm'} of the global batch.
+  """
+
+  def train_step(
+    state: TrainState, teacher_params: Any, images: jax.Array, exemplars: jax.Array | None
+  ) -> tuple[TrainState, dict[str, jax.Array]]:
+    run_teacher = functools.partial(_teacher_features, params=teacher_params)
+    features = run_teacher(teacher, images=images)
+    exemplar_features = run_teacher(exemplar_teacher, images=exemplars) if memories else ()
+
+    def loss_fn(params: Any) -> tuple[jax.Array, tuple[dict[str, jax.Array], Any]]:
+      variables = {'params': params, 'batch_stats': state.batch_stats}
+      distilled, updates = distiller.apply(
+        variables, features, train=True, mutable=['batch_stats']
+      )
+      per_stage = losses.distillation_loss(
+        dict(enumerate(features, start=1)), distilled.features, kd
+      )
+      targets = memory_targets(exemplar_features, distilled.embedding, memories)
+      recalled = distiller.apply(variables, targets, method='recall_by_values')
+      terms = {
+        'kd': sum(per_stage.values()),
+        'nm': losses.normality_loss(targets, recalled),
+        'orth': losses.orthogonality_loss({f'm{m}': params[f'memory_m{m}'] for m in memories}),
+      }
+      loss = terms['kd'] + lambda_nm * terms['nm'] + lambda_orth * terms['orth']
+      terms = {'loss': loss} | terms | {f'kd_{k}': v for k, v in per_stage.items()}
+      return loss, (terms, updates['batch_stats'])
+
+    (_, (terms, batch_stats)), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
+    grads, terms = jax.lax.pmean((grads, terms), AXIS)
+    terms['grad_norm'] = optax.global_norm(grads)
+    updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    return TrainState(state.step + 1, params, batch_stats, opt_state), terms
+
+  return train_step
+
+
+def _teacher_features(
+  teacher: Teacher, params: Any, images: jax.Array
+) -> tuple[jax.Array, ...]:
+  return teacher.apply({'params': params}, normalize_images(images, teacher.dtype))

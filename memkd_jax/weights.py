@@ -1,0 +1,128 @@
+"""Reads converted teacher weights, and checks them against the architecture."""
+
+import functools
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+
+from memkd_jax import files
+from memkd_jax.errors import UserError
+from memkd_jax.models.resnet import ARCHITECTURES, Teacher
+
+# All metadata is one JSON string under one key: the order in which safetensors
+# writes several keys is not defined, and equal inputs must give equal files.
+_METADATA_KEY = 'memkd_jax'
+_HOW_TO_CONVERT = (
+  'make it with: python tools/convert_torchvision.py --arch={arch} '
+  '--source=STATE_DICT.pth --out={path}'
+)
+
+
+def load(path: Path | str) -> tuple[str, dict[str, Any]]:
+  """Loads a file that `tools/convert_torchvision.py` wrote.
+
+  Args:
+    path: the safetensors file.
+
+  Returns:
+    The architecture's name and the folded parameters for `Teacher`, float32.
+
+  Raises:
+    UserError: the file is missing, broken, not a converted one, or does not
+      hold what its architecture has; all mismatches are named at once.
+  """
+  metadata = read_metadata(path)
+  arch = metadata['arch']
+  with safe_open(path, framework='numpy') as file:
+    tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+  stages = 4 if any(name.startswith('stage4/') for name in tensors) else 3
+  check_tensors(tensors, arch, stages, str(path))
+  return arch, unflatten_dict(tensors, sep='/')
+
+
+def read_metadata(path: Path | str) -> dict[str, Any]:
+  """Reads the metadata of a converted file: arch, stages, source_sha256, ...
+
+  Raises:
+    UserError: as `load`.
+  """
+  how = _HOW_TO_CONVERT.format(arch='ARCH', path=path)
+  if not Path(path).is_file():
+    raise UserError(f'There are no teacher weights at {path}; {how}')
+  try:
+    with safe_open(path, framework='numpy') as file:
+      metadata = json.loads((file.metadata() or {})[_METADATA_KEY])
+      if metadata['arch'] in ARCHITECTURES:
+        return metadata
+      raise UserError(f'{path} is for the unknown architecture {metadata["arch"]!r}; {how}')
+  except (SafetensorError, OSError) as error:
+    raise UserError(f'{path} is not a readable safetensors file ({error}); {how}') from error
+  except (KeyError, TypeError, ValueError) as error:
+    raise UserError(
+      f'{path} is not a converted teacher: it has no architecture in its metadata; {how}'
+    ) from error
+
+
+def save_teacher(
+  path: Path | str, arch: str, params: dict[str, Any], metadata: dict[str, Any]
+) -> None:
+  """Writes folded parameters; equal inputs give byte-identical files.
+
+  Args:
+    path: where to.
+    arch: a key of `ARCHITECTURES`.
+    params: of `Teacher`.
+    metadata: JSON values that are stored beside the architecture and its stages.
+  """
+  tensors = flatten_dict(params, sep='/')
+  stages = sorted({int(n[5]) for n in tensors if n.startswith('stage')})
+  text = json.dumps({'arch': arch, 'stages': stages} | metadata, sort_keys=True)
+  with files.replacing(path) as temporary:
+    temporary.write_bytes(save(tensors, {_METADATA_KEY: text}))
+
+
+def check_tensors(tensors: dict[str, np.ndarray], arch: str, stages: int, path: str) -> None:
+  """Raises UserError that names every missing, extra, misshapen or mistyped tensor."""
+  expected = {n: tuple(x.shape) for n, x in _expected_tensors(arch, stages).items()}
+  problems = [f'{n} is missing' for n in expected if n not in tensors]
+  problems += [f'{n} does not belong to {arch}' for n in tensors if n not in expected]
+  for name in expected.keys() & tensors.keys():
+    tensor = tensors[name]
+    if tensor.shape != expected[name]:
+      problems.append(f'{name} has shape {tensor.shape} instead of {expected[name]}')
+    elif tensor.dtype != np.float32:
+      problems.append(f'{name} is {tensor.dtype} instead of float32')
+    elif not np.isfinite(tensor).all():
+      problems.append(f'{name} has values that are not finite')
+  if problems:
+    raise UserError(
+      f'{path} does not fit {arch}: {"; ".join(sorted(problems))}. '
+      f'Convert it again: {_HOW_TO_CONVERT.format(arch=arch, path=path)}'
+    )
+
+
+def random_teacher(arch: str, seed: int = 0) -> dict[str, Any]:
+  """Random parameters of all four stages, float32; features that mean nothing."""
+  variables = Teacher(arch, stages=4).init(jax.random.key(seed), jnp.zeros((1, 32, 32, 3)))
+  return jax.tree.map(np.asarray, variables['params'])
+
+
+def sha256(path: Path | str) -> str:
+  """The file's sha256, in hexadecimal."""
+  with open(path, 'rb') as file:
+    return hashlib.file_digest(file, 'sha256').hexdigest()
+
+
+@functools.cache
+def _expected_tensors(arch: str, stages: int) -> dict[str, jax.ShapeDtypeStruct]:
+  images = jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.float32)
+  shapes = jax.eval_shape(Teacher(arch, stages=stages).init, jax.random.key(0), images)
+  return flatten_dict(shapes['params'], sep='/')

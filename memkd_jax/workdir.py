@@ -1,0 +1,91 @@
+"""A run's folder: what lies where, and whether a run may go on in it.
+
+config.json                              the resolved config
+<category>/seed_<seed>/checkpoints/      the training state
+<category>/seed_<seed>/metrics.jsonl     the losses, one object a line
+<category>/seed_<seed>/result.json       figures and counts; written last
+<category>/seed_<seed>/figure.png        images, ground truth, maps
+results.json, results.md                 all categories together
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from memkd_jax import files
+from memkd_jax.config import FREE_FIELDS
+from memkd_jax.errors import UserError
+
+
+class Workdir:
+  """Paths of a run's folder."""
+
+  def __init__(self, root: Path | str):
+    self.root = Path(root).expanduser()
+
+  def category(self, category: str, seed: int) -> Path:
+    """The folder of one category's run."""
+    return self.root / category / f'seed_{seed}'
+
+  def claim(self, config: ConfigDict) -> None:
+    """Writes config.json, or checks that the one there would give the same figures.
+
+    Raises:
+      UserError: it would not; the message shows the fields that differ. Or the
+        folder cannot be written.
+    """
+    path = self.root / 'config.json'
+    new = json.loads(config.to_json())
+    try:
+      if path.exists():
+        self._check_same(path, new)
+      files.write_json(path, new)
+    except OSError as error:
+      raise UserError(f'Cannot use {self.root} as --workdir: {error.strerror}.') from error
+
+  def read_result(self, category: str, seed: int) -> dict[str, Any] | None:
+    """The finished result of a category, None where there is none."""
+    path = self.category(category, seed) / 'result.json'
+    if not path.exists():
+      return None
+    try:
+      return json.loads(path.read_text(encoding='utf-8'))
+    except ValueError as error:
+      raise UserError(f'{path} is damaged ({error}); remove it to score again.') from error
+
+  def write_result(self, category: str, seed: int, result: dict[str, Any]) -> None:
+    """Marks a category as finished."""
+    files.write_json(self.category(category, seed) / 'result.json', result)
+
+  def finished(self, seed: int) -> list[str]:
+    """Names of the categories that have a result, sorted."""
+    return sorted(p.parent.parent.name for p in self.root.glob(f'*/seed_{seed}/result.json'))
+
+  def _check_same(self, path: Path, new: dict[str, Any]) -> None:
+    try:
+      old = _flatten(json.loads(path.read_text(encoding='utf-8')))
+    except (ValueError, AttributeError) as error:
+      raise UserError(f'{path} is damaged ({error}); choose another --workdir.') from error
+    flat = _flatten(new)
+    differences = [
+      f'{field} is {json.dumps(old.get(field))} there and {json.dumps(flat.get(field))} now'
+      for field in sorted(old.keys() | flat.keys())
+      if field not in FREE_FIELDS and old.get(field) != flat.get(field)
+    ]
+    if differences:
+      raise UserError(
+        f'{self.root} holds a run with another config: {"; ".join(differences)}. '
+        'Choose another --workdir, or give the same values.'
+      )
+
+
+def _flatten(tree: dict[str, Any], prefix: str = '') -> dict[str, Any]:
+  flat = {}
+  for name, value in tree.items():
+    if isinstance(value, dict):
+      flat |= _flatten(value, f'{prefix}{name}.')
+    else:
+      flat[prefix + name] = value
+  return flat
