@@ -57,9 +57,12 @@ class Checkpoints:
       UserError: it is damaged or was made by another model.
     """
     step = self.latest_step()
-    abstract = jax.tree.map(lambda x: np.empty(np.shape(x), x.dtype), like)
+    abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(np.shape(x), x.dtype), like)
     try:
       state = self._manager.restore(step, args=ocp.args.StandardRestore(abstract))
+      # Orbax compares the structure of the trees but not the shapes of the arrays.
+      if any(jax.tree.leaves(jax.tree.map(lambda a, b: a.shape != b.shape, state, abstract))):
+        raise ValueError('its arrays have other shapes')
     except (ValueError, KeyError, TypeError, OSError) as error:
       raise UserError(
         f'The checkpoint {self._folder / str(step)} cannot be restored '

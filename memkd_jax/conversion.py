@@ -35,7 +35,8 @@ def convert(source: Path | str, arch: str, out: Path | str) -> list[int]:
   """
   params = fold(read_state_dict(source), ARCHITECTURES[arch], str(source))
   stages = 4 if any(name.startswith('stage4/') for name in params) else 3
-  weights.check_tensors(params, arch, stages, str(source))
+  if problems := weights.mismatches(params, arch, stages):
+    raise UserError(f'{source} does not fit {arch}: {"; ".join(problems)}; check --arch.')
   metadata = {
     'source_sha256': weights.sha256(source),
     'mean': IMAGENET_MEAN,
@@ -66,7 +67,8 @@ def read_state_dict(source: Path | str) -> dict[str, np.ndarray]:
     import torch
   except ImportError as error:
     raise UserError(
-      f'Reading {source} needs torch (pip install "memkd_jax[convert]"); a .safetensors file needs none.'
+      f'Reading {source} needs torch (pip install "memkd_jax[convert]"); '
+      'a .safetensors file needs none.'
     ) from error
   try:
     state = torch.load(source, map_location='cpu', weights_only=True)

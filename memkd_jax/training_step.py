@@ -111,7 +111,7 @@ def make_train_step(
 
     (_, (terms, batch_stats)), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
     grads, terms = jax.lax.pmean((grads, terms), AXIS)
-    terms['grad_norm'] = optax.global_norm(grads)
+    terms['grad_norm'] = optax.tree.norm(grads)
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     return TrainState(state.step + 1, params, batch_stats, opt_state), terms

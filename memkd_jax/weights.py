@@ -44,7 +44,9 @@ def load(path: Path | str) -> tuple[str, dict[str, Any]]:
   with safe_open(path, framework='numpy') as file:
     tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
   stages = 4 if any(name.startswith('stage4/') for name in tensors) else 3
-  check_tensors(tensors, arch, stages, str(path))
+  if problems := mismatches(tensors, arch, stages):
+    how = _HOW_TO_CONVERT.format(arch=arch, path=path)
+    raise UserError(f'{path} does not fit {arch}: {"; ".join(problems)}; {how}')
   return arch, unflatten_dict(tensors, sep='/')
 
 
@@ -89,30 +91,48 @@ def save_teacher(
     temporary.write_bytes(save(tensors, {_METADATA_KEY: text}))
 
 
-def check_tensors(tensors: dict[str, np.ndarray], arch: str, stages: int, path: str) -> None:
-  """Raises UserError that names every missing, extra, misshapen or mistyped tensor."""
-  expected = {n: tuple(x.shape) for n, x in _expected_tensors(arch, stages).items()}
+def mismatches(tensors: dict[str, np.ndarray], arch: str, stages: int) -> list[str]:
+  """Names every missing, extra, misshapen, mistyped or infinite tensor of a teacher.
+
+  Args:
+    tensors: {'stage1/block0/conv1/conv/kernel': array, ...}.
+    arch: a key of `ARCHITECTURES`.
+    stages: 3 or 4, the stages that should be there.
+
+  Returns:
+    One clause per problem, sorted; empty where all is well.
+  """
+  expected = _expected_tensors(arch, stages)
   problems = [f'{n} is missing' for n in expected if n not in tensors]
   problems += [f'{n} does not belong to {arch}' for n in tensors if n not in expected]
   for name in expected.keys() & tensors.keys():
-    tensor = tensors[name]
-    if tensor.shape != expected[name]:
-      problems.append(f'{name} has shape {tensor.shape} instead of {expected[name]}')
+    tensor, shape = tensors[name], expected[name].shape
+    if tensor.shape != shape:
+      problems.append(f'{name} has shape {tensor.shape} instead of {shape}')
     elif tensor.dtype != np.float32:
       problems.append(f'{name} is {tensor.dtype} instead of float32')
     elif not np.isfinite(tensor).all():
       problems.append(f'{name} has values that are not finite')
-  if problems:
-    raise UserError(
-      f'{path} does not fit {arch}: {"; ".join(sorted(problems))}. '
-      f'Convert it again: {_HOW_TO_CONVERT.format(arch=arch, path=path)}'
-    )
+  return sorted(problems)
 
 
 def random_teacher(arch: str, seed: int = 0) -> dict[str, Any]:
-  """Random parameters of all four stages, float32; features that mean nothing."""
-  variables = Teacher(arch, stages=4).init(jax.random.key(seed), jnp.zeros((1, 32, 32, 3)))
-  return jax.tree.map(np.asarray, variables['params'])
+  """Kaiming-normal parameters of all four stages; their features mean nothing.
+
+  Args:
+    arch: a key of `ARCHITECTURES`.
+    seed: of the draw.
+
+  Returns:
+    Parameters for `Teacher`, float32.
+  """
+  generator = np.random.default_rng(seed)
+  params = {}
+  for name, tensor in _expected_tensors(arch, 4).items():
+    # A kernel is [kh, kw, in, out]: its fan-out is kh * kw * out.
+    fan_out = tensor.size / tensor.shape[-2] if name.endswith('kernel') else np.inf
+    params[name] = generator.normal(0, np.sqrt(2 / fan_out), tensor.shape).astype(np.float32)
+  return unflatten_dict(params, sep='/')
 
 
 def sha256(path: Path | str) -> str:

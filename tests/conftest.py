@@ -1,0 +1,105 @@
+"""Fixtures: four virtual CPU devices, a tiny data set, a tiny config."""
+
+import os
+
+# Before jax is imported anywhere: the tests compare one device with four, and
+# spend their time on compiling, so nothing is optimised.
+os.environ.setdefault('JAX_PLATFORMS', 'cpu')
+os.environ['XLA_FLAGS'] = ' '.join(
+  [
+    os.environ.get('XLA_FLAGS', ''),
+    '--xla_force_host_platform_device_count=4',
+    '--xla_backend_optimization_level=0',
+  ]
+)
+
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+from PIL import Image
+
+from memkd_jax import config as base
+from memkd_jax.parallel import Devices
+
+SHARED = Path(__file__).parents[2] / 'shared'
+
+
+@pytest.fixture
+def shared() -> Path:
+  """The folder with real weights and images; skips where it is absent."""
+  if not (SHARED / 'weights').is_dir():
+    pytest.skip('needs the real weights and images in ../shared')
+  return SHARED
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+  return np.random.default_rng(0)
+
+
+@pytest.fixture
+def one_device() -> Devices:
+  return Devices(jax.devices()[:1])
+
+
+@pytest.fixture
+def make_category() -> Callable[..., Path]:
+  """Writes a category in the folder layout, with a bright square as its defect."""
+  return write_category
+
+
+def write_category(
+  root: Path,
+  category: str = 'bolt',
+  train: int = 10,
+  good: int = 3,
+  bad: int = 3,
+  masks: bool = True,
+  size: int = 32,
+) -> Path:
+  rng = np.random.default_rng(1)
+  folder = root / category
+
+  def save(path: Path, pixels: np.ndarray) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels).save(path)
+
+  def texture() -> np.ndarray:
+    return rng.integers(0, 128, (size, size, 3), dtype=np.uint8)
+
+  for i in range(train):
+    save(folder / 'train' / 'good' / f'{i:03}.png', texture())
+  for i in range(good):
+    save(folder / 'test' / 'good' / f'{i:03}.png', texture())
+  for i in range(bad):
+    pixels, mask = texture(), np.zeros((size, size), np.uint8)
+    row, column = rng.integers(0, size // 2, 2)
+    region = np.s_[row : row + size // 3, column : column + size // 3]
+    pixels[region], mask[region] = 255, 255
+    save(folder / 'test' / 'hole' / f'{i:03}.png', pixels)
+    if masks:
+      save(folder / 'ground_truth' / 'hole' / f'{i:03}_mask.png', mask)
+  return folder
+
+
+@pytest.fixture
+def tiny_config(tmp_path: Path) -> ConfigDict:
+  """A run of a few seconds; its data folder is `tmp_path / 'data'`, made by the test."""
+  config = base.get_config()
+  config.data.dataset = 'folder'
+  config.data.dir = str(tmp_path / 'data')
+  config.data.image_size = 32
+  config.data.threads = 2
+  config.model.backbone = 'tiny_basic'
+  config.model.teacher_weights = base.RANDOM_TEACHER
+  config.model.memory_items = 5
+  config.train.epochs = 4
+  config.train.batch_size = 8
+  config.train.exemplars = 4
+  config.train.log_steps = 1
+  config.eval.batch_size = 4
+  return config

@@ -1,0 +1,149 @@
+"""Every format becomes RGB uint8 by value (protocol, data to arrays)."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from memkd_jax.data.images import read_image, read_mask
+from memkd_jax.errors import UserError
+
+SIZE = 8
+
+
+@pytest.fixture
+def rgb(rng):
+  return rng.integers(0, 256, (SIZE, SIZE, 3), dtype=np.uint8)
+
+
+@pytest.fixture
+def grey(rgb):
+  return rgb[..., 0]
+
+
+def read(path):
+  return read_image(path, SIZE)[0]
+
+
+def test_rgb_and_grey_keep_their_values(tmp_path, rgb, grey):
+  Image.fromarray(rgb).save(tmp_path / 'rgb.png')
+  Image.fromarray(grey).save(tmp_path / 'grey.bmp')
+  np.testing.assert_array_equal(read(tmp_path / 'rgb.png'), rgb)
+  np.testing.assert_array_equal(read(tmp_path / 'grey.bmp'), np.stack([grey] * 3, -1))
+
+
+@pytest.mark.parametrize('mode', ['LA', 'RGBA'])
+def test_alpha_is_dropped_and_not_blended(tmp_path, rgb, grey, mode):
+  color = rgb if mode == 'RGBA' else grey[..., None]
+  alpha = np.tile(np.arange(SIZE, dtype=np.uint8) * 30, (SIZE, 1))[..., None]
+  Image.fromarray(np.concatenate([color, alpha], -1)).save(tmp_path / 'x.png')
+  np.testing.assert_array_equal(read(tmp_path / 'x.png'), np.broadcast_to(color, rgb.shape))
+
+
+@pytest.mark.parametrize('transparency', [None, 3])
+def test_palettes_are_expanded(tmp_path, rng, transparency):
+  colors = rng.integers(0, 256, (16, 3), dtype=np.uint8)
+  indices = rng.integers(0, 16, (SIZE, SIZE), dtype=np.uint8)
+  image = Image.fromarray(indices)
+  image.putpalette(colors.tobytes())
+  options = {} if transparency is None else {'transparency': transparency}
+  image.save(tmp_path / 'x.png', **options)
+  np.testing.assert_array_equal(read(tmp_path / 'x.png'), colors[indices])
+
+
+@pytest.mark.parametrize('suffix', ['png', 'tiff'])
+def test_16_bits_are_scaled_and_not_clipped(tmp_path, grey, suffix):
+  path = tmp_path / f'x.{suffix}'
+  Image.fromarray(grey.astype(np.uint16) * 257).save(path)
+  np.testing.assert_array_equal(read(path), np.stack([grey] * 3, -1))
+  Image.fromarray(np.full((SIZE, SIZE), 1000, np.uint16)).save(path)
+  assert (read(path) == round(1000 / 257)).all()
+
+
+def test_one_bit_and_cmyk(tmp_path, rgb, grey):
+  Image.fromarray(grey > 128).save(tmp_path / 'bits.png')
+  np.testing.assert_array_equal(read(tmp_path / 'bits.png')[..., 0], 255 * (grey > 128))
+  Image.fromarray(rgb).convert('CMYK').save(tmp_path / 'x.tiff')
+  np.testing.assert_array_equal(read(tmp_path / 'x.tiff'), rgb)
+
+
+def test_exif_orientation_is_applied(tmp_path):
+  pixels = np.zeros((8, 16, 3), np.uint8)
+  pixels[:, :8] = 255  # left half white; turned by 90 degrees the top half is
+  exif = Image.Exif()
+  exif[0x0112] = 6
+  Image.fromarray(pixels).save(tmp_path / 'x.png', exif=exif)
+  image, original = read_image(tmp_path / 'x.png', SIZE)
+  assert original == (8, 16)
+  assert image[0].min() == 255
+  assert image[-1].max() == 0
+
+
+def test_resizing_ignores_the_aspect_and_is_antialiased(tmp_path):
+  stripes = np.zeros((64, 128), np.uint8)
+  stripes[:, ::2] = 255
+  Image.fromarray(stripes).save(tmp_path / 'x.png')
+  image = read(tmp_path / 'x.png')
+  assert image.shape == (SIZE, SIZE, 3)
+  assert 120 <= image.min() <= image.max() <= 135  # without antialiasing 0 or 255
+
+
+@pytest.mark.parametrize(
+  'content', [b'', b'no image', b'\x89PNG\r\n\x1a\nbroken'], ids=['empty', 'text', 'header']
+)
+def test_broken_files_are_named(tmp_path, content):
+  (tmp_path / 'x.png').write_bytes(content)
+  for reader in (read_image, read_mask):
+    with pytest.raises(UserError, match=r'x\.png is not a readable'):
+      reader(tmp_path / 'x.png', SIZE)
+
+
+def test_truncated_files_are_named(tmp_path, rng):
+  Image.fromarray(rng.integers(0, 256, (64, 64, 3), dtype=np.uint8)).save(tmp_path / 'x.jpg')
+  (tmp_path / 'x.jpg').write_bytes((tmp_path / 'x.jpg').read_bytes()[:800])
+  with pytest.raises(UserError, match=r'x\.jpg is not a readable image'):
+    read(tmp_path / 'x.jpg')
+
+
+def test_floating_point_images_have_no_known_scale(tmp_path):
+  Image.fromarray(np.ones((SIZE, SIZE), np.float32)).save(tmp_path / 'x.tiff')
+  with pytest.raises(UserError, match='floating-point'):
+    read(tmp_path / 'x.tiff')
+
+
+@pytest.mark.parametrize('value', [1, 7, 255])
+def test_masks_of_class_ids_survive_the_resizing(tmp_path, value):
+  ids = np.zeros((32, 32), np.uint8)
+  ids[8:16, 16:24] = value
+  Image.fromarray(ids).save(tmp_path / 'x.png')
+  mask, original = read_mask(tmp_path / 'x.png', SIZE)
+  assert original == (32, 32)
+  assert mask.dtype == bool
+  np.testing.assert_array_equal(np.argwhere(mask), [[2, 4], [2, 5], [3, 4], [3, 5]])
+
+
+def test_masks_are_binarised_before_and_not_after_resizing(tmp_path, rng):
+  binary = ndarray = rng.random((40, 40)) > 0.5
+  Image.fromarray(ndarray.astype(np.uint8)).save(tmp_path / 'x.png')
+  expected = Image.fromarray(binary.astype(np.uint8) * 255).resize((SIZE, SIZE), Image.BILINEAR)
+  np.testing.assert_array_equal(
+    read_mask(tmp_path / 'x.png', SIZE)[0], np.asarray(expected) >= 128
+  )
+
+
+def test_mask_modes(tmp_path, grey):
+  defect = grey > 128
+  flat = defect.astype(np.uint8)
+  palette = Image.fromarray(flat)
+  palette.putpalette([9, 9, 9, 0, 0, 0])  # index 1 is black, and a defect all the same
+  opaque = np.full_like(flat, 255)
+  modes = {
+    'palette': palette,
+    'bits': Image.fromarray(defect),
+    '16': Image.fromarray(flat.astype(np.uint16)),
+    'rgb': Image.fromarray(np.stack([flat, 0 * flat, 0 * flat], -1)),
+    'rgba': Image.fromarray(np.stack([flat, flat, flat, opaque], -1)),
+    'la': Image.fromarray(np.stack([flat, opaque], -1)),
+  }
+  for name, image in modes.items():
+    image.save(tmp_path / f'{name}.png')
+    np.testing.assert_array_equal(read_mask(tmp_path / f'{name}.png', SIZE)[0], defect, name)

@@ -1,0 +1,132 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from memkd_jax.models.distiller import ReverseDistiller, built_memories, built_stages
+from memkd_jax.models.resnet import ARCHITECTURES, Teacher
+
+BACKBONES = ['resnet18', 'resnet34', 'resnet50', 'wide_resnet50_2']
+
+
+def shapes_of(module, *args):
+  """Shapes of parameters and outputs, without computing anything."""
+  key = jax.random.key(0)
+  variables = jax.eval_shape(module.init, key, *args)
+  return variables, jax.eval_shape(module.apply, variables, *args)
+
+
+def count(tree):
+  return sum(int(np.prod(x.shape)) for x in jax.tree.leaves(tree))
+
+
+@pytest.mark.parametrize('backbone', BACKBONES)
+def test_student_has_the_teachers_shapes_at_256(backbone):
+  images = jax.ShapeDtypeStruct((1, 256, 256, 3), jnp.float32)
+  _, features = shapes_of(Teacher(backbone, stages=4), images)
+  _, distilled = shapes_of(ReverseDistiller(backbone), features[:3])
+  assert [f.shape for f in features] == [
+    (1, 64, 64, ARCHITECTURES[backbone].channels(1)),
+    (1, 32, 32, ARCHITECTURES[backbone].channels(2)),
+    (1, 16, 16, ARCHITECTURES[backbone].channels(3)),
+    (1, 8, 8, ARCHITECTURES[backbone].channels(4)),
+  ]
+  assert {k: distilled.features[k].shape for k in (1, 2, 3)} == {
+    k: features[k - 1].shape for k in (1, 2, 3)
+  }
+  assert distilled.embedding.shape == features[3].shape
+
+
+@pytest.mark.parametrize(
+  ('backbone', 'parameters'),
+  # torchvision's own counts, less 1000 * (C_4 + 1) of the classifier, with each
+  # BatchNorm's 2C replaced by a bias of C: kernels + channels.
+  [
+    ('resnet18', 11_689_512 - 513_000 - 4_800),
+    ('resnet34', 21_797_672 - 513_000 - 8_512),
+    ('resnet50', 25_557_032 - 2_049_000 - 26_560),
+    ('wide_resnet50_2', 68_883_240 - 2_049_000 - 34_112),
+  ],
+)
+def test_teacher_has_torchvisions_parameters(backbone, parameters):
+  images = jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.float32)
+  variables, _ = shapes_of(Teacher(backbone, stages=4), images)
+  assert count(variables) == parameters
+
+
+@pytest.mark.parametrize(
+  ('backbone', 'blocks'), [('resnet18', (2, 2, 2)), ('wide_resnet50_2', (3, 4, 6))]
+)
+def test_decoder_has_rds_block_counts(backbone, blocks):
+  features = [
+    jax.ShapeDtypeStruct((1, 64 // 2**k, 64 // 2**k, ARCHITECTURES[backbone].channels(k)), 'f4')
+    for k in (1, 2, 3)
+  ]
+  variables, _ = shapes_of(ReverseDistiller(backbone), tuple(features))
+  params = variables['params']
+  assert tuple(len(params[f'student_stage{k}']) for k in (3, 2, 1)) == blocks
+  assert len(params['bottleneck']['embed']) == ARCHITECTURES[backbone].blocks[3]
+
+
+@pytest.fixture
+def features(rng):
+  arch = ARCHITECTURES['tiny_bottleneck']
+  return tuple(
+    np.abs(rng.normal(size=(2, 16 // 2**k, 16 // 2**k, arch.channels(k)))).astype(np.float32)
+    for k in (1, 2, 3)
+  )
+
+
+@pytest.mark.parametrize('backbone', ['tiny_basic', 'tiny_bottleneck'])
+def test_without_memories_nothing_of_them_remains(backbone):
+  arch = ARCHITECTURES[backbone]
+  features = tuple(
+    jnp.ones((1, 8 // k, 8 // k, arch.channels(i))) for i, k in ((1, 1), (2, 2), (3, 4))
+  )
+  with_memories = ReverseDistiller(backbone).init(jax.random.key(0), features)['params']
+  without = ReverseDistiller(backbone, memories=()).init(jax.random.key(0), features)['params']
+  assert {n for n in with_memories if n.startswith('memory')} == {
+    'memory_m1',
+    'memory_m2',
+    'memory_m3',
+  }
+  assert with_memories.keys() - without.keys() == {'memory_m1', 'memory_m2', 'memory_m3'}
+  # concat feeds 2C channels to a stage, RD feeds C.
+  inputs = [
+    p['student_stage3']['block0']['shortcut']['kernel'].shape[0]
+    for p in (with_memories, without)
+  ]
+  assert inputs == [2 * arch.channels(4), arch.channels(4)]
+
+
+@pytest.mark.parametrize('fusion', ['concat', 'add', 'replace'])
+def test_fusion(features, fusion):
+  """The stage after a memory sees q and r exactly as the fusion says."""
+  model = ReverseDistiller('tiny_bottleneck', memories=(3,), memory_items=4, fusion=fusion)
+  variables = model.init(jax.random.key(0), features)
+  q = model.apply(variables, features).embedding
+  memory = variables['params']['memory_m3']
+  cosines = (q / np.linalg.norm(q, axis=-1, keepdims=True)) @ (
+    memory['keys'] / np.linalg.norm(memory['keys'], axis=-1, keepdims=True)
+  ).T
+  r = jax.nn.softmax(cosines) @ memory['values']
+  fused = {'concat': np.concatenate([q, r], -1), 'add': q + r, 'replace': r}[fusion]
+  bare = ReverseDistiller('tiny_bottleneck', memories=())
+  params = {n: p for n, p in variables['params'].items() if n != 'memory_m3'}
+  stage = bare.bind({'params': params, 'batch_stats': variables['batch_stats']})
+  x = fused
+  for k in (3, 2, 1):
+    x = stage.student[f'stage{k}'](x, False)
+  np.testing.assert_allclose(model.apply(variables, features).features[1], x, atol=1e-4)
+
+
+def test_only_what_leads_to_a_distilled_stage_is_built(features):
+  assert built_stages((1, 3)) == (3, 2, 1)
+  assert built_stages((3,)) == (3,)
+  assert built_memories((2, 3), (1, 2, 3)) == (3, 2)
+  assert built_memories((1,), (2,)) == (2,)
+  model = ReverseDistiller('tiny_bottleneck', stages=(2, 3), memory_items=4)
+  variables = model.init(jax.random.key(0), features)
+  assert set(model.apply(variables, features).features) == {2, 3}
+  assert 'student_stage1' not in variables['params']
+  assert 'memory_m1' not in variables['params']

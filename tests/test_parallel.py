@@ -1,0 +1,43 @@
+import jax
+import numpy as np
+import pytest
+
+from memkd_jax.errors import UserError
+from memkd_jax.parallel import AXIS, Devices
+
+
+def test_four_virtual_devices_are_there():
+  assert len(Devices()) == 4
+
+
+@pytest.mark.parametrize('number', [1, 2, 4])
+def test_padding_is_undone(number, rng):
+  devices = Devices(jax.devices()[:number])
+  images = rng.integers(0, 256, (5, 3, 3), dtype=np.uint8)
+  padded = devices.split_padded(images, 8)
+  assert padded.shape == (number, 8 // number, 3, 3)
+  doubled = devices.map(lambda x: x * 2)(padded)
+  np.testing.assert_array_equal(devices.join(doubled, 5), images * 2)
+
+
+def test_replicas_come_back():
+  devices = Devices()
+  tree = {'a': np.arange(3.0, dtype=np.float32), 'b': np.int32(4)}
+  replicated = devices.replicate(tree)
+  assert replicated['a'].shape == (4, 3)
+  fetched = devices.fetch(replicated)
+  np.testing.assert_array_equal(fetched['a'], tree['a'])
+  assert fetched['b'] == 4
+
+
+def test_collectives_go_over_all_devices():
+  devices = Devices()
+  mean = devices.map(lambda x: jax.lax.pmean(x, AXIS))(np.arange(4.0).reshape(4, 1))
+  np.testing.assert_array_equal(mean, np.full((4, 1), 1.5))
+
+
+def test_a_batch_that_the_devices_do_not_divide_is_refused():
+  devices = Devices()
+  devices.check_divide(8, 'train.batch_size')
+  with pytest.raises(UserError, match=r'train\.batch_size=6 .* 4 devices.*batch_size=4'):
+    devices.check_divide(6, 'train.batch_size')

@@ -1,0 +1,76 @@
+import jax
+import numpy as np
+import pytest
+
+from memkd_jax import weights
+from memkd_jax.errors import UserError
+from memkd_jax.parallel import Devices
+from memkd_jax.system import System
+
+
+@pytest.fixture
+def images(rng):
+  return rng.integers(0, 256, (10, 32, 32, 3), dtype=np.uint8)
+
+
+def save_teacher(path, stages=(1, 2, 3, 4), backbone='tiny_basic'):
+  params = weights.random_teacher(backbone)
+  kept = {n: p for n, p in params.items() if n == 'stem' or int(n[-1]) in stages}
+  weights.save_teacher(path, backbone, kept, {})
+  return str(path)
+
+
+def test_m3_target_follows_the_weights(tiny_config, tmp_path, one_device):
+  tiny_config.model.teacher_weights = save_teacher(tmp_path / 'full.safetensors')
+  assert System(tiny_config, one_device).notes == []
+  tiny_config.model.teacher_weights = save_teacher(tmp_path / 'part.safetensors', (1, 2, 3))
+  notes = System(tiny_config, one_device).notes
+  assert len(notes) == 1
+  assert 'no stage 4' in notes[0]
+  tiny_config.model.m3_target = 'stage4'
+  with pytest.raises(UserError, match=r'part\.safetensors holds no stage 4'):
+    System(tiny_config, one_device)
+  tiny_config.model.memories = (1, 2)  # without M_3 nothing asks for stage 4
+  assert System(tiny_config, one_device).notes == []
+
+
+def test_weights_of_another_backbone_are_refused(tiny_config, tmp_path, one_device):
+  tiny_config.model.teacher_weights = save_teacher(tmp_path / 'x.safetensors')
+  tiny_config.model.backbone = 'tiny_bottleneck'
+  with pytest.raises(UserError, match='holds a tiny_basic, but'):
+    System(tiny_config, one_device)
+
+
+@pytest.mark.parametrize('field', ['train.batch_size', 'train.exemplars', 'eval.batch_size'])
+def test_what_the_devices_do_not_divide_is_refused(tiny_config, field):
+  section, name = field.split('.')
+  tiny_config[section][name] = 6
+  with pytest.raises(UserError, match=f'{field}=6 cannot be split equally over 4 devices'):
+    System(tiny_config, Devices())
+
+
+def test_float64_needs_x64(tiny_config, one_device):
+  tiny_config.model.dtype = 'float64'
+  with pytest.raises(UserError, match='JAX_ENABLE_X64'):
+    System(tiny_config, one_device)
+
+
+def test_memories_can_start_from_exemplar_features(tiny_config, one_device, images):
+  tiny_config.model.memory_init = 'exemplars'
+  system = System(tiny_config, one_device)
+  params = system.init_state('bolt', images).params
+  chosen = images[system._exemplar_indices('bolt', 10, 0)]
+  features = jax.jit(system._features)(weights.random_teacher('tiny_basic'), chosen)
+  rows = np.asarray(features[2]).reshape(-1, features[2].shape[-1])  # M_2 <- stage 3
+  memory = params['memory_m2']
+  np.testing.assert_array_equal(memory['keys'], memory['values'])
+  distances = np.abs(memory['keys'][:, None] - rows).max(-1).min(-1)
+  np.testing.assert_allclose(distances, 0, atol=1e-4)
+  again = system.init_state('bolt', images).params
+  jax.tree.map(np.testing.assert_array_equal, params, again)
+
+
+def test_initialisation_depends_on_the_category(tiny_config, one_device, images):
+  system = System(tiny_config, one_device)
+  a, b = (system.init_state(c, images).params['memory_m1']['keys'] for c in ('bolt', 'nut'))
+  assert not np.array_equal(a, b)

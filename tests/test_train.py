@@ -1,0 +1,258 @@
+"""Training, resuming and scoring through `run`, on four virtual devices."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from memkd_jax import metrics, train
+from memkd_jax.checkpoint import Checkpoints
+from memkd_jax.config import resolve
+from memkd_jax.data import folder
+from memkd_jax.data.arrays import load_split
+from memkd_jax.errors import UserError
+from memkd_jax.evaluate import score_images
+from memkd_jax.system import System
+
+STEPS = 4 * 10 // 8
+
+
+@pytest.fixture(scope='module')
+def compiled():
+  """Systems by config, so that tests of this file share compilations."""
+  return {}
+
+
+@pytest.fixture(autouse=True)
+def share_compilations(monkeypatch, compiled):
+  def shared(config):
+    model, loss, optimizer = config.model, config.loss, config.train
+    key = json.dumps(
+      [json.loads(part.to_json_best_effort()) for part in (model, loss, optimizer)]
+    )
+    if key not in compiled:
+      compiled[key] = System(config)
+    compiled[key].config = config
+    return compiled[key]
+
+  monkeypatch.setattr(train, 'System', shared)
+
+
+def final_state(config, workdir, category='bolt'):
+  system = train.System(resolve(config))
+  images = np.zeros((10, 32, 32, 3), np.uint8)
+  with Checkpoints(workdir / category / 'seed_0' / 'checkpoints') as checkpoints:
+    assert checkpoints.latest_step() == STEPS
+    return checkpoints.restore(system.init_state(category, images))
+
+
+def assert_same(a, b):
+  assert jax.tree.structure(a) == jax.tree.structure(b)
+  jax.tree.map(np.testing.assert_array_equal, a, b)
+
+
+def log_of(workdir, category='bolt'):
+  lines = (workdir / category / 'seed_0' / 'metrics.jsonl').read_text().splitlines()
+  return [json.loads(line) for line in lines]
+
+
+def test_a_run_writes_all_that_it_promises(tiny_config, tmp_path, make_category, capsys):
+  make_category(tmp_path / 'data', 'bolt')
+  make_category(tmp_path / 'data', 'nut', masks=False, train=9)
+  workdir = tmp_path / 'run'
+  results = train.run(tiny_config, workdir)
+  assert json.loads((workdir / 'results.json').read_text()) == results
+  assert results['dataset'] == 'folder'
+  assert results['failed'] == {}
+  assert results['counts']['nut'] == {'train': 9, 'test_normal': 3, 'test_anomalous': 3}
+  image, pixel = ['I-AUC', 'I-AP', 'I-F1max'], ['P-AUC', 'P-AP', 'P-PRO', 'P-F1max']
+  assert list(results['categories']['bolt']) == image + pixel
+  assert list(results['categories']['nut']) == image
+  assert list(results['mean']) == image
+  assert all(0 <= v <= 1 for f in results['categories'].values() for v in f.values())
+
+  log = log_of(workdir)
+  assert [line['step'] for line in log] == list(range(1, STEPS + 1))
+  for line in log:
+    assert {'step', 'loss', 'kd', 'nm', 'orth', 'images_per_second'} <= line.keys()
+  assert (workdir / 'bolt' / 'seed_0' / 'figure.png').stat().st_size > 1000
+  config = json.loads((workdir / 'config.json').read_text())
+  assert config['model']['teacher_sha256'] == 'random'
+  output = capsys.readouterr()
+  assert 'THESE FIGURES MEAN NOTHING' in output.out
+  assert 'THESE FIGURES MEAN NOTHING' in (workdir / 'results.md').read_text()
+  assert (workdir / 'results.md').read_text() in output.out
+  assert 'img/s' in output.err
+
+
+def test_keys_and_values_are_trained_saved_and_restored(tiny_config, tmp_path, make_category):
+  make_category(tmp_path / 'data')
+  config = resolve(tiny_config)
+  system = train.System(config)
+  samples = folder.list_samples(tmp_path / 'data', 'bolt', 'train')
+  images = load_split(samples, 32, 2).images
+  start = system.init_state('bolt', images)
+  state, terms = train.train_category(system, 'bolt', images, tmp_path / 'bolt')
+  assert terms['loss'] > 0
+  with Checkpoints(tmp_path / 'bolt' / 'checkpoints') as checkpoints:
+    assert_same(checkpoints.restore(start), state)
+  for m in ('memory_m1', 'memory_m2', 'memory_m3'):
+    for name in ('keys', 'values'):
+      assert np.abs(state.params[m][name] - start.params[m][name]).max() > 1e-3
+  again, terms = train.train_category(system, 'bolt', images, tmp_path / 'bolt')
+  assert terms == {}
+  assert_same(again, state)
+
+
+@pytest.mark.parametrize('stop', [1, 2, 3, 4])
+def test_a_stopped_run_ends_as_an_undisturbed_one(
+  tiny_config, tmp_path, make_category, monkeypatch, stop
+):
+  make_category(tmp_path / 'data')
+  tiny_config.train.checkpoint_steps = 2
+  train.run(tiny_config, tmp_path / 'whole')
+
+  order, calls = train.batch_indices, []
+
+  def interrupted(*arguments):
+    calls.append(arguments)
+    if len(calls) > stop:
+      raise KeyboardInterrupt
+    return order(*arguments)
+
+  with monkeypatch.context() as patch:
+    patch.setattr(train, 'batch_indices', interrupted)
+    with pytest.raises(KeyboardInterrupt):
+      train.run(tiny_config, tmp_path / 'stopped')
+  assert not (tmp_path / 'stopped' / 'results.json').exists()
+  results = train.run(tiny_config, tmp_path / 'stopped')
+  assert results == json.loads((tmp_path / 'whole' / 'results.json').read_text())
+  assert_same(*(final_state(tiny_config, tmp_path / n) for n in ('whole', 'stopped')))
+  whole, stopped = (log_of(tmp_path / name) for name in ('whole', 'stopped'))
+  assert [line['step'] for line in stopped] == [1, 2, 3, 4, 5]
+  assert [line['loss'] for line in stopped] == [line['loss'] for line in whole]
+
+
+def test_finished_categories_are_skipped_and_others_join_them(
+  tiny_config, tmp_path, make_category, monkeypatch, capsys
+):
+  for category in ('bolt', 'nut'):
+    make_category(tmp_path / 'data', category)
+  workdir = tmp_path / 'run'
+  tiny_config.data.categories = 'nut'
+  first = train.run(tiny_config, workdir)
+  tiny_config.data.categories = 'all'
+  results = train.run(tiny_config, workdir)
+  assert 'nut: finished already' in capsys.readouterr().out
+  assert list(results['categories']) == ['bolt', 'nut']
+  assert results['categories']['nut'] == first['categories']['nut']
+
+  # The order of the categories changes nothing (protocol, trap 7).
+  tiny_config.data.categories = 'nut,bolt'
+  other = train.run(tiny_config, tmp_path / 'other')
+  assert other['categories'] == results['categories']
+
+  def fail(*_):
+    raise AssertionError('trained again')
+
+  monkeypatch.setattr(train, 'train_category', fail)
+  assert train.run(tiny_config, workdir, 'evaluate')['categories'] == results['categories']
+
+
+def test_evaluation_needs_a_finished_training(tiny_config, tmp_path, make_category):
+  make_category(tmp_path / 'data')
+  results = train.run(tiny_config, tmp_path / 'run', 'evaluate')
+  assert results['mean'] is None
+  assert 'no checkpoints in' in results['failed']['bolt']
+  assert not (tmp_path / 'run' / 'bolt').exists()
+
+  tiny_config.train.epochs = 2
+  train.run(tiny_config, tmp_path / 'short')
+  (tmp_path / 'short' / 'config.json').unlink()
+  tiny_config.train.epochs = 4
+  results = train.run(tiny_config, tmp_path / 'short', 'evaluate')
+  assert 'ends at step 2 of 5' in results['failed']['bolt']
+
+
+def test_a_category_that_fails_does_not_stop_the_others(tiny_config, tmp_path, make_category):
+  bad = make_category(tmp_path / 'data', 'bolt')
+  make_category(tmp_path / 'data', 'nut')
+  (bad / 'test' / 'hole' / '001.png').write_bytes(b'broken')
+  results = train.run(tiny_config, tmp_path / 'run')
+  assert list(results['categories']) == ['nut']
+  assert 'test/hole/001.png is not a readable image' in results['failed']['bolt']
+  assert results['mean'] is None
+  # The broken image came to light before any training.
+  assert not (tmp_path / 'run' / 'bolt').exists()
+
+
+def test_undefined_metrics_name_the_category(tiny_config, tmp_path, make_category):
+  make_category(tmp_path / 'data', good=0)
+  results = train.run(tiny_config, tmp_path / 'run')
+  assert 'bolt has no normal test images' in results['failed']['bolt']
+
+
+def test_too_few_images_for_one_batch(tiny_config, tmp_path, make_category):
+  make_category(tmp_path / 'data', train=1)
+  results = train.run(tiny_config, tmp_path / 'run')
+  assert 'fill no batch of 8' in results['failed']['bolt']
+
+
+def test_a_loss_that_is_not_finite_stops_with_its_step_and_terms(
+  tiny_config, tmp_path, make_category, monkeypatch
+):
+  make_category(tmp_path / 'data')
+  tiny_config.train.checkpoint_steps = 1
+  system = train.System(resolve(tiny_config))
+  step, calls = system.train_step, []
+
+  def poisoned(*arguments):
+    calls.append(1)
+    state, terms = step(*arguments)
+    if len(calls) == 3:
+      terms |= {'nm': terms['nm'] * np.nan, 'loss': terms['loss'] * np.inf}
+    return state, terms
+
+  monkeypatch.setattr(system, 'train_step', poisoned)
+  results = train.run(tiny_config, tmp_path / 'run')
+  assert (
+    'bolt: training stopped at step 3, where loss=inf, nm=nan;' in results['failed']['bolt']
+  )
+  assert [line['step'] for line in log_of(tmp_path / 'run')] == [1, 2]
+  with Checkpoints(tmp_path / 'run' / 'bolt' / 'seed_0' / 'checkpoints') as checkpoints:
+    assert checkpoints.latest_step() == 2
+
+
+def test_padding_does_not_change_a_score(tiny_config, tmp_path, rng):
+  system = train.System(resolve(tiny_config))
+  images = rng.integers(0, 256, (7, 32, 32, 3), dtype=np.uint8)  # batches of 4 and of 3
+  state = system.init_state('bolt', images)
+  maps, scores = score_images(system, state, images)
+  assert maps.shape == (7, 32, 32)
+  np.testing.assert_array_equal(scores, maps.max((1, 2)))
+  for i in range(7):
+    one_map, one_score = score_images(system, state, images[i : i + 1])
+    np.testing.assert_allclose(one_map[0], maps[i], atol=1e-6)
+    np.testing.assert_allclose(one_score[0], scores[i], atol=1e-6)
+
+
+def test_the_figures_are_those_of_the_raw_maps(tiny_config, tmp_path, make_category):
+  make_category(tmp_path / 'data')
+  results = train.run(tiny_config, tmp_path / 'run')
+  state = final_state(tiny_config, tmp_path / 'run')
+  system = train.System(resolve(tiny_config))
+  test = load_split(folder.list_samples(tmp_path / 'data', 'bolt', 'test'), 32, 2)
+  maps, scores = score_images(system, state, test.images)
+  figures = results['categories']['bolt']
+  assert figures['I-AUC'] == metrics.auroc(test.labels, scores)
+  assert figures['P-PRO'] == metrics.aupro(test.masks, maps)
+  assert figures['P-F1max'] == metrics.f1_max(test.masks, maps)[0]
+
+
+def test_another_config_in_the_same_folder_is_refused(tiny_config, tmp_path, make_category):
+  make_category(tmp_path / 'data')
+  train.run(tiny_config, tmp_path / 'run')
+  tiny_config.train.learning_rate = 0.1
+  with pytest.raises(UserError, match=r'learning_rate is 0\.005 there and 0\.1 now'):
+    train.run(tiny_config, tmp_path / 'run')

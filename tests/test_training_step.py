@@ -1,0 +1,211 @@
+"""One step: gradients where they belong, and the same on 1 and on 4 devices."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from memkd_jax import weights
+from memkd_jax.models.distiller import ReverseDistiller
+from memkd_jax.models.resnet import Teacher
+from memkd_jax.parallel import AXIS, Devices
+from memkd_jax.system import System
+from memkd_jax.training_step import TrainState, make_train_step, memory_targets
+
+
+def one_step(
+  number_of_devices, images, exemplars, memories=(3, 2, 1), lambda_nm=0.1, lambda_orth=0.1
+):
+  """A step of plain SGD at rate 1, so that the change of a parameter is its gradient."""
+  devices = Devices(jax.devices()[:number_of_devices])
+  teacher = Teacher('tiny_basic', stages=3)
+  distiller = ReverseDistiller('tiny_basic', memories=memories, memory_items=5, axis_name=AXIS)
+  optimizer = optax.sgd(1.0)
+  teacher_params = weights.random_teacher('tiny_basic')
+  features = teacher.apply({'params': teacher_params}, jnp.zeros((1, 32, 32, 3)))
+  variables = distiller.init(jax.random.key(0), features)
+  state = TrainState(
+    jnp.zeros((), jnp.int32),
+    variables['params'],
+    variables['batch_stats'],
+    optimizer.init(variables['params']),
+  )
+  step = make_train_step(
+    teacher,
+    Teacher('tiny_basic', stages=4),
+    distiller,
+    optimizer,
+    memories,
+    kd='flat',
+    lambda_nm=lambda_nm,
+    lambda_orth=lambda_orth,
+  )
+  new, terms = devices.map(step)(
+    devices.replicate(state),
+    devices.replicate(teacher_params),
+    devices.split(images),
+    devices.split(exemplars) if memories else None,
+  )
+  new, terms = devices.fetch((new, terms))
+  grads = jax.tree.map(lambda a, b: np.asarray(a) - b, variables['params'], new.params)
+  return grads, new.batch_stats, terms
+
+
+@pytest.fixture
+def images(rng):
+  return rng.integers(0, 256, (8, 32, 32, 3), dtype=np.uint8)
+
+
+@pytest.fixture
+def exemplars(rng):
+  return rng.integers(0, 256, (4, 32, 32, 3), dtype=np.uint8)
+
+
+def test_one_and_four_devices_agree_in_float32(images, exemplars):
+  one, four = (one_step(n, images, exemplars) for n in (1, 4))
+  flat_one, flat_four = jax.tree.leaves(one), jax.tree.leaves(four)
+  assert len(flat_one) == len(flat_four) > 50
+  for a, b in zip(flat_one, flat_four, strict=True):
+    np.testing.assert_allclose(a, b, atol=1e-5)
+
+
+def test_batch_statistics_are_those_of_the_global_batch(images, exemplars):
+  """Four devices with two images each must not normalise over two images."""
+  _, statistics, _ = one_step(4, images, exemplars)
+  features = Teacher('tiny_basic', stages=3).apply(
+    {'params': weights.random_teacher('tiny_basic')},
+    (images / 255 - np.array([0.485, 0.456, 0.406])) / np.array([0.229, 0.224, 0.225]),
+  )
+  distiller = ReverseDistiller('tiny_basic', memory_items=5)
+  variables = distiller.init(jax.random.key(0), jax.tree.map(lambda x: x[:1], features))
+  _, expected = distiller.apply(variables, features, train=True, mutable=['batch_stats'])
+  expected = expected['batch_stats']['bottleneck']
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), statistics['bottleneck'], expected
+  )
+
+
+def test_loss_is_the_weighted_sum_of_its_terms(images, exemplars):
+  _, _, terms = one_step(1, images, exemplars, lambda_nm=0.3, lambda_orth=0.7)
+  assert terms['kd'] == pytest.approx(sum(terms[f'kd_{k}'] for k in (1, 2, 3)))
+  total = terms['kd'] + 0.3 * terms['nm'] + 0.7 * terms['orth']
+  assert terms['loss'] == pytest.approx(total)
+  assert min(terms['kd'], terms['nm'], terms['orth']) > 0
+
+
+def test_gradients_flow_where_they_belong(images, exemplars):
+  """L_KD trains keys and values; L_NM values only; L_orth both."""
+  without, _, _ = one_step(1, images, exemplars, lambda_nm=0, lambda_orth=0)
+  with_nm, _, _ = one_step(1, images, exemplars, lambda_nm=1, lambda_orth=0)
+  with_orth, _, _ = one_step(1, images, exemplars, lambda_nm=0, lambda_orth=1)
+  for m in (1, 2, 3):
+    name = f'memory_m{m}'
+    kd, nm, orth = without[name], with_nm[name], with_orth[name]
+    assert np.abs(kd['keys']).max() > 0
+    assert np.abs(kd['values']).max() > 0
+    np.testing.assert_allclose(nm['keys'], kd['keys'], atol=1e-6)
+    assert np.abs(nm['values'] - kd['values']).max() > 1e-5
+    assert np.abs(orth['keys'] - kd['keys']).max() > 1e-5
+    assert np.abs(orth['values'] - kd['values']).max() > 1e-5
+  # L_NM reaches nothing else: the exemplars' features are the frozen teacher's.
+  for name in ('bottleneck', 'student_stage1'):
+    jax.tree.map(
+      lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), with_nm[name], without[name]
+    )
+
+
+def test_without_memories_it_is_reverse_distillation(images):
+  grads, _, terms = one_step(1, images, None, memories=())
+  assert terms['loss'] == terms['kd']
+  assert terms['nm'] == terms['orth'] == 0
+  assert not [name for name in grads if name.startswith('memory')]
+
+
+def test_targets_of_the_memories():
+  features = tuple(np.full((1, 1, 1, 1), float(k)) for k in (1, 2, 3, 4))
+  embedding = np.full((1, 1, 1, 1), 9.0)
+
+  def values(features, memories):
+    targets = memory_targets(features, embedding, memories)
+    return {m: float(t.squeeze()) for m, t in targets.items()}
+
+  assert values(features, (3, 2, 1)) == {1: 2.0, 2: 3.0, 3: 4.0}
+  assert values(features[:3], (3, 2, 1)) == {1: 2.0, 2: 3.0, 3: 9.0}
+  assert values(features, (2,)) == {2: 3.0}
+
+
+def test_the_embedding_as_a_target_gets_no_gradient():
+  def through_target(embedding):
+    return memory_targets((), embedding, (3,))[3].sum()
+
+  assert jax.grad(through_target)(jnp.ones((1, 1, 1, 2))).max() == 0
+
+
+@pytest.mark.parametrize('kd', ['flat', 'pixel'])
+def test_training_lowers_the_loss(tiny_config, images, kd):
+  tiny_config.loss.kd = kd
+  system = System(tiny_config, Devices(jax.devices()[:1]))
+  state = system.devices.replicate(system.init_state('bolt', images))
+  losses = []
+  for step in range(8):
+    state, terms = system.train_step(
+      state,
+      system.teacher_params,
+      system.devices.split(images),
+      system.exemplars('bolt', images, step),
+    )
+    losses.append(float(terms['loss'][0]))
+  assert losses[-1] < 0.7 * losses[0]
+
+
+_TWENTY_STEPS = """
+import json, sys
+import jax, numpy as np
+from memkd_jax import config as base
+from memkd_jax.parallel import Devices
+from memkd_jax.system import System
+
+config = base.get_config()
+config.data.image_size = 64
+config.model.backbone = 'tiny_basic'
+config.model.teacher_weights = 'random'
+config.model.memory_items = 5
+config.model.dtype = 'float64'
+images = np.random.default_rng(0).integers(0, 256, (20, 64, 64, 3), dtype=np.uint8)
+runs = []
+for number in (1, 4):
+  system = System(config, Devices(jax.devices()[:number]))
+  state = system.devices.replicate(system.init_state('bolt', images))
+  losses = []
+  for step in range(20):
+    state, terms = system.train_step(
+        state, system.teacher_params, system.devices.split(images[step % 5 :][:16]),
+        system.exemplars('bolt', images, step))
+    losses.append(float(terms['loss'][0]))
+  assert state.params['memory_m1']['keys'].dtype == 'float64'
+  runs.append(losses)
+json.dump(runs, sys.stdout)
+"""
+
+
+def test_twenty_losses_agree_in_float64_on_one_and_four_devices():
+  environment = os.environ | {'JAX_ENABLE_X64': '1'}
+  result = subprocess.run(
+    [sys.executable, '-c', _TWENTY_STEPS],
+    env=environment,
+    cwd=Path(__file__).parents[1],
+    capture_output=True,
+    text=True,
+    check=True,
+  )
+  one, four = json.loads(result.stdout)
+  assert len(one) == 20
+  assert one[-1] < 0.9 * one[0]
+  np.testing.assert_allclose(one, four, atol=1e-6)

@@ -1,0 +1,72 @@
+import json
+
+import pytest
+
+from memkd_jax import config as base
+from memkd_jax.errors import UserError
+from memkd_jax.metrics_log import MetricsLog
+from memkd_jax.workdir import Workdir
+
+
+def test_a_run_goes_on_with_free_fields_changed(tmp_path):
+  workdir, config = Workdir(tmp_path / 'run'), base.resolve(base.get_config())
+  workdir.claim(config)
+  config.data.categories = 'tile'
+  config.data.dir = '/elsewhere'
+  config.train.log_steps = 3
+  workdir.claim(config)
+  written = json.loads((tmp_path / 'run' / 'config.json').read_text())
+  assert written['data']['categories'] == 'tile'
+  assert written['model']['memories'] == [1, 2, 3]
+
+
+def test_a_run_with_other_figures_is_refused_and_changes_nothing(tmp_path):
+  workdir, config = Workdir(tmp_path), base.resolve(base.get_config())
+  workdir.claim(config)
+  before = (tmp_path / 'config.json').read_bytes()
+  config.train.epochs = 7
+  config.model.memories = ()
+  with pytest.raises(UserError) as error:
+    workdir.claim(config)
+  assert 'train.epochs is 200 there and 7 now' in str(error.value)
+  assert 'model.memories is [1, 2, 3] there and [] now' in str(error.value)
+  assert (tmp_path / 'config.json').read_bytes() == before
+
+
+@pytest.mark.parametrize('text', ['{"seed": ', '[]'])
+def test_a_damaged_config_is_named(tmp_path, text):
+  (tmp_path / 'config.json').write_text(text)
+  with pytest.raises(UserError, match=r'config\.json is damaged'):
+    Workdir(tmp_path).claim(base.resolve(base.get_config()))
+
+
+def test_a_file_in_the_place_of_the_folder_is_named(tmp_path):
+  (tmp_path / 'run').write_text('')
+  with pytest.raises(UserError, match=r'Cannot use .*run as --workdir'):
+    Workdir(tmp_path / 'run').claim(base.resolve(base.get_config()))
+
+
+def test_results_come_back_and_mark_the_finished(tmp_path):
+  workdir = Workdir(tmp_path)
+  assert workdir.read_result('bolt', 0) is None
+  workdir.write_result('bolt', 0, {'metrics': {'I-AUC': 1.0}})
+  workdir.write_result('nut', 1, {})
+  assert workdir.read_result('bolt', 0) == {'metrics': {'I-AUC': 1.0}}
+  assert workdir.finished(0) == ['bolt']
+  (tmp_path / 'bolt' / 'seed_0' / 'result.json').write_text('{')
+  with pytest.raises(UserError, match=r'result\.json is damaged'):
+    workdir.read_result('bolt', 0)
+
+
+def test_a_resumed_log_keeps_its_steps_increasing(tmp_path):
+  path = tmp_path / 'metrics.jsonl'
+  with MetricsLog(path, 0) as log:
+    for step in (1, 2, 3, 4):
+      log.write({'step': step, 'loss': 0.5})
+  with path.open('a') as file:
+    file.write('{"step": 5, "lo')  # cut off by a crash
+  with MetricsLog(path, 2) as log:
+    log.write({'step': 3, 'loss': 0.25})
+  lines = [json.loads(line) for line in path.read_text().splitlines()]
+  assert [line['step'] for line in lines] == [1, 2, 3]
+  assert lines[-1]['loss'] == 0.25
