@@ -37,5 +37,19 @@ def main(argv: list[str]) -> None:
   sys.exit(1 if results['failed'] else 0)
 
 
+def _parse_flags(argv: list[str]) -> list[str]:
+  """Parses as absl does, and makes one sentence of what config_flags raises."""
+  try:
+    rest = app.parse_flags_with_usage(argv)
+    _ = _CONFIG.value  # a file that did not load is reported only here
+    return rest
+  except AttributeError as error:
+    field = str(error).strip('"\'')
+    sys.exit(f'memkd_jax: the config has no field {field}; memkd_jax/config.py lists them all.')
+  except OSError as error:
+    reason = str(error).strip().splitlines()[-1].strip()
+    sys.exit(f'memkd_jax: --config cannot be loaded: {reason}')
+
+
 if __name__ == '__main__':
-  app.run(main)
+  app.run(main, flags_parser=_parse_flags)

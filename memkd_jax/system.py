@@ -181,12 +181,7 @@ class System:
       self.notes.append('The teacher is random, not pretrained: THESE FIGURES MEAN NOTHING.')
       params = weights.random_teacher(model.backbone)
     else:
-      arch, params = weights.load(model.teacher_weights)
-      if arch != model.backbone:
-        raise UserError(
-          f'{model.teacher_weights} holds a {arch}, but --config.model.backbone is '
-          f'{model.backbone}; change one of them.'
-        )
+      _, params = weights.load(model.teacher_weights, model.backbone)
     dtype = jnp.dtype(model.dtype)
     return jax.tree.map(lambda x: x.astype(dtype), params)
 

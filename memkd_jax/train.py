@@ -143,6 +143,12 @@ def train_category(
   return host_state, last_terms
 
 
+def _log_order(term: str) -> tuple[int, str]:
+  """The loss and its three parts first, then the rest by name."""
+  first = ('loss', 'kd', 'nm', 'orth')
+  return first.index(term) if term in first else len(first), term
+
+
 class _Reporter:
   """Checks the terms of each step, and tells the log and the progress bar."""
 
@@ -186,7 +192,8 @@ class _Reporter:
       now = time.monotonic()
       rate = self._images / (now - self._since)
       self._since, self._images = now, 0
-      self._log.write({'step': step} | terms | {'images_per_second': rate})
+      ordered = {name: terms[name] for name in sorted(terms, key=_log_order)}
+      self._log.write({'step': step} | ordered | {'images_per_second': rate})
     return terms
 
 

@@ -21,26 +21,32 @@ from memkd_jax.models.resnet import ARCHITECTURES, Teacher
 # writes several keys is not defined, and equal inputs must give equal files.
 _METADATA_KEY = 'memkd_jax'
 _HOW_TO_CONVERT = (
-  'make it with: python tools/convert_torchvision.py --arch={arch} '
+  'make them with: python tools/convert_torchvision.py --arch={arch} '
   '--source=STATE_DICT.pth --out={path}'
 )
 
 
-def load(path: Path | str) -> tuple[str, dict[str, Any]]:
+def load(path: Path | str, expected_arch: str | None = None) -> tuple[str, dict[str, Any]]:
   """Loads a file that `tools/convert_torchvision.py` wrote.
 
   Args:
     path: the safetensors file.
+    expected_arch: the architecture that the file must be for, any where None.
 
   Returns:
     The architecture's name and the folded parameters for `Teacher`, float32.
 
   Raises:
-    UserError: the file is missing, broken, not a converted one, or does not
-      hold what its architecture has; all mismatches are named at once.
+    UserError: the file is missing, broken, not a converted one, of another
+      architecture, or does not hold what its architecture has; all mismatches
+      are named at once.
   """
-  metadata = read_metadata(path)
-  arch = metadata['arch']
+  arch = read_metadata(path, expected_arch)['arch']
+  if expected_arch not in (None, arch):
+    raise UserError(
+      f'{path} holds a {arch}, but the backbone is {expected_arch}: change '
+      '--config.model.backbone or --config.model.teacher_weights.'
+    )
   with safe_open(path, framework='numpy') as file:
     tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
   stages = 4 if any(name.startswith('stage4/') for name in tensors) else 3
@@ -50,13 +56,17 @@ def load(path: Path | str) -> tuple[str, dict[str, Any]]:
   return arch, unflatten_dict(tensors, sep='/')
 
 
-def read_metadata(path: Path | str) -> dict[str, Any]:
+def read_metadata(path: Path | str, expected_arch: str | None = None) -> dict[str, Any]:
   """Reads the metadata of a converted file: arch, stages, source_sha256, ...
 
+  Args:
+    path: the safetensors file.
+    expected_arch: named in the advice of errors.
+
   Raises:
-    UserError: as `load`.
+    UserError: the file is missing, broken, or not a converted one.
   """
-  how = _HOW_TO_CONVERT.format(arch='ARCH', path=path)
+  how = _HOW_TO_CONVERT.format(arch=expected_arch or 'ARCH', path=path)
   if not Path(path).is_file():
     raise UserError(f'There are no teacher weights at {path}; {how}')
   try:

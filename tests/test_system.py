@@ -37,7 +37,7 @@ def test_m3_target_follows_the_weights(tiny_config, tmp_path, one_device):
 def test_weights_of_another_backbone_are_refused(tiny_config, tmp_path, one_device):
   tiny_config.model.teacher_weights = save_teacher(tmp_path / 'x.safetensors')
   tiny_config.model.backbone = 'tiny_bottleneck'
-  with pytest.raises(UserError, match='holds a tiny_basic, but'):
+  with pytest.raises(UserError, match='holds a tiny_basic, but the backbone is tiny_b'):
     System(tiny_config, one_device)
 
 
