@@ -5,6 +5,7 @@ small constant matrices: exact, fast on every device, and with the border rules
 that the baseline's code has (torch's bilinear, scipy's 'reflect').
 """
 
+import functools
 from collections.abc import Mapping
 
 import jax
@@ -97,14 +98,12 @@ def anomaly_maps(
     constant = jnp.asarray(matrix, maps.dtype)
     return jnp.einsum('ij,bjk,lk->bil', constant, maps, constant, precision='highest')
 
-  combined = None
-  for k in student:
+  def stage_map(k: int) -> jax.Array:
     distance = 1.0 - cosine_similarity(teacher[k], student[k])
-    upsampled = separable(upsampling_matrix(distance.shape[1], size, align_corners), distance)
-    if combined is None:
-      combined = upsampled
-    else:
-      combined = combined + upsampled if combine == 'sum' else combined * upsampled
+    return separable(upsampling_matrix(distance.shape[1], size, align_corners), distance)
+
+  operation = jnp.add if combine == 'sum' else jnp.multiply
+  combined = functools.reduce(operation, [stage_map(k) for k in student])
   return separable(gaussian_matrix(size, sigma), combined)
 
 

@@ -4,6 +4,7 @@
 """
 
 import os
+from collections.abc import Collection
 from pathlib import Path
 
 from ml_collections import ConfigDict
@@ -157,7 +158,7 @@ def _check(config: ConfigDict) -> None:
   _require('seed', config.seed, config.seed >= 0, 'is not negative')
 
 
-def _one_of(field: str, value: str, known: object) -> None:
+def _one_of(field: str, value: str, known: Collection[str]) -> None:
   _require(field, value, value in known, f'is one of {", ".join(known)}')
 
 

@@ -29,7 +29,7 @@ def distillation_loss(
   Returns:
     {k: scalar in [0, 2]}; L_KD is their sum.
   """
-  axis = {'flat': (1, 2, 3), 'pixel': -1}[reading]
+  axis = (1, 2, 3) if reading == 'flat' else -1
   return {k: jnp.mean(1.0 - cosine_similarity(teacher[k], student[k], axis)) for k in student}
 
 

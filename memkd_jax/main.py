@@ -44,8 +44,8 @@ def _parse_flags(argv: list[str]) -> list[str]:
     _ = _CONFIG.value  # a file that did not load is reported only here
     return rest
   except AttributeError as error:
-    field = str(error).strip('"\'')
-    sys.exit(f'memkd_jax: the config has no field {field}; memkd_jax/config.py lists them all.')
+    hint = ' '.join(str(error).replace('\\n', ' ').split()).strip('"')
+    sys.exit(f'memkd_jax: the config has no field {hint} (memkd_jax/config.py lists them all)')
   except OSError as error:
     reason = str(error).strip().splitlines()[-1].strip()
     sys.exit(f'memkd_jax: --config cannot be loaded: {reason}')

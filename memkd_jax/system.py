@@ -15,9 +15,13 @@ from memkd_jax.data.order import category_seed, exemplar_indices
 from memkd_jax.errors import UserError
 from memkd_jax.models.distiller import ReverseDistiller, built_memories
 from memkd_jax.models.resnet import Teacher
-from memkd_jax.normalization import normalize_images
 from memkd_jax.parallel import AXIS, Devices
-from memkd_jax.training_step import TrainState, make_train_step, memory_targets
+from memkd_jax.training_step import (
+  TrainState,
+  make_train_step,
+  memory_targets,
+  teacher_features,
+)
 
 
 class System:
@@ -44,14 +48,14 @@ class System:
     self.config = config
     self.devices = devices or Devices()
     model, train = config.model, config.train
-    if model.dtype == 'float64' and not jax.config.jax_enable_x64:
+    if model.dtype == 'float64' and not jax.config.read('jax_enable_x64'):
       raise UserError('--config.model.dtype=float64 needs JAX_ENABLE_X64=1 in the environment.')
     self.devices.check_divide(train.batch_size, 'train.batch_size')
     self.devices.check_divide(train.exemplars, 'train.exemplars')
     self.devices.check_divide(config.eval.batch_size, 'eval.batch_size')
 
     self.memories = built_memories(model.stages, model.memories)
-    self.notes = []
+    self.notes: list[str] = []
     params = self._load_teacher()
     exemplar_stages = self._choose_m3_target(has_stage4='stage4' in params)
     dtype = jnp.dtype(model.dtype)
@@ -133,7 +137,7 @@ class System:
     self, variables: Any, teacher_params: Any, images: jax.Array
   ) -> tuple[jax.Array, jax.Array]:
     features = self._features(teacher_params, images)
-    distilled = self._distiller.apply(variables, features)
+    distilled: Any = self._distiller.apply(variables, features)
     options = self.config.anomaly_map
     maps = anomaly_maps(
       dict(enumerate(features, start=1)),
@@ -146,8 +150,7 @@ class System:
     return maps, image_scores(maps)
 
   def _features(self, teacher_params: Any, images: jax.Array) -> tuple[jax.Array, ...]:
-    pixels = normalize_images(images, self._teacher.dtype)
-    return self._teacher.apply({'params': teacher_params}, pixels)
+    return teacher_features(self._teacher, teacher_params, images)
 
   def _one_copy(self) -> Any:
     return self.devices.fetch(self.teacher_params)
@@ -160,8 +163,7 @@ class System:
 
     @jax.jit
     def targets(teacher_params: Any, variables: Any) -> dict[int, jax.Array]:
-      pixels = normalize_images(exemplars, self._teacher.dtype)
-      features = self._exemplar_teacher.apply({'params': teacher_params}, pixels)
+      features = teacher_features(self._exemplar_teacher, teacher_params, exemplars)
       distilled, _ = distiller.apply(variables, features, train=True, mutable=['batch_stats'])
       return memory_targets(features, distilled.embedding, self.memories)
 

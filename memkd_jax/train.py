@@ -101,7 +101,7 @@ def train_category(
       f'{batch_size}; raise --config.train.epochs or lower --config.train.batch_size.'
     )
   host_state = system.init_state(category, images)
-  last_terms = {}
+  last_terms: dict[str, float] = {}
   with Checkpoints(folder / 'checkpoints') as checkpoints:
     if checkpoints.latest_step() is not None:
       host_state = checkpoints.restore(host_state)
@@ -124,7 +124,7 @@ def train_category(
         dynamic_ncols=True,
       ) as progress,
     ):
-      reporter = _Reporter(category, log, progress, batch_size, train.log_steps, steps)
+      reporter = _Reporter(system, category, log, progress, steps)
       for step in range(start, steps):
         indices = batch_indices(system.config.seed, category, len(images), batch_size, step)
         state, terms = system.train_step(
@@ -133,11 +133,10 @@ def train_category(
           devices.split(images[indices]),
           system.exemplars(category, images, step),
         )
-        reporter.finish_previous()
-        reporter.previous = step + 1, terms, devices
         done = step + 1
+        reporter.begin(done, terms)
         if done % train.checkpoint_steps == 0 or done == steps:
-          last_terms = reporter.finish_previous()
+          last_terms = reporter.finish()
           host_state = devices.fetch(state)
           checkpoints.save(done, host_state)
   return host_state, last_terms
@@ -150,34 +149,34 @@ def _log_order(term: str) -> tuple[int, str]:
 
 
 class _Reporter:
-  """Checks the terms of each step, and tells the log and the progress bar."""
+  """Checks the terms of each step once the next has begun, and logs them."""
 
   def __init__(
-    self,
-    category: str,
-    log: MetricsLog,
-    progress: tqdm,
-    batch_size: int,
-    log_steps: int,
-    steps: int,
+    self, system: System, category: str, log: MetricsLog, progress: tqdm, steps: int
   ):
-    self.previous = None
+    self._devices = system.devices
+    self._batch_size = system.config.train.batch_size
+    self._log_steps = system.config.train.log_steps
     self._category = category
     self._log = log
     self._progress = progress
-    self._batch_size = batch_size
-    self._log_steps = log_steps
     self._steps = steps
+    self._pending: tuple[int, Any] | None = None
     self._since = time.monotonic()
     self._images = 0
 
-  def finish_previous(self) -> dict[str, float]:
+  def begin(self, step: int, terms: Any) -> None:
+    """Takes the terms of a step that the device still works on."""
+    self.finish()
+    self._pending = step, terms
+
+  def finish(self) -> dict[str, float]:
     """Handles the step that was begun last, waiting for the device if need be."""
-    if self.previous is None:
+    if self._pending is None:
       return {}
-    step, terms, devices = self.previous
-    self.previous = None
-    terms = {name: float(value) for name, value in devices.fetch(terms).items()}
+    step, replicated = self._pending
+    self._pending = None
+    terms = {name: float(value) for name, value in self._devices.fetch(replicated).items()}
     bad = [f'{name}={value}' for name, value in terms.items() if not math.isfinite(value)]
     if bad:
       raise UserError(

@@ -1,6 +1,5 @@
 """One training step as a pure function (method, sections 4 to 6)."""
 
-import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -33,6 +32,12 @@ class TrainState:
   params: Any
   batch_stats: Any
   opt_state: Any
+
+
+def teacher_features(teacher: Teacher, params: Any, images: jax.Array) -> tuple[jax.Array, ...]:
+  """The teacher's stages of uint8 images [B, S, S, 3]: [B, H_k, W_k, C_k] each."""
+  features: Any = teacher.apply({'params': params}, normalize_images(images, teacher.dtype))
+  return features
 
 
 def memory_targets(
@@ -86,9 +91,10 @@ def make_train_step(
   def train_step(
     state: TrainState, teacher_params: Any, images: jax.Array, exemplars: jax.Array | None
   ) -> tuple[TrainState, dict[str, jax.Array]]:
-    run_teacher = functools.partial(_teacher_features, params=teacher_params)
-    features = run_teacher(teacher, images=images)
-    exemplar_features = run_teacher(exemplar_teacher, images=exemplars) if memories else ()
+    features = teacher_features(teacher, teacher_params, images)
+    exemplar_features: tuple[jax.Array, ...] = ()
+    if exemplars is not None:
+      exemplar_features = teacher_features(exemplar_teacher, teacher_params, exemplars)
 
     def loss_fn(params: Any) -> tuple[jax.Array, tuple[dict[str, jax.Array], Any]]:
       variables = {'params': params, 'batch_stats': state.batch_stats}
@@ -99,8 +105,8 @@ def make_train_step(
         dict(enumerate(features, start=1)), distilled.features, kd
       )
       targets = memory_targets(exemplar_features, distilled.embedding, memories)
-      recalled = distiller.apply(variables, targets, method='recall_by_values')
-      terms = {
+      recalled: Any = distiller.apply(variables, targets, method='recall_by_values')
+      terms: dict[str, Any] = {
         'kd': sum(per_stage.values()),
         'nm': losses.normality_loss(targets, recalled),
         'orth': losses.orthogonality_loss({f'm{m}': params[f'memory_m{m}'] for m in memories}),
@@ -117,9 +123,3 @@ def make_train_step(
     return TrainState(state.step + 1, params, batch_stats, opt_state), terms
 
   return train_step
-
-
-def _teacher_features(
-  teacher: Teacher, params: Any, images: jax.Array
-) -> tuple[jax.Array, ...]:
-  return teacher.apply({'params': params}, normalize_images(images, teacher.dtype))

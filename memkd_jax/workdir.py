@@ -82,7 +82,7 @@ class Workdir:
 
 
 def _flatten(tree: dict[str, Any], prefix: str = '') -> dict[str, Any]:
-  flat = {}
+  flat: dict[str, Any] = {}
   for name, value in tree.items():
     if isinstance(value, dict):
       flat |= _flatten(value, f'{prefix}{name}.')

@@ -67,9 +67,8 @@ def read_mask(path: Path, size: int) -> tuple[np.ndarray, tuple[int, int]]:
       original = file.size
   except _DECODING_ERRORS as error:
     raise UserError(f'{path} is not a readable mask: {error}') from error
-  if values.ndim == 3:
-    values = values.any(axis=-1)
-  binary = Image.fromarray(np.where(values != 0, 255, 0).astype(np.uint8))
+  defect = values.any(axis=-1) if values.ndim == 3 else values != 0
+  binary = Image.fromarray(np.where(defect, 255, 0).astype(np.uint8))
   resized = np.asarray(binary.resize((size, size), Image.Resampling.BILINEAR))
   return resized >= 128, original
 

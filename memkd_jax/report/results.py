@@ -35,11 +35,8 @@ def collect(
     The mean is unweighted, of the metrics that every category has.
   """
   others = [c for c in workdir.finished(config.seed) if c not in categories]
-  results = {
-    category: workdir.read_result(category, config.seed)
-    for category in [*categories, *others]
-    if category not in failed
-  }
+  read = {c: workdir.read_result(c, config.seed) for c in [*categories, *others]}
+  results = {c: result for c, result in read.items() if result and c not in failed}
   figures = {category: result['metrics'] for category, result in results.items()}
   mean = None
   if figures and not failed:

@@ -1,0 +1,159 @@
+"""The command line in processes of their own: errors, exit codes, kill -9."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from memkd_jax.checkpoint import Checkpoints
+from memkd_jax.config import resolve
+from memkd_jax.system import System
+
+ROOT = Path(__file__).parents[1]
+ONE_DEVICE = os.environ | {'XLA_FLAGS': '--xla_backend_optimization_level=0'}
+
+
+def start(*arguments, module='memkd_jax.main'):
+  return subprocess.Popen(
+    [sys.executable, '-m', module, *arguments],
+    cwd=ROOT,
+    env=ONE_DEVICE | {'PYTHONPATH': str(ROOT)},
+    stdout=subprocess.PIPE,
+    stderr=subprocess.PIPE,
+    text=True,
+  )
+
+
+def run(*arguments, module='memkd_jax.main'):
+  process = start(*arguments, module=module)
+  out, err = process.communicate(timeout=300)
+  return process.returncode, out, err
+
+
+def flags_of(config, workdir):
+  return [
+    '--config=configs/folder.py',
+    f'--workdir={workdir}',
+    *(
+      f'--config.{section}.{name}={value}'
+      for section in ('data', 'model', 'train', 'eval')
+      for name, value in config[section].items()
+      if name != 'dataset'
+    ),
+  ]
+
+
+@pytest.mark.parametrize(
+  ('arguments', 'message'),
+  [
+    (['--config.data.dir={tmp}/gone'], 'There is no data folder {tmp}/gone. Get MVTec AD from'),
+    (['--config.data.categories=battle'], 'battle; known are bottle, cable'),
+    (
+      [
+        '--config.model.backbone=resnet18',
+        '--config.model.teacher_weights={tmp}/x.safetensors',
+      ],
+      'There are no teacher weights at {tmp}/x.safetensors; make them with: '
+      'python tools/convert_torchvision.py --arch=resnet18',
+    ),
+    (['--config.train.epoch=3'], 'has no field \'epoch\' Did you mean "epochs"'),
+    (['--config=configs/gone.py'], '--config cannot be loaded'),
+    (
+      ['--config.model.stages=()'],
+      '--config.model.stages=(): give a value that names at least',
+    ),
+  ],
+)
+def test_bad_input_is_one_sentence(tmp_path, arguments, message):
+  (tmp_path / 'data').mkdir()
+  flags = [
+    '--config=configs/mvtec.py',
+    f'--config.data.dir={tmp_path}/data',
+    f'--workdir={tmp_path}/run',
+    *(a.format(tmp=tmp_path) for a in arguments),
+  ]
+  code, out, err = run(*flags)
+  assert code == 1
+  assert out == ''
+  assert message.format(tmp=tmp_path) in err
+  assert len(err.strip().splitlines()) == 1
+  assert not (tmp_path / 'run').exists()
+
+
+def test_a_killed_run_resumes_to_the_same_parameters(tiny_config, tmp_path, make_category):
+  make_category(tmp_path / 'data')
+  tiny_config.train.epochs = 40
+  tiny_config.train.checkpoint_steps = 1
+  whole = flags_of(tiny_config, tmp_path / 'whole')
+  code, out, err = run(*whole)
+  assert code == 0, err
+  assert 'THESE FIGURES MEAN NOTHING' in out
+
+  killed = flags_of(tiny_config, tmp_path / 'killed')
+  process = start(*killed)
+  log = tmp_path / 'killed' / 'bolt' / 'seed_0' / 'metrics.jsonl'
+  deadline = time.monotonic() + 120
+  while not (log.exists() and log.read_text().count('\n') >= 7):
+    assert process.poll() is None, process.stderr.read()
+    assert time.monotonic() < deadline
+    time.sleep(0.01)
+  os.kill(process.pid, signal.SIGKILL)
+  process.wait()
+  process.stdout.close()
+  process.stderr.close()
+  assert not (tmp_path / 'killed' / 'results.json').exists()
+
+  code, _, err = run(*killed)
+  assert code == 0, err
+  results = [
+    json.loads((tmp_path / n / 'results.json').read_text()) for n in ('whole', 'killed')
+  ]
+  assert results[0] == results[1]
+  steps = [json.loads(line)['step'] for line in log.read_text().splitlines()]
+  assert steps == list(range(1, 51))
+
+  system = System(resolve(tiny_config))
+  like = system.init_state('bolt', np.zeros((10, 32, 32, 3), np.uint8))
+  states = []
+  for name in ('whole', 'killed'):
+    with Checkpoints(tmp_path / name / 'bolt' / 'seed_0' / 'checkpoints') as checkpoints:
+      assert checkpoints.latest_step() == 50
+      states.append(checkpoints.restore(like))
+  jax.tree.map(np.testing.assert_array_equal, *states)
+
+  # The same folder with another config is refused; a failed category is exit code 1.
+  code, _, err = run(*killed, '--config.seed=1')
+  assert code == 1
+  assert 'seed is 0 there and 1 now' in err
+  (tmp_path / 'data' / 'bolt' / 'test' / 'good' / '000.png').write_bytes(b'')
+  code, out, _ = run(*killed, '--mode=evaluate')
+  assert code == 1
+  assert 'test/good/000.png is not a readable image' in out
+
+
+def test_the_converter_is_one_sentence_too(tmp_path):
+  tool = str(ROOT / 'tools' / 'convert_torchvision.py')
+  result = subprocess.run(
+    [
+      sys.executable,
+      tool,
+      '--arch=resnet18',
+      f'--source={tmp_path}/gone.pth',
+      f'--out={tmp_path}/out.safetensors',
+    ],
+    env=ONE_DEVICE | {'PYTHONPATH': str(ROOT)},
+    capture_output=True,
+    text=True,
+  )
+  assert result.returncode == 1
+  assert result.stderr.splitlines() == [
+    f'convert_torchvision: There is no file {tmp_path}/gone.pth; '
+    'pass a torchvision state dict as --source.'
+  ]
