@@ -44,7 +44,10 @@ def _parse_flags(argv: list[str]) -> list[str]:
     _ = _CONFIG.value  # a file that did not load is reported only here
     return rest
   except AttributeError as error:
-    hint = ' '.join(str(error).replace('\\n', ' ').split()).strip('"')
+    cause: Exception = error
+    while cause.args and isinstance(cause.args[0], Exception):
+      cause = cause.args[0]  # ml_collections wraps what it means
+    hint = ' '.join(str(cause.args[0]).split())
     sys.exit(f'memkd_jax: the config has no field {hint} (memkd_jax/config.py lists them all)')
   except OSError as error:
     reason = str(error).strip().splitlines()[-1].strip()
