@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from tqdm import tqdm
 
 from memkd_jax import metrics
 from memkd_jax.data.arrays import Split
@@ -30,12 +31,16 @@ def score_images(
   devices, batch_size = system.devices, system.config.eval.batch_size
   variables = devices.replicate({'params': state.params, 'batch_stats': state.batch_stats})
   all_maps, all_scores = [], []
-  for begin in range(0, len(images), batch_size):
-    batch = images[begin : begin + batch_size]
-    padded = devices.split_padded(batch, batch_size)
-    maps, scores = system.score_step(variables, system.teacher_params, padded)
-    all_maps.append(devices.join(maps, len(batch)))
-    all_scores.append(devices.join(scores, len(batch)))
+  with tqdm(
+    total=len(images), desc='scoring', leave=False, unit='img', dynamic_ncols=True
+  ) as progress:
+    for begin in range(0, len(images), batch_size):
+      batch = images[begin : begin + batch_size]
+      padded = devices.split_padded(batch, batch_size)
+      maps, scores = system.score_step(variables, system.teacher_params, padded)
+      all_maps.append(devices.join(maps, len(batch)))
+      all_scores.append(devices.join(scores, len(batch)))
+      progress.update(len(batch))
   return np.concatenate(all_maps), np.concatenate(all_scores)
 
 

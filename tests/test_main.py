@@ -90,7 +90,7 @@ def test_bad_input_is_one_sentence(tmp_path, arguments, message):
 def test_a_killed_run_resumes_to_the_same_parameters(tiny_config, tmp_path, make_category):
   make_category(tmp_path / 'data')
   tiny_config.train.epochs = 40
-  tiny_config.train.checkpoint_steps = 1
+  tiny_config.train.checkpoint_steps = 4
   whole = flags_of(tiny_config, tmp_path / 'whole')
   code, out, err = run(*whole)
   assert code == 0, err

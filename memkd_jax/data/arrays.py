@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
+from tqdm import tqdm
 
 from memkd_jax.data.images import read_image, read_mask
 from memkd_jax.data.sample import Sample
@@ -57,7 +58,8 @@ def load_split(samples: Sequence[Sample], size: int, threads: int) -> Split:
         )
 
   with ThreadPoolExecutor(threads) as pool:
-    for _ in pool.map(load, range(len(samples))):
+    done = pool.map(load, range(len(samples)))
+    for _ in tqdm(done, 'decoding', len(samples), leave=False, unit='img', dynamic_ncols=True):
       pass
   return Split(
     ids=tuple(s.id for s in samples),
