@@ -4,12 +4,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from memkd_jax import metrics
 from memkd_jax.data.arrays import Split
 from memkd_jax.data.sample import Sample
 from memkd_jax.errors import UserError
+from memkd_jax.progress import progress_bar
 from memkd_jax.report.figure import write_figure
 from memkd_jax.system import System
 from memkd_jax.training_step import TrainState
@@ -31,9 +31,7 @@ def score_images(
   devices, batch_size = system.devices, system.config.eval.batch_size
   variables = devices.replicate({'params': state.params, 'batch_stats': state.batch_stats})
   all_maps, all_scores = [], []
-  with tqdm(
-    total=len(images), desc='scoring', leave=False, unit='img', dynamic_ncols=True
-  ) as progress:
+  with progress_bar('scoring', len(images)) as progress:
     for begin in range(0, len(images), batch_size):
       batch = images[begin : begin + batch_size]
       padded = devices.split_padded(batch, batch_size)

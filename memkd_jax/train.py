@@ -18,6 +18,7 @@ from memkd_jax.data.order import batch_indices, number_of_steps
 from memkd_jax.errors import UserError
 from memkd_jax.evaluate import check_test_split, evaluate_category
 from memkd_jax.metrics_log import MetricsLog
+from memkd_jax.progress import progress_bar
 from memkd_jax.report.results import collect, results_table, write_results
 from memkd_jax.system import System
 from memkd_jax.training_step import TrainState
@@ -116,13 +117,7 @@ def train_category(
     state = devices.replicate(host_state)
     with (
       MetricsLog(folder / 'metrics.jsonl', start) as log,
-      tqdm(
-        total=steps * batch_size,
-        initial=start * batch_size,
-        desc=category,
-        unit='img',
-        dynamic_ncols=True,
-      ) as progress,
+      progress_bar(category, steps * batch_size, start * batch_size, leave=True) as progress,
     ):
       reporter = _Reporter(system, category, log, progress, steps)
       for step in range(start, steps):

@@ -5,11 +5,11 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
-from tqdm import tqdm
 
 from memkd_jax.data.images import read_image, read_mask
 from memkd_jax.data.sample import Sample
 from memkd_jax.errors import UserError
+from memkd_jax.progress import progress_bar
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,10 +57,12 @@ def load_split(samples: Sequence[Sample], size: int, threads: int) -> Split:
           f'{sample.image} is {image_size[0]}x{image_size[1]}; they must be equal.'
         )
 
-  with ThreadPoolExecutor(threads) as pool:
-    done = pool.map(load, range(len(samples)))
-    for _ in tqdm(done, 'decoding', len(samples), leave=False, unit='img', dynamic_ncols=True):
-      pass
+  with (
+    ThreadPoolExecutor(threads) as pool,
+    progress_bar('decoding', len(samples)) as progress,
+  ):
+    for _ in pool.map(load, range(len(samples))):
+      progress.update()
   return Split(
     ids=tuple(s.id for s in samples),
     images=images,
