@@ -2,12 +2,13 @@
 
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
-def normalize_images(images: jax.Array, dtype: jnp.dtype = jnp.float32) -> jax.Array:
+def normalize_images(images: jax.Array, dtype: DTypeLike = jnp.float32) -> jax.Array:
   """(x / 255 - mean) / std per channel.
 
   Args:

@@ -21,6 +21,7 @@ class Devices:
   def __init__(self, devices: Sequence[jax.Device] | None = None):
     """Uses `devices`, or all local ones."""
     self._devices = list(devices or jax.local_devices())
+    self._copy = jax.pmap(lambda _, x: x, in_axes=(0, None), devices=self._devices)
 
   def __len__(self) -> int:
     return len(self._devices)
@@ -42,8 +43,7 @@ class Devices:
 
   def replicate(self, tree: Any) -> Any:
     """Copies a tree to every device: leaves [...] -> [D, ...]."""
-    copy = jax.pmap(lambda _, x: x, in_axes=(0, None), devices=self._devices)
-    return copy(np.arange(len(self)), tree)
+    return self._copy(np.arange(len(self)), tree)
 
   def fetch(self, tree: Any) -> Any:
     """The first device's copy of a replicated tree, as numpy: [D, ...] -> [...]."""

@@ -71,6 +71,7 @@ class System:
       dtype,
       AXIS,
     )
+    self._init = jax.jit(self._distiller.init)
     self._optimizer = optax.adam(train.learning_rate, b1=train.adam_b1, b2=train.adam_b2)
     self.teacher_params = self.devices.replicate(params)
     self.train_step = self.devices.map(
@@ -102,7 +103,7 @@ class System:
       lambda x: jnp.zeros(x.shape, x.dtype),
       jax.eval_shape(self._features, self._one_copy(), example),
     )
-    variables = jax.jit(self._distiller.init)(key, features)
+    variables = self._init(key, features)
     if self.config.model.memory_init == 'exemplars' and self.memories:
       variables = variables | {
         'params': self._memories_from_exemplars(variables, category, images)

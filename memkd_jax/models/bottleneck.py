@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from jax.typing import DTypeLike
 
 from memkd_jax.models.layers import Conv
 from memkd_jax.models.resnet import Architecture, ResidualStage
@@ -20,7 +21,7 @@ class Bottleneck(nn.Module):
   """
 
   arch: Architecture
-  dtype: jnp.dtype = jnp.float32
+  dtype: DTypeLike = jnp.float32
   axis_name: str | None = None
 
   @nn.compact

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from jax.typing import DTypeLike
 
 from memkd_jax.models.layers import Conv, UpConv
 from memkd_jax.models.resnet import Architecture
@@ -25,7 +26,7 @@ class DecoderBlock(nn.Module):
   arch: Architecture
   stage: int
   up: bool = False
-  dtype: jnp.dtype = jnp.float32
+  dtype: DTypeLike = jnp.float32
   axis_name: str | None = None
 
   @nn.compact
@@ -66,7 +67,7 @@ class DecoderStage(nn.Module):
 
   arch: Architecture
   stage: int
-  dtype: jnp.dtype = jnp.float32
+  dtype: DTypeLike = jnp.float32
   axis_name: str | None = None
 
   @nn.compact

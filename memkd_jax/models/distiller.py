@@ -6,6 +6,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from jax.typing import DTypeLike
 
 from memkd_jax.models.bottleneck import Bottleneck
 from memkd_jax.models.decoder import DecoderStage
@@ -61,7 +62,7 @@ class ReverseDistiller(nn.Module):
   memory_items: int = 50
   temperature: float = 1.0
   fusion: str = 'concat'
-  dtype: jnp.dtype = jnp.float32
+  dtype: DTypeLike = jnp.float32
   axis_name: str | None = None
 
   def setup(self) -> None:

@@ -6,17 +6,18 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from jax.typing import DTypeLike
 
 # Kaiming normal, fan-out, as RD initialises its convolutions (method, section 2).
 kaiming_normal = nn.initializers.variance_scaling(2.0, 'fan_out', 'normal')
 
 
-def param_dtype(dtype: jnp.dtype) -> jnp.dtype:
+def param_dtype(dtype: DTypeLike) -> jnp.dtype:
   """Parameters and statistics are float32 at least, whatever the compute dtype."""
   return jnp.promote_types(dtype, jnp.float32)
 
 
-def batch_norm(train: bool, dtype: jnp.dtype, axis_name: str | None) -> nn.BatchNorm:
+def batch_norm(train: bool, dtype: DTypeLike, axis_name: str | None) -> nn.BatchNorm:
   """A BatchNorm named 'norm' with the method's constants (method, section 6)."""
   return nn.BatchNorm(
     use_running_average=not train,
@@ -48,7 +49,7 @@ class Conv(nn.Module):
   kernel_size: int = 3
   stride: int = 1
   folded: bool = False
-  dtype: jnp.dtype = jnp.float32
+  dtype: DTypeLike = jnp.float32
   axis_name: str | None = None
 
   @nn.compact
@@ -86,7 +87,7 @@ class UpConv(nn.Module):
   """
 
   features: int
-  dtype: jnp.dtype = jnp.float32
+  dtype: DTypeLike = jnp.float32
   axis_name: str | None = None
 
   @nn.compact
@@ -96,7 +97,7 @@ class UpConv(nn.Module):
     # whose fan-in it takes from the output side: 4 * features.
     bound = 1.0 / math.sqrt(4 * self.features)
 
-    def uniform(key: jax.Array, shape: Sequence[int], dtype: jnp.dtype) -> jax.Array:
+    def uniform(key: jax.Array, shape: Sequence[int], dtype: DTypeLike) -> jax.Array:
       return jax.random.uniform(key, shape, dtype, -bound, bound)
 
     kernel = self.param(

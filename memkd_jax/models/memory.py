@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from jax.typing import DTypeLike
 
 from memkd_jax.cosine import normalize
 from memkd_jax.models.layers import param_dtype
@@ -23,7 +24,7 @@ class NRMemory(nn.Module):
   items: int
   features: int
   temperature: float = 1.0
-  dtype: jnp.dtype = jnp.float32
+  dtype: DTypeLike = jnp.float32
 
   def setup(self) -> None:
     normal = nn.initializers.normal(1.0)

@@ -6,6 +6,7 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from jax.typing import DTypeLike
 
 from memkd_jax.models.layers import Conv
 
@@ -62,7 +63,7 @@ class ResidualBlock(nn.Module):
   stage: int
   stride: int = 1
   folded: bool = False
-  dtype: jnp.dtype = jnp.float32
+  dtype: DTypeLike = jnp.float32
   axis_name: str | None = None
 
   @nn.compact
@@ -99,7 +100,7 @@ class ResidualStage(nn.Module):
   stage: int
   stride: int = 1
   folded: bool = False
-  dtype: jnp.dtype = jnp.float32
+  dtype: DTypeLike = jnp.float32
   axis_name: str | None = None
 
   @nn.compact
@@ -130,7 +131,7 @@ class Teacher(nn.Module):
 
   arch: str
   stages: int | None = None
-  dtype: jnp.dtype = jnp.float32
+  dtype: DTypeLike = jnp.float32
 
   @nn.compact
   def __call__(self, images: jax.Array) -> tuple[jax.Array, ...]:
