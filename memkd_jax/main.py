@@ -29,7 +29,7 @@ def main(argv: list[str]) -> None:
   workdir = _WORKDIR.value or Path('runs') / _CONFIG.value.data.dataset
   try:
     results = train.run(_CONFIG.value, workdir, _MODE.value)
-  except UserError as error:
+  except (UserError, OSError) as error:  # the system's errors name the path themselves
     sys.exit(f'memkd_jax: {error}')
   except KeyboardInterrupt:
     print('\nInterrupted; the same command resumes from the last checkpoint.', file=sys.stderr)

@@ -61,7 +61,7 @@ def run(config: ConfigDict, workdir: Path | str, mode: str = 'train') -> dict[st
       continue
     try:
       _run_category(system, dataset, root, category, folder, mode)
-    except UserError as error:
+    except (UserError, OSError) as error:  # the system's errors name the path themselves
       failed[category] = str(error)
       print(f'{category} failed: {error}', flush=True)
   results = collect(folder, config, categories, failed, system.notes)
