@@ -1,5 +1,7 @@
 """Saving and restoring the training state: the only file that knows orbax."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -35,17 +37,31 @@ class Checkpoints:
     """The step of the newest complete checkpoint, None where there is none."""
     return self._manager.latest_step()
 
-  def save(self, step: int, state: Any) -> None:
+  def save(self, step: int, state: Any, metadata: dict[str, Any]) -> None:
     """Saves a tree of numpy arrays in the background.
 
     Args:
       step: number of steps taken; saved once.
       state: not changed by the caller afterwards.
+      metadata: JSON values, see `read_metadata`.
     """
-    self._manager.save(step, args=ocp.args.StandardSave(state))
+    args = ocp.args.Composite(
+      state=ocp.args.StandardSave(state), metadata=ocp.args.JsonSave(metadata)
+    )
+    self._manager.save(step, args=args)
+
+  def read_metadata(self) -> dict[str, Any]:
+    """What the newest checkpoint says of its training.
+
+    Raises:
+      UserError: it is damaged.
+    """
+    with self._explained():
+      args = ocp.args.Composite(metadata=ocp.args.JsonRestore())
+      return dict(self._manager.restore(self.latest_step(), args=args).metadata)
 
   def restore(self, like: Any) -> Any:
-    """Restores the newest checkpoint.
+    """Restores the state of the newest checkpoint.
 
     Args:
       like: a tree of arrays of the expected structure, shapes and dtypes.
@@ -56,16 +72,22 @@ class Checkpoints:
     Raises:
       UserError: it is damaged or was made by another model.
     """
-    step = self.latest_step()
     abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(np.shape(x), x.dtype), like)
-    try:
-      state = self._manager.restore(step, args=ocp.args.StandardRestore(abstract))
+    with self._explained():
+      args = ocp.args.Composite(state=ocp.args.StandardRestore(abstract))
+      state = self._manager.restore(self.latest_step(), args=args).state
       # Orbax compares the structure of the trees but not the shapes of the arrays.
       if any(jax.tree.leaves(jax.tree.map(lambda a, b: a.shape != b.shape, state, abstract))):
         raise ValueError('its arrays have other shapes')
-    except (ValueError, KeyError, TypeError, OSError) as error:
+    return jax.tree.map(np.asarray, state)
+
+  @contextmanager
+  def _explained(self) -> Iterator[None]:
+    """Makes one sentence of what orbax raises for a damaged or foreign checkpoint."""
+    try:
+      yield
+    except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
       raise UserError(
-        f'The checkpoint {self._folder / str(step)} cannot be restored '
+        f'The checkpoint {self._folder / str(self.latest_step())} cannot be restored '
         f'({str(error).splitlines()[0]}); remove {self._folder} to train again.'
       ) from error
-    return jax.tree.map(np.asarray, state)

@@ -3,6 +3,7 @@
 `configs/*.py` start from `get_config` and change a few fields.
 """
 
+import math
 import os
 from collections.abc import Collection
 from pathlib import Path
@@ -15,7 +16,7 @@ from memkd_jax.data.order import RESAMPLES
 from memkd_jax.errors import UserError
 from memkd_jax.losses import KD_READINGS
 from memkd_jax.models.distiller import FUSIONS
-from memkd_jax.models.resnet import ARCHITECTURES
+from memkd_jax.models.resnet import ARCHITECTURES, BACKBONES
 
 RANDOM_TEACHER = 'random'
 DTYPES = ('float32', 'float64')
@@ -79,7 +80,7 @@ def get_config() -> ConfigDict:
   config.anomaly_map = ConfigDict()
   config.anomaly_map.combine = 'sum'  # 'product'
   config.anomaly_map.align_corners = True
-  config.anomaly_map.sigma = 4.0  # pixels of the map
+  config.anomaly_map.sigma = 4.0  # pixels of the map, which has data.image_size
 
   config.eval = ConfigDict()
   config.eval.batch_size = 16  # of all devices together
@@ -105,19 +106,27 @@ def resolve(config: ConfigDict) -> ConfigDict:
   """
   _check(config)
   config = config.copy_and_resolve_references()
-  config.data.dir = str(Path(config.data.dir).expanduser().absolute())
+  config.data.dir = _absolute('data.dir', config.data.dir)
   config.model.stages = tuple(sorted(set(config.model.stages)))
   config.model.memories = tuple(sorted(set(config.model.memories)))
   if config.model.teacher_weights != RANDOM_TEACHER:
     path = config.model.teacher_weights.replace('{backbone}', config.model.backbone)
-    config.model.teacher_weights = str(Path(path).expanduser().absolute())
+    config.model.teacher_weights = _absolute('model.teacher_weights', path)
   return config
+
+
+def _absolute(field: str, path: str) -> str:
+  try:
+    return str(Path(path).expanduser().absolute())
+  except RuntimeError as error:  # ~ of a user who does not exist
+    raise UserError(f'--config.{field}={path}: {error}') from error
 
 
 def _check(config: ConfigDict) -> None:
   model, train = config.model, config.train
   _one_of('data.dataset', config.data.dataset, DATASETS)
-  _one_of('model.backbone', model.backbone, ARCHITECTURES)
+  if model.backbone not in ARCHITECTURES:
+    _one_of('model.backbone', model.backbone, BACKBONES)
   _one_of('model.fusion', model.fusion, FUSIONS)
   _one_of('model.memory_init', model.memory_init, MEMORY_INITS)
   _one_of('model.m3_target', model.m3_target, M3_TARGETS)
@@ -126,7 +135,8 @@ def _check(config: ConfigDict) -> None:
   _one_of('train.exemplar_resample', train.exemplar_resample, RESAMPLES)
   _one_of('anomaly_map.combine', config.anomaly_map.combine, COMBINES)
   for field, value in (('model.stages', model.stages), ('model.memories', model.memories)):
-    _require(field, value, set(value) <= {1, 2, 3}, 'holds only 1, 2 and 3')
+    known = all(type(k) is int and k in (1, 2, 3) for k in value)
+    _require(field, value, known, 'holds only 1, 2 and 3')
   _require('model.stages', model.stages, len(model.stages) > 0, 'names at least one stage')
   size = config.data.image_size
   _require('data.image_size', size, size > 0 and size % 32 == 0, 'is a multiple of 32 pixels')
@@ -145,14 +155,14 @@ def _check(config: ConfigDict) -> None:
   }.items():
     for name in names:
       value = config[section][name]
-      _require(f'{section}.{name}', value, value > 0, 'is positive')
+      _require(f'{section}.{name}', value, 0 < value < math.inf, 'is positive and finite')
   for section, name in (
     ('loss', 'lambda_nm'),
     ('loss', 'lambda_orth'),
     ('anomaly_map', 'sigma'),
   ):
     value = config[section][name]
-    _require(f'{section}.{name}', value, value >= 0, 'is not negative')
+    _require(f'{section}.{name}', value, 0 <= value < math.inf, 'is finite and not negative')
   for name in ('adam_b1', 'adam_b2'):
     _require(f'train.{name}', train[name], 0 <= train[name] < 1, 'lies in [0, 1)')
   _require('seed', config.seed, config.seed >= 0, 'is not negative')

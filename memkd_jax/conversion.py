@@ -33,9 +33,9 @@ def convert(source: Path | str, arch: str, out: Path | str) -> list[int]:
   Raises:
     UserError: the source is missing, unreadable, or not of this architecture.
   """
+  source, out = Path(source).expanduser(), Path(out).expanduser()
   params = fold(read_state_dict(source), ARCHITECTURES[arch], str(source))
-  stages = 4 if any(name.startswith('stage4/') for name in params) else 3
-  if problems := weights.mismatches(params, arch, stages):
+  if problems := weights.mismatches(params, arch):
     raise UserError(f'{source} does not fit {arch}: {"; ".join(problems)}; check --arch.')
   metadata = {
     'source_sha256': weights.sha256(source),
@@ -43,8 +43,7 @@ def convert(source: Path | str, arch: str, out: Path | str) -> list[int]:
     'std': IMAGENET_STD,
     'converter_version': __version__,
   }
-  weights.save_teacher(out, arch, unflatten_dict(params, sep='/'), metadata)
-  return list(range(1, stages + 1))
+  return weights.save_teacher(out, arch, unflatten_dict(params, sep='/'), metadata)
 
 
 def read_state_dict(source: Path | str) -> dict[str, np.ndarray]:
@@ -59,7 +58,7 @@ def read_state_dict(source: Path | str) -> dict[str, np.ndarray]:
   if source.suffix == '.safetensors':
     try:
       return load_file(source)
-    except (SafetensorError, OSError) as error:
+    except (SafetensorError, OSError, AttributeError) as error:  # a dtype that numpy lacks
       raise UserError(f'{source} is not a readable safetensors file: {error}.') from error
   if source.suffix not in ('.pth', '.pt'):
     raise UserError(f'{source} must end in .safetensors, .pth or .pt.')

@@ -7,8 +7,8 @@ Everything is computed in float32 at least, whatever the dtype of the input
 import jax
 import jax.numpy as jnp
 
-# Below this norm a vector has no direction: it is treated as the zero vector,
-# and no gradient flows through its norm (a ReLU makes exact zeros common).
+# Vectors are divided by at least this norm, and no gradient flows through a
+# smaller one: a ReLU makes exact zeros common, and they must stay zeros.
 _MIN_NORM = 1e-8
 
 

@@ -28,7 +28,8 @@ def score_images(
   Returns:
     (maps [N, S, S], scores [N]), raw: neither clipped nor normalised.
   """
-  devices, batch_size = system.devices, system.config.eval.batch_size
+  devices = system.devices
+  batch_size = devices.round_up(system.config.eval.batch_size)
   variables = devices.replicate({'params': state.params, 'batch_stats': state.batch_stats})
   all_maps, all_scores = [], []
   with progress_bar('scoring', len(images)) as progress:

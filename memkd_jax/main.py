@@ -43,13 +43,13 @@ def _parse_flags(argv: list[str]) -> list[str]:
     rest = app.parse_flags_with_usage(argv)
     _ = _CONFIG.value  # a file that did not load is reported only here
     return rest
-  except AttributeError as error:
+  except (AttributeError, KeyError) as error:
     cause: Exception = error
     while cause.args and isinstance(cause.args[0], Exception):
       cause = cause.args[0]  # ml_collections wraps what it means
     hint = ' '.join(str(cause.args[0]).split())
     sys.exit(f'memkd_jax: the config has no field {hint} (memkd_jax/config.py lists them all)')
-  except OSError as error:
+  except (OSError, SyntaxError, ImportError, TypeError) as error:
     reason = str(error).strip().splitlines()[-1].strip()
     sys.exit(f'memkd_jax: --config cannot be loaded: {reason}')
 

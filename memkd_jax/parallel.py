@@ -35,6 +35,10 @@ class Devices:
         f'multiple of {len(self)}, for example --config.{field}={nearest}.'
       )
 
+  def round_up(self, number: int) -> int:
+    """The next multiple of the number of devices, for batches that are padded."""
+    return -(-number // len(self)) * len(self)
+
   def map(self, function: Callable, donate: Sequence[int] = ()) -> Callable:
     """Pmaps `function` with the axis name 'batch' over arguments stacked by device."""
     return jax.pmap(

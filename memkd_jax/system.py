@@ -51,11 +51,12 @@ class System:
     if model.dtype == 'float64' and not jax.config.read('jax_enable_x64'):
       raise UserError('--config.model.dtype=float64 needs JAX_ENABLE_X64=1 in the environment.')
     self.devices.check_divide(train.batch_size, 'train.batch_size')
-    self.devices.check_divide(train.exemplars, 'train.exemplars')
-    self.devices.check_divide(config.eval.batch_size, 'eval.batch_size')
-
     self.memories = built_memories(model.stages, model.memories)
+    if self.memories:
+      self.devices.check_divide(train.exemplars, 'train.exemplars')
     self.notes: list[str] = []
+    for m in sorted(set(model.memories) - set(self.memories)):
+      self.notes.append(f'M_{m} is not built: no distilled stage lies behind it.')
     params = self._load_teacher()
     exemplar_stages = self._choose_m3_target(has_stage4='stage4' in params)
     dtype = jnp.dtype(model.dtype)
@@ -191,17 +192,15 @@ class System:
   def _choose_m3_target(self, has_stage4: bool) -> int:
     """Returns the number of teacher stages that the memories' targets need."""
     target = self.config.model.m3_target
-    if 3 not in self.memories or target == 'embedding':
+    if 3 not in self.memories:
       return 3
-    if has_stage4:
+    if target != 'embedding' and has_stage4:
       return 4
     if target == 'stage4':
       raise UserError(
         f'{self.config.model.teacher_weights} holds no stage 4, which '
         '--config.model.m3_target=stage4 needs; use embedding, or convert full weights.'
       )
-    self.notes.append(
-      "The teacher's weights hold no stage 4: the target of M_3 is the embedding "
-      '(model.m3_target=embedding).'
-    )
+    why = '' if target == 'embedding' else ": the teacher's weights hold no stage 4"
+    self.notes.append(f'The target of M_3 is the embedding (model.m3_target=embedding){why}.')
     return 3

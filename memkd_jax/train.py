@@ -1,5 +1,6 @@
 """Trains one category, and runs all the categories of a data set."""
 
+import hashlib
 import math
 import time
 from pathlib import Path
@@ -12,7 +13,7 @@ from tqdm import tqdm
 from memkd_jax import weights
 from memkd_jax.checkpoint import Checkpoints
 from memkd_jax.config import RANDOM_TEACHER, resolve
-from memkd_jax.data.arrays import Split, load_split
+from memkd_jax.data.arrays import load_split
 from memkd_jax.data.datasets import Dataset, choose_categories, open_dataset
 from memkd_jax.data.order import batch_indices, number_of_steps
 from memkd_jax.errors import UserError
@@ -48,19 +49,21 @@ def run(config: ConfigDict, workdir: Path | str, mode: str = 'train') -> dict[st
   root = Path(config.data.dir)
   dataset = open_dataset(config.data.dataset, root)
   categories = choose_categories(dataset, root, config.data.categories)
-  system = System(config)
   folder = Workdir(workdir)
+  if mode == 'evaluate':
+    folder.check_exists()
+  system = System(config)
   folder.claim(_with_teacher_hash(config))
   for note in system.notes:
     print(f'Note: {note}', flush=True)
 
   failed = {}
   for category in categories:
-    if mode == 'train' and folder.read_result(category, config.seed) is not None:
-      print(f'{category}: finished already', flush=True)
-      continue
     try:
-      _run_category(system, dataset, root, category, folder, mode)
+      if mode == 'train' and folder.read_result(category, config.seed) is not None:
+        print(f'{category}: finished already', flush=True)
+      else:
+        _run_category(system, dataset, root, category, folder, mode)
     except (UserError, OSError) as error:  # the system's errors name the path themselves
       failed[category] = str(error)
       print(f'{category} failed: {error}', flush=True)
@@ -91,7 +94,8 @@ def train_category(
     where nothing was left to do).
 
   Raises:
-    UserError: a term was NaN or infinite, or a checkpoint is damaged.
+    UserError: a term was NaN or infinite, or there is a checkpoint that is damaged
+      or was trained on other images.
   """
   train, devices = system.config.train, system.devices
   batch_size = train.batch_size
@@ -101,17 +105,21 @@ def train_category(
       f'{category}: {len(images)} images in {train.epochs} epochs fill no batch of '
       f'{batch_size}; raise --config.train.epochs or lower --config.train.batch_size.'
     )
+  metadata = {
+    'train_images': len(images),
+    'train_sha256': hashlib.sha256(images.data).hexdigest(),
+  }
   host_state = system.init_state(category, images)
   last_terms: dict[str, float] = {}
   with Checkpoints(folder / 'checkpoints') as checkpoints:
     if checkpoints.latest_step() is not None:
+      if checkpoints.read_metadata() != metadata:
+        raise UserError(
+          f'{folder / "checkpoints"} began with other training images; give it the same '
+          'ones, or choose another --workdir.'
+        )
       host_state = checkpoints.restore(host_state)
     start = int(host_state.step)
-    if start > steps:
-      raise UserError(
-        f'{folder / "checkpoints"} is {start} steps old but {len(images)} images make '
-        f'only {steps}: the training set has shrunk; choose another --workdir.'
-      )
     if start == steps:
       return host_state, last_terms
     state = devices.replicate(host_state)
@@ -133,7 +141,7 @@ def train_category(
         if done % train.checkpoint_steps == 0 or done == steps:
           last_terms = reporter.finish()
           host_state = devices.fetch(state)
-          checkpoints.save(done, host_state)
+          checkpoints.save(done, host_state, metadata)
   return host_state, last_terms
 
 
@@ -198,20 +206,22 @@ def _run_category(
   config = system.config
   # Everything is listed and decoded first: a broken test image must not come to
   # light only after the training.
-  train_samples = dataset.list_samples(root, category, 'train')
+  size, threads = config.data.image_size, config.data.threads
   test_samples = dataset.list_samples(root, category, 'test')
   check_test_split(category, test_samples)
-  size, threads = config.data.image_size, config.data.threads
-  test = load_split(test_samples, size, threads)
   category_folder = folder.category(category, config.seed)
   if mode == 'train':
+    train_samples = dataset.list_samples(root, category, 'train')
+    test = load_split(test_samples, size, threads)
     train = load_split(train_samples, size, threads)
     state, _ = train_category(system, category, train.images, category_folder)
+    train_images = len(train_samples)
   else:
-    state = _final_state(system, category, test, len(train_samples), category_folder)
+    test = load_split(test_samples, size, threads)
+    state, train_images = _final_state(system, category, test.images, category_folder)
   figures = evaluate_category(system, state, category, test, category_folder)
   counts = {
-    'train': len(train_samples),
+    'train': train_images,
     'test_normal': int(np.sum(test.labels == 0)),
     'test_anomalous': int(np.sum(test.labels == 1)),
   }
@@ -219,25 +229,32 @@ def _run_category(
 
 
 def _final_state(
-  system: System, category: str, test: Split, train_images: int, folder: Path
-) -> TrainState:
-  """The checkpoint after the last step; no other may be reported."""
-  checkpoints_folder = folder / 'checkpoints'
-  steps = number_of_steps(
-    system.config.train.epochs, train_images, system.config.train.batch_size
-  )
-  if not checkpoints_folder.is_dir():
-    raise UserError(
-      f'There are no checkpoints in {checkpoints_folder}; train without --mode=evaluate.'
-    )
-  with Checkpoints(checkpoints_folder) as checkpoints:
+  system: System, category: str, images: np.ndarray, folder: Path
+) -> tuple[TrainState, int]:
+  """The state after the last step, for no other may be reported.
+
+  Args:
+    system: the compiled steps.
+    category: named in errors.
+    images: uint8 [N, S, S, 3], any; only their size counts.
+    folder: where checkpoints/ is.
+
+  Returns:
+    The state, and the number of images that it was trained on.
+  """
+  path, train = folder / 'checkpoints', system.config.train
+  if not path.is_dir():
+    raise UserError(f'There are no checkpoints in {path}; train without --mode=evaluate.')
+  with Checkpoints(path) as checkpoints:
     latest = checkpoints.latest_step()
-    if latest != steps:
+    train_images = checkpoints.read_metadata()['train_images'] if latest is not None else 0
+    steps = number_of_steps(train.epochs, train_images, train.batch_size)
+    if latest is None or latest != steps:
       raise UserError(
-        f'{checkpoints_folder} ends at step {latest} of {steps}; '
-        'finish the training without --mode=evaluate.'
+        f'The training in {path} has not ended (step {latest or 0} of {steps or "?"}); '
+        'finish it without --mode=evaluate.'
       )
-    return checkpoints.restore(system.init_state(category, test.images))
+    return checkpoints.restore(system.init_state(category, images)), train_images
 
 
 def _with_teacher_hash(config: ConfigDict) -> ConfigDict:

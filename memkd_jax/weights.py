@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save
+from safetensors.numpy import load_file, save
 
 from memkd_jax import files
 from memkd_jax.errors import UserError
@@ -21,7 +21,7 @@ from memkd_jax.models.resnet import ARCHITECTURES, Teacher
 # writes several keys is not defined, and equal inputs must give equal files.
 _METADATA_KEY = 'memkd_jax'
 _HOW_TO_CONVERT = (
-  'make them with: python tools/convert_torchvision.py --arch={arch} '
+  'convert it with: python tools/convert_torchvision.py --arch={arch} '
   '--source=STATE_DICT.pth --out={path}'
 )
 
@@ -44,14 +44,15 @@ def load(path: Path | str, expected_arch: str | None = None) -> tuple[str, dict[
   arch = read_metadata(path, expected_arch)['arch']
   if expected_arch not in (None, arch):
     raise UserError(
-      f'{path} holds a {arch}, but the backbone is {expected_arch}: change '
-      '--config.model.backbone or --config.model.teacher_weights.'
+      f'{path} holds a {arch}, but --config.model.backbone is {expected_arch}: change it, or '
+      + _HOW_TO_CONVERT.format(arch=expected_arch, path='OTHER.safetensors')
     )
-  with safe_open(path, framework='numpy') as file:
-    tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-  stages = 4 if any(name.startswith('stage4/') for name in tensors) else 3
-  if problems := mismatches(tensors, arch, stages):
-    how = _HOW_TO_CONVERT.format(arch=arch, path=path)
+  how = _HOW_TO_CONVERT.format(arch=arch, path=path)
+  try:
+    tensors = load_file(path)
+  except (SafetensorError, AttributeError) as error:  # of a dtype that numpy lacks
+    raise UserError(f'{path} holds tensors that cannot be read ({error}); {how}') from error
+  if problems := mismatches(tensors, arch):
     raise UserError(f'{path} does not fit {arch}: {"; ".join(problems)}; {how}')
   return arch, unflatten_dict(tensors, sep='/')
 
@@ -68,7 +69,7 @@ def read_metadata(path: Path | str, expected_arch: str | None = None) -> dict[st
   """
   how = _HOW_TO_CONVERT.format(arch=expected_arch or 'ARCH', path=path)
   if not Path(path).is_file():
-    raise UserError(f'There are no teacher weights at {path}; {how}')
+    raise UserError(f'There is no teacher at {path}; {how}')
   try:
     with safe_open(path, framework='numpy') as file:
       metadata = json.loads((file.metadata() or {})[_METADATA_KEY])
@@ -85,7 +86,7 @@ def read_metadata(path: Path | str, expected_arch: str | None = None) -> dict[st
 
 def save_teacher(
   path: Path | str, arch: str, params: dict[str, Any], metadata: dict[str, Any]
-) -> None:
+) -> list[int]:
   """Writes folded parameters; equal inputs give byte-identical files.
 
   Args:
@@ -93,26 +94,31 @@ def save_teacher(
     arch: a key of `ARCHITECTURES`.
     params: of `Teacher`.
     metadata: JSON values that are stored beside the architecture and its stages.
+
+  Returns:
+    The stages that the file holds.
   """
   tensors = flatten_dict(params, sep='/')
   stages = sorted({int(n[5]) for n in tensors if n.startswith('stage')})
   text = json.dumps({'arch': arch, 'stages': stages} | metadata, sort_keys=True)
   with files.replacing(path) as temporary:
     temporary.write_bytes(save(tensors, {_METADATA_KEY: text}))
+  return stages
 
 
-def mismatches(tensors: dict[str, np.ndarray], arch: str, stages: int) -> list[str]:
+def mismatches(tensors: dict[str, np.ndarray], arch: str) -> list[str]:
   """Names every missing, extra, misshapen, mistyped or infinite tensor of a teacher.
 
   Args:
-    tensors: {'stage1/block0/conv1/conv/kernel': array, ...}.
+    tensors: {'stage1/block0/conv1/conv/kernel': array, ...}; stage 4 is there in
+      full or not at all.
     arch: a key of `ARCHITECTURES`.
-    stages: 3 or 4, the stages that should be there.
 
   Returns:
     One clause per problem, sorted; empty where all is well.
   """
-  expected = _expected_tensors(arch, stages)
+  has_stage4 = any(name.startswith('stage4/') for name in tensors)
+  expected = _expected_tensors(arch, 4 if has_stage4 else 3)
   problems = [f'{n} is missing' for n in expected if n not in tensors]
   problems += [f'{n} does not belong to {arch}' for n in tensors if n not in expected]
   for name in expected.keys() & tensors.keys():

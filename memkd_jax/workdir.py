@@ -29,6 +29,11 @@ class Workdir:
     """The folder of one category's run."""
     return self.root / category / f'seed_{seed}'
 
+  def check_exists(self) -> None:
+    """Raises UserError where there is no run to evaluate."""
+    if not (self.root / 'config.json').exists():
+      raise UserError(f'{self.root} holds no run to evaluate; name its folder with --workdir.')
+
   def claim(self, config: ConfigDict) -> None:
     """Writes config.json, or checks that the one there would give the same figures.
 
@@ -46,13 +51,14 @@ class Workdir:
       raise UserError(f'Cannot use {self.root} as --workdir: {error.strerror}.') from error
 
   def read_result(self, category: str, seed: int) -> dict[str, Any] | None:
-    """The finished result of a category, None where there is none."""
+    """The metrics and counts of a finished category, None where it is not finished."""
     path = self.category(category, seed) / 'result.json'
     if not path.exists():
       return None
     try:
-      return json.loads(path.read_text(encoding='utf-8'))
-    except ValueError as error:
+      result = json.loads(path.read_text(encoding='utf-8'))
+      return {'metrics': dict(result['metrics']), 'counts': dict(result['counts'])}
+    except (ValueError, KeyError, TypeError) as error:
       raise UserError(f'{path} is damaged ({error}); remove it to score again.') from error
 
   def write_result(self, category: str, seed: int, result: dict[str, Any]) -> None:

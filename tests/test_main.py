@@ -60,11 +60,14 @@ def flags_of(config, workdir):
         '--config.model.backbone=resnet18',
         '--config.model.teacher_weights={tmp}/x.safetensors',
       ],
-      'There are no teacher weights at {tmp}/x.safetensors; make them with: '
+      'There is no teacher at {tmp}/x.safetensors; convert it with: '
       'python tools/convert_torchvision.py --arch=resnet18',
     ),
     (['--config.train.epoch=3'], 'has no field \'epoch\' Did you mean "epochs"'),
+    (['--config.modle.backbone=x'], 'has no field \'modle\' Did you mean "model"'),
     (['--config=configs/gone.py'], '--config cannot be loaded'),
+    (['--config=README.md'], '--config cannot be loaded'),
+    (['--mode=evaluate'], '{tmp}/run holds no run to evaluate'),
     (
       ['--config.model.stages=()'],
       '--config.model.stages=(): give a value that names at least',
@@ -100,7 +103,7 @@ def test_a_killed_run_resumes_to_the_same_parameters(tiny_config, tmp_path, make
   process = start(*killed)
   log = tmp_path / 'killed' / 'bolt' / 'seed_0' / 'metrics.jsonl'
   deadline = time.monotonic() + 120
-  while not (log.exists() and log.read_text().count('\n') >= 7):
+  while not (log.exists() and log.read_text().count('\n') >= 11):
     assert process.poll() is None, process.stderr.read()
     assert time.monotonic() < deadline
     time.sleep(0.01)
@@ -109,6 +112,7 @@ def test_a_killed_run_resumes_to_the_same_parameters(tiny_config, tmp_path, make
   process.stdout.close()
   process.stderr.close()
   assert not (tmp_path / 'killed' / 'results.json').exists()
+  before = log.read_text().splitlines()
 
   code, _, err = run(*killed)
   assert code == 0, err
@@ -118,6 +122,11 @@ def test_a_killed_run_resumes_to_the_same_parameters(tiny_config, tmp_path, make
   assert results[0] == results[1]
   steps = [json.loads(line)['step'] for line in log.read_text().splitlines()]
   assert steps == list(range(1, 51))
+  # It resumed and did not start anew: the first lines, with their speeds, are
+  # those of the killed process. At most one save was under way.
+  kept = [a == b for a, b in zip(before, log.read_text().splitlines(), strict=False)]
+  assert sum(kept) >= 4
+  assert kept == sorted(kept, reverse=True)
 
   system = System(resolve(tiny_config))
   like = system.init_state('bolt', np.zeros((10, 32, 32, 3), np.uint8))

@@ -39,5 +39,6 @@ def test_collectives_go_over_all_devices():
 def test_a_batch_that_the_devices_do_not_divide_is_refused():
   devices = Devices()
   devices.check_divide(8, 'train.batch_size')
+  assert [devices.round_up(n) for n in (1, 4, 5)] == [4, 4, 8]
   with pytest.raises(UserError, match=r'train\.batch_size=6 .* 4 devices.*batch_size=4'):
     devices.check_divide(6, 'train.batch_size')

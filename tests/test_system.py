@@ -32,16 +32,27 @@ def test_m3_target_follows_the_weights(tiny_config, tmp_path, one_device):
     System(tiny_config, one_device)
   tiny_config.model.memories = (1, 2)  # without M_3 nothing asks for stage 4
   assert System(tiny_config, one_device).notes == []
+  tiny_config.model.memories = (1, 2, 3)
+  tiny_config.model.m3_target = 'embedding'
+  assert 'target of M_3 is the embedding' in System(tiny_config, one_device).notes[0]
+  tiny_config.model.stages = (2, 3)
+  assert 'M_1 is not built' in System(tiny_config, one_device).notes[0]
+
+
+def test_without_memories_any_number_of_exemplars_will_do(tiny_config):
+  tiny_config.model.memories = ()
+  tiny_config.train.exemplars = 3
+  System(tiny_config, Devices())
 
 
 def test_weights_of_another_backbone_are_refused(tiny_config, tmp_path, one_device):
   tiny_config.model.teacher_weights = save_teacher(tmp_path / 'x.safetensors')
   tiny_config.model.backbone = 'tiny_bottleneck'
-  with pytest.raises(UserError, match='holds a tiny_basic, but the backbone is tiny_b'):
+  with pytest.raises(UserError, match=r'holds a tiny_basic, .*py --arch=tiny_bottleneck'):
     System(tiny_config, one_device)
 
 
-@pytest.mark.parametrize('field', ['train.batch_size', 'train.exemplars', 'eval.batch_size'])
+@pytest.mark.parametrize('field', ['train.batch_size', 'train.exemplars'])
 def test_what_the_devices_do_not_divide_is_refused(tiny_config, field):
   section, name = field.split('.')
   tiny_config[section][name] = 6

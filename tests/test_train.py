@@ -52,6 +52,22 @@ def assert_same(a, b):
   jax.tree.map(np.testing.assert_array_equal, a, b)
 
 
+def stop_after(monkeypatch, config, workdir, steps):
+  """Runs, and interrupts before the next step."""
+  order, calls = train.batch_indices, []
+
+  def interrupted(*arguments):
+    calls.append(arguments)
+    if len(calls) > steps:
+      raise KeyboardInterrupt
+    return order(*arguments)
+
+  with monkeypatch.context() as patch:
+    patch.setattr(train, 'batch_indices', interrupted)
+    with pytest.raises(KeyboardInterrupt):
+      train.run(config, workdir)
+
+
 def log_of(workdir, category='bolt'):
   lines = (workdir / category / 'seed_0' / 'metrics.jsonl').read_text().splitlines()
   return [json.loads(line) for line in lines]
@@ -113,20 +129,13 @@ def test_a_stopped_run_ends_as_an_undisturbed_one(
   tiny_config.train.checkpoint_steps = 2
   train.run(tiny_config, tmp_path / 'whole')
 
-  order, calls = train.batch_indices, []
-
-  def interrupted(*arguments):
-    calls.append(arguments)
-    if len(calls) > stop:
-      raise KeyboardInterrupt
-    return order(*arguments)
-
-  with monkeypatch.context() as patch:
-    patch.setattr(train, 'batch_indices', interrupted)
-    with pytest.raises(KeyboardInterrupt):
-      train.run(tiny_config, tmp_path / 'stopped')
+  stop_after(monkeypatch, tiny_config, tmp_path / 'stopped', stop)
   assert not (tmp_path / 'stopped' / 'results.json').exists()
-  results = train.run(tiny_config, tmp_path / 'stopped')
+  order, calls = train.batch_indices, []
+  with monkeypatch.context() as patch:
+    patch.setattr(train, 'batch_indices', lambda *a: calls.append(a) or order(*a))
+    results = train.run(tiny_config, tmp_path / 'stopped')
+  assert len(calls) == STEPS - 2 * (stop // 2)  # from the last checkpoint, not from 0
   assert results == json.loads((tmp_path / 'whole' / 'results.json').read_text())
   assert_same(*(final_state(tiny_config, tmp_path / n) for n in ('whole', 'stopped')))
   whole, stopped = (log_of(tmp_path / name) for name in ('whole', 'stopped'))
@@ -160,19 +169,36 @@ def test_finished_categories_are_skipped_and_others_join_them(
   assert train.run(tiny_config, workdir, 'evaluate')['categories'] == results['categories']
 
 
-def test_evaluation_needs_a_finished_training(tiny_config, tmp_path, make_category):
+def test_evaluation_needs_a_finished_training(
+  tiny_config, tmp_path, make_category, monkeypatch
+):
   make_category(tmp_path / 'data')
+  tiny_config.train.checkpoint_steps = 2
+  with pytest.raises(UserError, match='holds no run to evaluate'):
+    train.run(tiny_config, tmp_path / 'gone', 'evaluate')
+  assert not (tmp_path / 'gone').exists()
+
+  stop_after(monkeypatch, tiny_config, tmp_path / 'run', 3)
   results = train.run(tiny_config, tmp_path / 'run', 'evaluate')
   assert results['mean'] is None
-  assert 'no checkpoints in' in results['failed']['bolt']
-  assert not (tmp_path / 'run' / 'bolt').exists()
+  assert 'has not ended (step 2 of 5)' in results['failed']['bolt']
+  tiny_config.data.categories = 'nut'
+  make_category(tmp_path / 'data', 'nut')
+  results = train.run(tiny_config, tmp_path / 'run', 'evaluate')
+  assert 'no checkpoints in' in results['failed']['nut']
+  assert not (tmp_path / 'run' / 'nut').exists()
 
-  tiny_config.train.epochs = 2
-  train.run(tiny_config, tmp_path / 'short')
-  (tmp_path / 'short' / 'config.json').unlink()
-  tiny_config.train.epochs = 4
-  results = train.run(tiny_config, tmp_path / 'short', 'evaluate')
-  assert 'ends at step 2 of 5' in results['failed']['bolt']
+
+def test_a_changed_training_set_is_not_mixed_into_a_run(
+  tiny_config, tmp_path, make_category, monkeypatch
+):
+  category = make_category(tmp_path / 'data')
+  tiny_config.train.checkpoint_steps = 2
+  stop_after(monkeypatch, tiny_config, tmp_path / 'run', 3)
+  good = category / 'train' / 'good'
+  (good / '000.png').write_bytes((good / '001.png').read_bytes())
+  results = train.run(tiny_config, tmp_path / 'run')
+  assert 'began with other training images' in results['failed']['bolt']
 
 
 def test_a_category_that_fails_does_not_stop_the_others(tiny_config, tmp_path, make_category):

@@ -1,5 +1,6 @@
 """One step: gradients where they belong, and the same on 1 and on 4 devices."""
 
+import itertools
 import json
 import os
 import subprocess
@@ -153,8 +154,8 @@ def test_training_lowers_the_loss(tiny_config, images, kd):
   tiny_config.loss.kd = kd
   system = System(tiny_config, Devices(jax.devices()[:1]))
   state = system.devices.replicate(system.init_state('bolt', images))
-  losses = []
-  for step in range(8):
+  losses, statistics = [], []
+  for step in range(8):  # eight epochs of one batch
     state, terms = system.train_step(
       state,
       system.teacher_params,
@@ -162,7 +163,12 @@ def test_training_lowers_the_loss(tiny_config, images, kd):
       system.exemplars('bolt', images, step),
     )
     losses.append(float(terms['loss'][0]))
+    statistics.append(system.devices.fetch(state.batch_stats))
   assert losses[-1] < 0.7 * losses[0]
+  # BatchNorm stays in training mode after the first epoch.
+  for before, after in itertools.pairwise(statistics):
+    changes = jax.tree.map(lambda a, b: np.abs(a - b).max(), before, after)
+    assert min(jax.tree.leaves(changes)) > 0
 
 
 _TWENTY_STEPS = """

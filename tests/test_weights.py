@@ -52,7 +52,7 @@ def test_all_mismatches_are_named_at_once(tmp_path, params):
 
 
 def test_other_files_are_refused(tmp_path, params):
-  with pytest.raises(UserError, match=r'no teacher weights at .*convert_torchvision\.py'):
+  with pytest.raises(UserError, match=r'no teacher at .*convert_torchvision\.py'):
     weights.load(tmp_path / 'gone.safetensors')
   (tmp_path / 'broken.safetensors').write_bytes(b'\xff' * 64)
   with pytest.raises(UserError, match='not a readable safetensors file'):

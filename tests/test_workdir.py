@@ -49,13 +49,15 @@ def test_a_file_in_the_place_of_the_folder_is_named(tmp_path):
 def test_results_come_back_and_mark_the_finished(tmp_path):
   workdir = Workdir(tmp_path)
   assert workdir.read_result('bolt', 0) is None
-  workdir.write_result('bolt', 0, {'metrics': {'I-AUC': 1.0}})
-  workdir.write_result('nut', 1, {})
-  assert workdir.read_result('bolt', 0) == {'metrics': {'I-AUC': 1.0}}
+  result = {'metrics': {'I-AUC': 1.0}, 'counts': {'train': 3}}
+  workdir.write_result('bolt', 0, result)
+  workdir.write_result('nut', 1, result)
+  assert workdir.read_result('bolt', 0) == result
   assert workdir.finished(0) == ['bolt']
-  (tmp_path / 'bolt' / 'seed_0' / 'result.json').write_text('{')
-  with pytest.raises(UserError, match=r'result\.json is damaged'):
-    workdir.read_result('bolt', 0)
+  for text in ('{', '[]', '{"metrics": 1}'):
+    (tmp_path / 'bolt' / 'seed_0' / 'result.json').write_text(text)
+    with pytest.raises(UserError, match=r'result\.json is damaged'):
+      workdir.read_result('bolt', 0)
 
 
 def test_a_resumed_log_keeps_its_steps_increasing(tmp_path):

@@ -10,9 +10,9 @@ from absl import app, flags
 
 from memkd_jax import conversion
 from memkd_jax.errors import UserError
-from memkd_jax.models.resnet import ARCHITECTURES
+from memkd_jax.models.resnet import BACKBONES
 
-_ARCH = flags.DEFINE_enum('arch', None, list(ARCHITECTURES), 'Architecture.', required=True)
+_ARCH = flags.DEFINE_enum('arch', None, list(BACKBONES), 'Architecture.', required=True)
 _SOURCE = flags.DEFINE_string(
   'source', None, 'State dict: .safetensors, or .pth / .pt (needs torch).', required=True
 )

@@ -20,15 +20,13 @@ class Split:
     ids: of the samples.
     images: uint8 [N, S, S, 3], RGB.
     labels: int64 [N], 1 for anomalous, from the sample and not from its mask.
-    masks: bool [N, S, S], or None where the set has anomalies but no masks.
-    defects: kind of defect of each image.
+    masks: bool [N, S, S], or None where no sample has a mask.
   """
 
   ids: tuple[str, ...]
   images: np.ndarray
   labels: np.ndarray
   masks: np.ndarray | None
-  defects: tuple[str, ...]
 
 
 def load_split(samples: Sequence[Sample], size: int, threads: int) -> Split:
@@ -68,5 +66,4 @@ def load_split(samples: Sequence[Sample], size: int, threads: int) -> Split:
     images=images,
     labels=np.array([s.label for s in samples]),
     masks=masks,
-    defects=tuple(s.defect for s in samples),
   )

@@ -43,7 +43,13 @@ def open_dataset(name: str, root: Path) -> Dataset:
   """
   dataset = DATASETS[name]
   if dataset.prepare is not None and not root.exists():
-    dataset.prepare(root)
+    try:
+      dataset.prepare(root)
+    except OSError as error:
+      raise UserError(
+        f'The demo cannot write its data to {root} ({error.strerror}); '
+        'name another folder with --config.data.dir=DIR.'
+      ) from error
   if not root.is_dir():
     raise UserError(
       f'There is no data folder {root}. {dataset.where}; expected layout: {folder.LAYOUT}. '

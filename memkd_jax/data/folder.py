@@ -21,7 +21,7 @@ LAYOUT = (
 
 def list_categories(root: Path) -> list[str]:
   """Names of the folders of `root` that hold train/good, sorted."""
-  return sorted(p.parent.parent.name for p in root.glob('*/train/good') if p.is_dir())
+  return [p.name for p in _folders(root) if (p / 'train' / GOOD).is_dir()]
 
 
 def list_samples(root: Path, category: str, split: str) -> list[Sample]:
@@ -48,7 +48,7 @@ def list_samples(root: Path, category: str, split: str) -> list[Sample]:
     test = folder / 'test'
     if not test.is_dir():
       raise UserError(f'There is no folder {test}; expected layout: {LAYOUT}.')
-    defects = sorted(p.name for p in test.iterdir() if p.is_dir())
+    defects = [p.name for p in _folders(test)]
     has_truth = truth.is_dir()
     if has_truth:
       _check_masks(truth, test)
@@ -85,7 +85,7 @@ def _list_defect(folder: Path, split: str, defect: str, truth: Path | None) -> l
 
 def _check_masks(truth: Path, test: Path) -> None:
   """Every mask must have its image."""
-  for folder in sorted(p for p in truth.iterdir() if p.is_dir()):
+  for folder in _folders(truth):
     stems = {p.stem for p in _images(test / folder.name)}
     for mask in _images(folder):
       if _stem_of_mask(mask) not in stems:
@@ -97,6 +97,11 @@ def _check_masks(truth: Path, test: Path) -> None:
 
 def _stem_of_mask(mask: Path) -> str:
   return mask.stem.removesuffix('_mask')
+
+
+def _folders(folder: Path) -> list[Path]:
+  """The folders in a folder, sorted; hidden ones (.ipynb_checkpoints) are left out."""
+  return sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith('.'))
 
 
 def _images(folder: Path) -> list[Path]:

@@ -21,8 +21,9 @@ _DECODING_ERRORS = (
 def read_image(path: Path, size: int) -> tuple[np.ndarray, tuple[int, int]]:
   """Reads an image of any format and mode that Pillow opens.
 
-  Grey and palette are expanded, alpha is dropped, 16 bits are scaled by 1/257,
-  EXIF orientation is applied.
+  Grey and palette are expanded, alpha is dropped, 16-bit grey is scaled by 1/257,
+  EXIF orientation is applied. (Pillow itself reads 16-bit colour as its high
+  bytes, which differs from the scaling by at most 1.)
 
   Args:
     path: the file.
@@ -61,6 +62,9 @@ def read_mask(path: Path, size: int) -> tuple[np.ndarray, tuple[int, int]]:
   """
   try:
     with Image.open(path) as file:
+      if file.mode != 'I;16' and any('16' in str(tile.args) for tile in file.tile):
+        # Pillow keeps only the high bytes, and class ids are low bytes.
+        raise ValueError('it has 16 bits per colour; save it as a grey image')
       values = np.asarray(file)
       if file.mode in ('LA', 'PA', 'La', 'RGBA', 'RGBa'):
         values = values[..., :-1]  # alpha says nothing about defects

@@ -89,10 +89,10 @@ def cumulative_counts(
   Raises:
     ValueError: shapes differ or a value is not allowed.
   """
-  scores = check_scores(scores, 'scores').ravel()
-  labels = _check_labels(labels)
-  if labels.size != scores.size:
-    raise ValueError(f'labels has {labels.size} entries, scores has {scores.size}')
+  scores, labels = check_scores(scores, 'scores'), _check_labels(labels)
+  if labels.shape != scores.shape:
+    raise ValueError(f'labels has shape {labels.shape}, scores has {scores.shape}')
+  scores, labels = scores.ravel(), labels.ravel()
   order = np.argsort(scores)[::-1]
   scores, labels = scores[order], labels[order]
   last_of_tie = np.append(scores[1:] != scores[:-1], True)
@@ -113,7 +113,7 @@ def check_scores(scores: ArrayLike, name: str) -> np.ndarray:
 
 
 def _check_labels(labels: ArrayLike) -> np.ndarray:
-  labels = np.asarray(labels).ravel()
+  labels = np.asarray(labels)
   if labels.dtype != bool and not np.isin(labels, (0, 1)).all():
     raise ValueError('labels must be bool, or 0 (normal) and 1 (anomalous)')
   return labels.astype(bool)

@@ -46,6 +46,9 @@ ARCHITECTURES = {
   'tiny_bottleneck': Architecture('bottleneck', (1, 1, 1, 1), planes=4, width_factor=2),
 }
 
+# What users choose from.
+BACKBONES = tuple(name for name in ARCHITECTURES if not name.startswith('tiny'))
+
 
 class ResidualBlock(nn.Module):
   """A basic or a bottleneck block; the stride sits on a 3x3, as in torchvision.

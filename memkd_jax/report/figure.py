@@ -67,6 +67,6 @@ def write_figure(path: Path, test: Split, maps: np.ndarray, scores: np.ndarray) 
       if column == 0:
         axis.set_ylabel(name, fontsize=9)
     title = f'{test.ids[i].removeprefix("test/")}\nscore {scores[i]:.3f}'
-    axes[0, column].set_title(title, fontsize=7)
+    axes[0, column].set_title(title, fontsize=7, parse_math=False)
   with files.replacing(path) as temporary:
     figure.savefig(temporary, dpi=100)

@@ -35,8 +35,9 @@ def collect(
     The mean is unweighted, of the metrics that every category has.
   """
   others = [c for c in workdir.finished(config.seed) if c not in categories]
-  read = {c: workdir.read_result(c, config.seed) for c in [*categories, *others]}
-  results = {c: result for c, result in read.items() if result and c not in failed}
+  wanted = [c for c in [*categories, *others] if c not in failed]
+  read = {c: workdir.read_result(c, config.seed) for c in wanted}
+  results = {c: result for c, result in read.items() if result is not None}
   figures = {category: result['metrics'] for category, result in results.items()}
   mean = None
   if figures and not failed:

@@ -11,6 +11,9 @@ def test_lists_what_is_there(tmp_path, make_category):
   make_category(tmp_path, 'bolt')
   make_category(tmp_path, 'nut')
   (tmp_path / 'readme').mkdir()
+  shutil.copytree(tmp_path / 'nut', tmp_path / '.trash')
+  hidden = tmp_path / 'bolt' / 'test' / '.ipynb_checkpoints'
+  shutil.copytree(tmp_path / 'bolt' / 'test' / 'hole', hidden)
   (tmp_path / 'bolt' / 'test' / 'good' / 'Thumbs.db').write_bytes(b'')
   (tmp_path / 'bolt' / 'test' / 'good' / '.hidden.png').write_bytes(b'')
   assert folder.list_categories(tmp_path) == ['bolt', 'nut']
@@ -44,7 +47,6 @@ def test_arrays_keep_the_order_and_the_label_of_a_vanished_defect(tmp_path, make
   assert split.images.shape == (6, 16, 16, 3)
   assert split.labels.tolist() == [0, 0, 0, 1, 1, 1]
   assert split.masks.any((1, 2)).tolist() == [False, False, False, False, True, True]
-  assert split.defects == ('good',) * 3 + ('hole',) * 3
 
 
 def remove_mask(category):

@@ -50,7 +50,7 @@ def slow_aupro(masks, maps, limit):
   return area / limit
 
 
-@settings(max_examples=100)
+@settings(max_examples=100, deadline=None)
 @given(
   masks=hnp.arrays(np.uint8, (2, 5, 6), elements=st.integers(0, 1)),
   maps=hnp.arrays(np.float32, (2, 5, 6), elements=st.integers(0, 9)),

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score
 
@@ -32,6 +32,7 @@ def test_agrees_with_scikit_learn(kind, seed):
   assert abs(f1_max(labels, scores)[0] - f1.max()) < 1e-12
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.booleans(), st.integers(0, 4)), min_size=2, max_size=30))
 def test_by_definition(cases):
   labels, scores = (np.array(x) for x in zip(*cases, strict=True))
@@ -78,7 +79,8 @@ def test_counts_are_exact_beyond_float32():
 @pytest.mark.parametrize(
   ('labels', 'scores', 'message'),
   [
-    ([0, 1], [0.1], 'labels has 2'),
+    ([0, 1], [0.1], r'labels has shape \(2,\), scores has \(1,\)'),
+    ([[0, 1]], [[0.1], [0.2]], r'labels has shape \(1, 2\), scores has \(2, 1\)'),
     ([0, 0], [0.1, 0.2], 'nothing anomalous'),
     ([0, 1], [0.1, np.nan], 'scores holds NaN'),
     ([0, 1], [0.1, np.inf], 'scores holds NaN or infinite'),

@@ -28,11 +28,10 @@ def test_the_figure_has_its_rows(tmp_path, rng, with_masks, number):
   masks = np.zeros((number, 16, 16), bool)
   masks[1:, :4] = True
   test = Split(
-    ids=tuple(f'test/hole/{i}.png' for i in range(number)),
+    ids=tuple(f'test/hole/p_$^$_{i}.png' for i in range(number)),
     images=rng.integers(0, 256, (number, 16, 16, 3), dtype=np.uint8),
     labels=np.arange(number) > 0,
     masks=masks if with_masks else None,
-    defects=('hole',) * number,
   )
   write_figure(tmp_path / 'figure.png', test, rng.random((number, 16, 16)), rng.random(number))
   assert [p.name for p in tmp_path.iterdir()] == ['figure.png']
