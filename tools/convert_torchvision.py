@@ -6,7 +6,7 @@
 
 import sys
 
-from absl import app, flags
+from absl import app, flags, logging
 
 from memkd_jax import conversion
 from memkd_jax.errors import UserError
@@ -22,6 +22,7 @@ _OUT = flags.DEFINE_string('out', None, 'The safetensors file to write.', requir
 def main(argv: list[str]) -> None:
   if len(argv) > 1:
     raise app.UsageError(f'unexpected argument {argv[1]!r}')
+  logging.set_verbosity(logging.WARNING)
   try:
     stages = conversion.convert(_SOURCE.value, _ARCH.value, _OUT.value)
   except UserError as error:
