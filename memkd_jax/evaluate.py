@@ -94,11 +94,12 @@ def compute_metrics(
       'I-F1max': metrics.f1_max(labels, scores)[0],
     }
     if masks is not None:
+      pixels = metrics.evaluate_pixels(masks, maps)
       figures |= {
-        'P-AUC': metrics.auroc(masks, maps),
-        'P-AP': metrics.average_precision(masks, maps),
-        'P-PRO': metrics.aupro(masks, maps),
-        'P-F1max': metrics.f1_max(masks, maps)[0],
+        'P-AUC': pixels.auroc,
+        'P-AP': pixels.average_precision,
+        'P-PRO': pixels.aupro,
+        'P-F1max': pixels.f1_max,
       }
   except ValueError as error:
     raise UserError(f'{category} cannot be scored: {error}.') from error

@@ -4,7 +4,17 @@ Every distinct score is a threshold, ties are one step, counts are int64, sums
 are float64 (protocol, metrics).
 """
 
+from memkd_jax.metrics.pixels import PixelMetrics, PixelScores, evaluate_pixels
 from memkd_jax.metrics.pro import aupro, pro_curve
-from memkd_jax.metrics.ranking import auroc, average_precision, f1_max
+from memkd_jax.metrics.scalars import auroc, average_precision, f1_max
 
-__all__ = ['aupro', 'auroc', 'average_precision', 'f1_max', 'pro_curve']
+__all__ = [
+  'PixelMetrics',
+  'PixelScores',
+  'aupro',
+  'auroc',
+  'average_precision',
+  'evaluate_pixels',
+  'f1_max',
+  'pro_curve',
+]

@@ -1,103 +1,153 @@
-"""AUROC, average precision and F1-max of scores against binary labels."""
+"""What all metrics are made of: how normal scores stand between the anomalous ones.
+
+A metric changes its value only where an anomalous score is passed; the normal
+scores matter by their number above each anomalous one. So the many normal
+scores are sorted without their labels, which numpy does ten times faster than
+with them, and in chunks of any number.
+"""
+
+import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 
-def auroc(labels: ArrayLike, scores: ArrayLike) -> float:
-  """Area under the ROC curve: the Mann-Whitney U statistic, ties counted one half.
+@dataclasses.dataclass(frozen=True)
+class Ranking:
+  """Counts at each distinct anomalous score, from the highest to the lowest.
+
+  Attributes:
+    thresholds: [T] the distinct anomalous scores, strictly decreasing.
+    true_positives: int64 [T], anomalous scores at or above the threshold.
+    above: int64 [T], normal scores above the threshold.
+    at_or_above: int64 [T], normal scores at or above it.
+    negatives: number of normal scores.
+    last: int64 [T], where the threshold's ties end in the order that `rank` gives.
+  """
+
+  thresholds: np.ndarray
+  true_positives: np.ndarray
+  above: np.ndarray
+  at_or_above: np.ndarray
+  negatives: int
+  last: np.ndarray
+
+  @property
+  def positives(self) -> int:
+    """Number of anomalous scores."""
+    return int(self.true_positives[-1])
+
+
+def rank(
+  anomalous: np.ndarray, sorted_normal: Sequence[np.ndarray]
+) -> tuple[Ranking, np.ndarray]:
+  """Ranks anomalous scores among normal ones.
 
   Args:
-    labels: any shape; bool, or 0 for normal and 1 for anomalous.
-    scores: same shape, real and finite; higher means more anomalous.
+    anomalous: [P], at least one.
+    sorted_normal: chunks [N_i], each sorted upwards.
 
   Returns:
-    In [0, 1]; 0.5 for a constant detector.
+    The ranking, and the order int64 [P] that sorts `anomalous` downwards.
+  """
+  order = np.argsort(anomalous)[::-1]
+  descending = anomalous[order]
+  last = np.flatnonzero(np.append(descending[1:] != descending[:-1], True))
+  thresholds = descending[last]
+  queries = thresholds[::-1]  # upwards, so that the look-ups stay in the cache
+  above = np.zeros(len(thresholds), np.int64)
+  at_or_above = np.zeros(len(thresholds), np.int64)
+  for chunk in sorted_normal:
+    above += (len(chunk) - np.searchsorted(chunk, queries, side='right'))[::-1]
+    at_or_above += (len(chunk) - np.searchsorted(chunk, queries, side='left'))[::-1]
+  negatives = sum(len(chunk) for chunk in sorted_normal)
+  return Ranking(thresholds, last + 1, above, at_or_above, negatives, last), order
+
+
+def auroc_of(ranking: Ranking) -> float:
+  """See `scalars.auroc`.
 
   Raises:
-    ValueError: shapes differ, a value is not allowed, or a class is missing.
-
-  >>> auroc([0, 0, 1, 1], [0.1, 0.4, 0.4, 0.8])
-  0.875
+    ValueError: nothing is normal.
   """
-  true_positives, false_positives, _ = cumulative_counts(labels, scores)
-  positives, negatives = _totals(true_positives, false_positives, need_negatives=True)
-  # The trapezoid over the curve from (0, 0), twice its area in whole counts.
-  heights = true_positives + np.concatenate([[0], true_positives[:-1]])
-  widths = np.diff(false_positives, prepend=0)
-  return int(np.sum(heights * widths)) / (2 * positives * negatives)
+  if not ranking.negatives:
+    raise ValueError('nothing is normal: the metric is undefined')
+  # Twice the Mann-Whitney U: normal scores below count 2, equal ones 1.
+  twice = 2 * ranking.negatives - ranking.at_or_above - ranking.above
+  new = np.diff(ranking.true_positives, prepend=0)
+  return int(np.sum(new * twice)) / (2 * ranking.positives * ranking.negatives)
 
 
-def average_precision(labels: ArrayLike, scores: ArrayLike) -> float:
-  """Average precision: sum over thresholds of (R_n - R_{n-1}) P_n, not the trapezoid.
-
-  Args:
-    labels: any shape; bool, or 0 for normal and 1 for anomalous.
-    scores: same shape, real and finite; higher means more anomalous.
-
-  Returns:
-    In [0, 1]; the prevalence for a constant detector.
-
-  Raises:
-    ValueError: shapes differ, a value is not allowed, or nothing is anomalous.
-
-  >>> average_precision([0, 0, 1, 1], [0.1, 0.2, 0.2, 0.2])
-  0.6666666666666666
-  """
-  true_positives, false_positives, _ = cumulative_counts(labels, scores)
-  positives, _ = _totals(true_positives, false_positives)
-  precision = true_positives / (true_positives + false_positives)
-  return float(np.sum(np.diff(true_positives, prepend=0) * precision) / positives)
+def average_precision_of(ranking: Ranking) -> float:
+  """See `scalars.average_precision`."""
+  precision = ranking.true_positives / (ranking.true_positives + ranking.at_or_above)
+  new = np.diff(ranking.true_positives, prepend=0)
+  return float(np.sum(new * precision) / ranking.positives)
 
 
-def f1_max(labels: ArrayLike, scores: ArrayLike) -> tuple[float, float]:
-  """The highest F1 over all thresholds, and the highest threshold that reaches it.
-
-  Args:
-    labels: any shape; bool, or 0 for normal and 1 for anomalous.
-    scores: same shape, real and finite; higher means more anomalous.
-
-  Returns:
-    (f1, threshold): `scores >= threshold` has this F1.
-
-  Raises:
-    ValueError: shapes differ, a value is not allowed, or nothing is anomalous.
-
-  >>> f1_max([0, 0, 1, 1], [0.1, 0.4, 0.3, 0.8])
-  (0.8, 0.3)
-  """
-  true_positives, false_positives, thresholds = cumulative_counts(labels, scores)
-  positives, _ = _totals(true_positives, false_positives)
-  f1 = 2 * true_positives / (true_positives + false_positives + positives)
+def f1_max_of(ranking: Ranking) -> tuple[float, float]:
+  """See `scalars.f1_max`."""
+  flagged = ranking.true_positives + ranking.at_or_above
+  f1 = 2 * ranking.true_positives / (flagged + ranking.positives)
   best = int(np.argmax(f1))
-  return float(f1[best]), float(thresholds[best])
+  return float(f1[best]), float(ranking.thresholds[best])
 
 
-def cumulative_counts(
-  labels: ArrayLike, scores: ArrayLike
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-  """Counts of anomalous and of normal scores at or above each distinct score.
+def pro_curve_of(
+  ranking: Ranking, overlaps: np.ndarray, regions: int
+) -> tuple[np.ndarray, np.ndarray]:
+  """The corner points of the PRO curve, see `pro.pro_curve`.
 
   Args:
-    labels: any shape; bool, or 0 and 1.
-    scores: same shape, real and finite.
+    ranking: of pixels.
+    overlaps: float64 [P], 1 / size of its region for each anomalous pixel, in the
+      order that `rank` gave.
+    regions: number of regions.
 
   Returns:
-    (true_positives int64 [T], false_positives int64 [T], thresholds [T]), the
-    thresholds strictly decreasing.
+    (fpr [K], pro [K]) float64.
 
   Raises:
-    ValueError: shapes differ or a value is not allowed.
+    ValueError: nothing is normal.
   """
-  scores, labels = check_scores(scores, 'scores'), _check_labels(labels)
-  if labels.shape != scores.shape:
-    raise ValueError(f'labels has shape {labels.shape}, scores has {scores.shape}')
-  scores, labels = scores.ravel(), labels.ravel()
-  order = np.argsort(scores)[::-1]
-  scores, labels = scores[order], labels[order]
-  last_of_tie = np.append(scores[1:] != scores[:-1], True)
-  true_positives = np.cumsum(labels, dtype=np.int64)[last_of_tie]
-  return true_positives, np.flatnonzero(last_of_tie) + 1 - true_positives, scores[last_of_tie]
+  if not ranking.negatives:
+    raise ValueError('nothing is normal: the metric is undefined')
+  after = np.cumsum(overlaps)[ranking.last] / regions
+  after /= after[-1]  # exactly 1 at the end, whatever the rounding of the sum
+  # Between two anomalous scores the curve runs level; at one it rises, aslant
+  # where normal pixels are tied with it.
+  number = len(after)
+  fpr, pro = np.zeros(2 * number + 2), np.zeros(2 * number + 2)
+  fpr[1:-1:2] = ranking.above
+  fpr[2:-1:2] = ranking.at_or_above
+  fpr[-1] = ranking.negatives
+  fpr /= ranking.negatives
+  pro[3:-1:2] = after[:-1]
+  pro[2:-1:2] = after
+  pro[-1] = 1.0
+  return fpr, pro
+
+
+def area_up_to(fpr: np.ndarray, pro: np.ndarray, fpr_limit: float) -> float:
+  """The area under a curve from 0 to `fpr_limit`, divided by the limit.
+
+  Args:
+    fpr: [K], not decreasing, from 0 to 1.
+    pro: [K].
+    fpr_limit: in (0, 1]; the curve is interpolated linearly at it.
+
+  Raises:
+    ValueError: the limit is out of range.
+  """
+  if not 0 < fpr_limit <= 1:
+    raise ValueError(f'fpr_limit must lie in (0, 1], not {fpr_limit}')
+  inside = int(np.searchsorted(fpr, fpr_limit, side='right'))
+  fpr_inside, pro_inside = fpr[:inside], pro[:inside]
+  area = np.dot(np.diff(fpr_inside), pro_inside[1:] + pro_inside[:-1]) / 2
+  at_limit = np.interp(fpr_limit, fpr, pro)
+  area += (fpr_limit - fpr_inside[-1]) * (pro_inside[-1] + at_limit) / 2
+  return float(area / fpr_limit)
 
 
 def check_scores(scores: ArrayLike, name: str) -> np.ndarray:
@@ -110,21 +160,3 @@ def check_scores(scores: ArrayLike, name: str) -> np.ndarray:
   if not np.isfinite(scores).all():
     raise ValueError(f'{name} holds NaN or infinite values')
   return scores
-
-
-def _check_labels(labels: ArrayLike) -> np.ndarray:
-  labels = np.asarray(labels)
-  if labels.dtype != bool and not np.isin(labels, (0, 1)).all():
-    raise ValueError('labels must be bool, or 0 (normal) and 1 (anomalous)')
-  return labels.astype(bool)
-
-
-def _totals(
-  true_positives: np.ndarray, false_positives: np.ndarray, need_negatives: bool = False
-) -> tuple[int, int]:
-  positives, negatives = int(true_positives[-1]), int(false_positives[-1])
-  if not positives:
-    raise ValueError('labels has nothing anomalous: the metric is undefined')
-  if need_negatives and not negatives:
-    raise ValueError('labels has nothing normal: the metric is undefined')
-  return positives, negatives

@@ -81,7 +81,7 @@ def test_counts_are_exact_beyond_float32():
   [
     ([0, 1], [0.1], r'labels has shape \(2,\), scores has \(1,\)'),
     ([[0, 1]], [[0.1], [0.2]], r'labels has shape \(1, 2\), scores has \(2, 1\)'),
-    ([0, 0], [0.1, 0.2], 'nothing anomalous'),
+    ([0, 0], [0.1, 0.2], 'nothing is anomalous'),
     ([0, 1], [0.1, np.nan], 'scores holds NaN'),
     ([0, 1], [0.1, np.inf], 'scores holds NaN or infinite'),
     ([0, 2], [0.1, 0.2], 'labels must be bool'),
@@ -95,5 +95,5 @@ def test_bad_input_is_named(metric, labels, scores, message):
 
 
 def test_auroc_needs_normal_scores():
-  with pytest.raises(ValueError, match='nothing normal'):
+  with pytest.raises(ValueError, match='nothing is normal'):
     auroc([1, 1], [0.1, 0.2])

@@ -1,0 +1,181 @@
+"""The four pixel metrics of a test set together, from one sort of its pixels."""
+
+import dataclasses
+from collections.abc import Iterable
+
+import numpy as np
+from numpy.typing import ArrayLike
+from scipy import ndimage
+
+from memkd_jax.metrics import ranking
+
+# scipy's default would be 4-connected: two pixels that touch at a corner are
+# one region.
+_EIGHT_CONNECTED = np.ones((3, 3), int)
+
+# Normal pixels are sorted in chunks of at least this many: sorted pixels need no
+# second buffer, and few chunks keep the look-ups few.
+_CHUNK = 2**24
+
+
+@dataclasses.dataclass(frozen=True)
+class PixelMetrics:
+  """P-AUC, P-AP, P-PRO and P-F1max of a test set (protocol, metrics).
+
+  Attributes:
+    auroc: area under the ROC curve over all pixels, in [0, 1].
+    average_precision: step sum over all pixels, in [0, 1].
+    aupro: area under the per-region-overlap curve, in [0, 1].
+    f1_max: highest F1 over all pixels, in [0, 1].
+    threshold: `map >= threshold` has this F1; unit of the maps.
+  """
+
+  auroc: float
+  average_precision: float
+  aupro: float
+  f1_max: float
+  threshold: float
+
+
+class PixelScores:
+  """Collects the pixels of a test set image by image, of any mixture of sizes.
+
+  It keeps one copy of the scores; masks and maps can be forgotten after `add`.
+  `evaluate` needs some 110 bytes for each anomalous pixel beside that.
+
+  >>> pixels = PixelScores()
+  >>> pixels.add([[1, 0, 0, 1]], [[0.9, 0.2, 0.5, 0.3]])
+  >>> pixels.add([[0, 0]], [[0.1, 0.2]])
+  >>> pixels.evaluate().auroc
+  0.875
+  """
+
+  def __init__(self) -> None:
+    self._sorted: list[np.ndarray] = []
+    self._unsorted: list[np.ndarray] = []
+    self._anomalous: list[np.ndarray] = []
+    self._regions: list[np.ndarray] = []  # of each anomalous pixel
+    self._sizes: list[np.ndarray] = []  # of each region
+    self._images = self._number_of_regions = self._waiting = 0
+
+  def add(self, mask: ArrayLike, map_: ArrayLike) -> None:
+    """Adds an image.
+
+    Args:
+      mask: [H, W]; any non-zero value is anomalous.
+      map_: anomaly map [H, W], real and finite.
+
+    Raises:
+      ValueError: shapes differ or a value is not allowed; nothing was added.
+    """
+    i = self._images
+    scores = ranking.check_scores(map_, f'maps[{i}]')
+    mask = np.asarray(mask)
+    if mask.ndim != 2 or mask.shape != scores.shape:
+      raise ValueError(
+        f'masks[{i}] is {mask.shape} and maps[{i}] {scores.shape}, not one [H, W]'
+      )
+    anomalous = mask != 0
+    normal = scores[~anomalous]
+    if normal.size < scores.size:
+      labels, number = ndimage.label(anomalous, _EIGHT_CONNECTED)
+      labels = labels[anomalous]
+      self._anomalous.append(scores[anomalous])
+      self._regions.append((labels + (self._number_of_regions - 1)).astype(np.int32))
+      self._sizes.append(np.bincount(labels)[1:])
+      self._number_of_regions += number
+    self._unsorted.append(normal)
+    self._waiting += normal.size
+    self._images += 1
+    if self._waiting >= _CHUNK:
+      self._sort()
+
+  def evaluate(self, fpr_limit: float = 0.3) -> PixelMetrics:
+    """All four metrics of what was added.
+
+    Args:
+      fpr_limit: of the PRO curve, in (0, 1].
+
+    Raises:
+      ValueError: nothing is anomalous or nothing is normal.
+    """
+    ranked, curve = self._rank()
+    f1, threshold = ranking.f1_max_of(ranked)
+    return PixelMetrics(
+      auroc=ranking.auroc_of(ranked),
+      average_precision=ranking.average_precision_of(ranked),
+      aupro=ranking.area_up_to(*curve, fpr_limit),
+      f1_max=f1,
+      threshold=threshold,
+    )
+
+  def pro_curve(self) -> tuple[np.ndarray, np.ndarray]:
+    """See `pro.pro_curve`."""
+    return self._rank()[1]
+
+  def _rank(self) -> tuple[ranking.Ranking, tuple[np.ndarray, np.ndarray]]:
+    """The ranking of all pixels, and their PRO curve."""
+    if not self._images:
+      raise ValueError('maps is empty')
+    if not self._anomalous:
+      raise ValueError('nothing is anomalous: the metric is undefined')
+    self._sort()
+    self._anomalous = [np.concatenate(self._anomalous)]
+    self._regions = [np.concatenate(self._regions)]
+    ranked, order = ranking.rank(self._anomalous[0], self._sorted)
+    shares = 1.0 / np.concatenate(self._sizes)
+    overlaps = shares[self._regions[0][order]]
+    return ranked, ranking.pro_curve_of(ranked, overlaps, len(shares))
+
+  def _sort(self) -> None:
+    if not self._unsorted:
+      return
+    chunk = np.concatenate(self._unsorted)
+    self._unsorted.clear()
+    self._waiting = 0
+    chunk.sort()
+    self._sorted.append(chunk)
+
+
+def collect_pixels(masks: Iterable[ArrayLike], maps: Iterable[ArrayLike]) -> PixelScores:
+  """Adds masks and maps pair by pair; generators will do.
+
+  Args:
+    masks: [N, H, W] or N arrays [H_i, W_i]; any non-zero value is anomalous.
+    maps: anomaly maps of the same shapes, real and finite.
+
+  Raises:
+    ValueError: the numbers or shapes differ, or a value is not allowed.
+  """
+  pixels = PixelScores()
+  try:
+    for mask, map_ in zip(masks, maps, strict=True):
+      pixels.add(mask, map_)
+  except ValueError as error:
+    if 'zip()' in str(error):
+      raise ValueError('masks and maps have different numbers of images') from None
+    raise
+  return pixels
+
+
+def evaluate_pixels(
+  masks: Iterable[ArrayLike], maps: Iterable[ArrayLike], fpr_limit: float = 0.3
+) -> PixelMetrics:
+  """P-AUC, P-AP, P-PRO and P-F1max of a test set from one sort of its pixels.
+
+  Args:
+    masks: [N, H, W] or N arrays [H_i, W_i]; any non-zero value is anomalous.
+    maps: anomaly maps of the same shapes, real and finite.
+    fpr_limit: of the PRO curve, in (0, 1].
+
+  Returns:
+    Equal to `auroc`, `average_precision`, `aupro` and `f1_max` one by one.
+
+  Raises:
+    ValueError: the numbers or shapes differ, a value is not allowed, or there is
+      no anomalous or no normal pixel.
+
+  >>> evaluate_pixels([[[1, 0, 0, 1]]], [[[0.9, 0.2, 0.5, 0.3]]], fpr_limit=0.5).aupro
+  0.5
+  """
+  return collect_pixels(masks, maps).evaluate(fpr_limit)
