@@ -4,17 +4,26 @@ Every distinct score is a threshold, ties are one step, counts are int64, sums
 are float64 (protocol, metrics).
 """
 
+from memkd_jax.metrics.binned import BinnedPixelMetrics, BinnedPixelScores
+from memkd_jax.metrics.bootstrap import auroc_interval
+from memkd_jax.metrics.per_defect import per_defect
+from memkd_jax.metrics.pimo import aupimo
 from memkd_jax.metrics.pixels import PixelMetrics, PixelScores, evaluate_pixels
 from memkd_jax.metrics.pro import aupro, pro_curve
 from memkd_jax.metrics.scalars import auroc, average_precision, f1_max
 
 __all__ = [
+  'BinnedPixelMetrics',
+  'BinnedPixelScores',
   'PixelMetrics',
   'PixelScores',
+  'aupimo',
   'aupro',
   'auroc',
+  'auroc_interval',
   'average_precision',
   'evaluate_pixels',
   'f1_max',
+  'per_defect',
   'pro_curve',
 ]

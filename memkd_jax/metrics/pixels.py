@@ -1,7 +1,7 @@
 """The four pixel metrics of a test set together, from one sort of its pixels."""
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -68,22 +68,13 @@ class PixelScores:
     Raises:
       ValueError: shapes differ or a value is not allowed; nothing was added.
     """
-    i = self._images
-    scores = ranking.check_scores(map_, f'maps[{i}]')
-    mask = np.asarray(mask)
-    if mask.ndim != 2 or mask.shape != scores.shape:
-      raise ValueError(
-        f'masks[{i}] is {mask.shape} and maps[{i}] {scores.shape}, not one [H, W]'
-      )
-    anomalous = mask != 0
+    anomalous, regions, sizes, scores = label_regions(mask, map_, self._images)
     normal = scores[~anomalous]
-    if normal.size < scores.size:
-      labels, number = ndimage.label(anomalous, _EIGHT_CONNECTED)
-      labels = labels[anomalous]
+    if sizes.size:
       self._anomalous.append(scores[anomalous])
-      self._regions.append((labels + (self._number_of_regions - 1)).astype(np.int32))
-      self._sizes.append(np.bincount(labels)[1:])
-      self._number_of_regions += number
+      self._regions.append((regions + self._number_of_regions).astype(np.int32))
+      self._sizes.append(sizes)
+      self._number_of_regions += sizes.size
     self._unsorted.append(normal)
     self._waiting += normal.size
     self._images += 1
@@ -113,6 +104,18 @@ class PixelScores:
     """See `pro.pro_curve`."""
     return self._rank()[1]
 
+  def aupro_at(self, fpr_limits: Sequence[float] = (0.3, 0.05, 0.01)) -> dict[float, float]:
+    """AUPRO at several limits, from the same curve.
+
+    Args:
+      fpr_limits: each in (0, 1].
+
+    Returns:
+      {limit: AUPRO in [0, 1]}.
+    """
+    curve = self.pro_curve()
+    return {limit: ranking.area_up_to(*curve, limit) for limit in fpr_limits}
+
   def _rank(self) -> tuple[ranking.Ranking, tuple[np.ndarray, np.ndarray]]:
     """The ranking of all pixels, and their PRO curve."""
     if not self._images:
@@ -135,6 +138,34 @@ class PixelScores:
     self._waiting = 0
     chunk.sort()
     self._sorted.append(chunk)
+
+
+def label_regions(
+  mask: ArrayLike, map_: ArrayLike, i: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+  """Checks an image and finds its regions, the 8-connected components of its mask.
+
+  Args:
+    mask: [H, W]; any non-zero value is anomalous.
+    map_: anomaly map [H, W], real and finite.
+    i: number of the image, for errors.
+
+  Returns:
+    (anomalous bool [H, W], region of each anomalous pixel [P] from 0, number of
+    pixels of each region [R], scores [H, W]).
+
+  Raises:
+    ValueError: shapes differ or a value is not allowed.
+  """
+  scores, mask = ranking.check_scores(map_, f'maps[{i}]'), np.asarray(mask)
+  if mask.ndim != 2 or mask.shape != scores.shape:
+    raise ValueError(f'masks[{i}] is {mask.shape} and maps[{i}] {scores.shape}, not one [H, W]')
+  anomalous = mask != 0
+  if not anomalous.any():
+    return anomalous, np.zeros(0, int), np.zeros(0, int), scores
+  labels, _ = ndimage.label(anomalous, _EIGHT_CONNECTED)
+  regions = labels[anomalous] - 1
+  return anomalous, regions, np.bincount(regions), scores
 
 
 def collect_pixels(masks: Iterable[ArrayLike], maps: Iterable[ArrayLike]) -> PixelScores:

@@ -72,13 +72,19 @@ def f1_max(labels: ArrayLike, scores: ArrayLike) -> tuple[float, float]:
 
 def rank_scores(labels: ArrayLike, scores: ArrayLike) -> Ranking:
   """Ranks scores by their labels; arguments and errors are those of `average_precision`."""
+  normal, anomalous = split_scores(labels, scores)
+  return rank(anomalous, [np.sort(normal)])[0]
+
+
+def split_scores(labels: ArrayLike, scores: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
+  """(normal [N], anomalous [A]) scores; arguments and errors as `average_precision`."""
   scores, labels = check_scores(scores, 'scores'), _check_labels(labels)
   if labels.shape != scores.shape:
     raise ValueError(f'labels has shape {labels.shape}, scores has {scores.shape}')
   anomalous = scores[labels]
   if not anomalous.size:
     raise ValueError('nothing is anomalous: the metric is undefined')
-  return rank(anomalous, [np.sort(scores[~labels])])[0]
+  return scores[~labels], anomalous
 
 
 def _check_labels(labels: ArrayLike) -> np.ndarray:

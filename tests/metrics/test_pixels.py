@@ -68,6 +68,13 @@ def test_chunks_of_any_size_give_the_same(masks, maps, chunk):
     assert evaluate_pixels(masks, maps) == whole
 
 
+def test_aupro_at_several_limits_is_that_of_each(rng):
+  masks, maps = rng.integers(0, 2, (3, 8, 8)), rng.normal(size=(3, 8, 8))
+  several = pixels.collect_pixels(masks, maps).aupro_at((0.3, 0.05, 0.01))
+  assert several == {limit: metrics.aupro(masks, maps, limit) for limit in several}
+  assert list(several) == [0.3, 0.05, 0.01]
+
+
 def test_images_of_different_sizes_and_generators(rng):
   masks = [rng.integers(0, 2, shape) for shape in ((4, 5), (7, 3))]
   maps = [rng.normal(size=mask.shape).astype(np.float32) for mask in masks]
