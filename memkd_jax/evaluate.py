@@ -10,6 +10,7 @@ from memkd_jax.data.arrays import Split
 from memkd_jax.data.sample import Sample
 from memkd_jax.errors import UserError
 from memkd_jax.progress import progress_bar
+from memkd_jax.report.curves import write_curves
 from memkd_jax.report.figure import write_figure
 from memkd_jax.system import System
 from memkd_jax.training_step import TrainState
@@ -46,14 +47,14 @@ def score_images(
 def evaluate_category(
   system: System, state: TrainState, category: str, test: Split, folder: Path
 ) -> dict[str, float]:
-  """Scores a test split, and writes its figure.
+  """Scores a test split, and writes its figure and its curves.
 
   Args:
     system: the compiled steps.
     state: trained, numpy arrays.
     category: named in errors.
     test: the decoded split.
-    folder: where figure.png goes.
+    folder: where figure.png and curves.png go.
 
   Returns:
     The figures by their names in the protocol, all in [0, 1]; those of pixels
@@ -63,8 +64,10 @@ def evaluate_category(
     UserError: a metric is undefined for this split.
   """
   maps, scores = score_images(system, state, test.images)
-  figures = compute_metrics(category, test.labels, scores, test.masks, maps)
+  pixels = None if test.masks is None else metrics.collect_pixels(test.masks, maps)
+  figures = compute_metrics(category, test.labels, scores, pixels)
   write_figure(folder / 'figure.png', test, maps, scores)
+  write_curves(folder / 'curves.png', test.labels, scores, pixels)
   return figures
 
 
@@ -72,17 +75,15 @@ def compute_metrics(
   category: str,
   labels: np.ndarray,
   scores: np.ndarray,
-  masks: np.ndarray | None,
-  maps: np.ndarray,
+  pixels: metrics.PixelScores | None,
 ) -> dict[str, float]:
   """The protocol's figures of one category.
 
   Args:
     category: named in errors.
     labels: [N], 1 for anomalous.
-    scores: [N].
-    masks: bool [N, S, S], or None.
-    maps: [N, S, S].
+    scores: image scores [N].
+    pixels: all pixels of the test set, or None where there are no masks.
 
   Raises:
     UserError: a metric is undefined, naming the category and what is missing.
@@ -93,13 +94,13 @@ def compute_metrics(
       'I-AP': metrics.average_precision(labels, scores),
       'I-F1max': metrics.f1_max(labels, scores)[0],
     }
-    if masks is not None:
-      pixels = metrics.evaluate_pixels(masks, maps)
+    if pixels is not None:
+      record = pixels.evaluate()
       figures |= {
-        'P-AUC': pixels.auroc,
-        'P-AP': pixels.average_precision,
-        'P-PRO': pixels.aupro,
-        'P-F1max': pixels.f1_max,
+        'P-AUC': record.auroc,
+        'P-AP': record.average_precision,
+        'P-PRO': record.aupro,
+        'P-F1max': record.f1_max,
       }
   except ValueError as error:
     raise UserError(f'{category} cannot be scored: {error}.') from error

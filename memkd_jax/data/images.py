@@ -45,10 +45,9 @@ def read_image(path: Path, size: int) -> tuple[np.ndarray, tuple[int, int]]:
 
 
 def read_mask(path: Path, size: int) -> tuple[np.ndarray, tuple[int, int]]:
-  """Reads a mask; any non-zero value (any palette index but 0) is defect.
+  """Reads a mask and resizes it, in this order.
 
-  It is made binary at full resolution and only then resized: data sets that
-  store class ids 1, 2, ... would lose them the other way round.
+  Data sets that store class ids 1, 2, ... would lose them the other way round.
 
   Args:
     path: the file.
@@ -56,6 +55,24 @@ def read_mask(path: Path, size: int) -> tuple[np.ndarray, tuple[int, int]]:
 
   Returns:
     bool [size, size], True where defective, and the original (width, height).
+
+  Raises:
+    UserError: the file cannot be decoded.
+  """
+  defect = decode_mask(path)
+  binary = Image.fromarray(np.where(defect, 255, 0).astype(np.uint8))
+  resized = np.asarray(binary.resize((size, size), Image.Resampling.BILINEAR))
+  return resized >= 128, binary.size
+
+
+def decode_mask(path: Path) -> np.ndarray:
+  """Reads a mask; any non-zero value (any palette index but 0) is defect.
+
+  Args:
+    path: the file.
+
+  Returns:
+    bool [H, W] at the original size, True where defective.
 
   Raises:
     UserError: the file cannot be decoded.
@@ -68,13 +85,9 @@ def read_mask(path: Path, size: int) -> tuple[np.ndarray, tuple[int, int]]:
       values = np.asarray(file)
       if file.mode in ('LA', 'PA', 'La', 'RGBA', 'RGBa'):
         values = values[..., :-1]  # alpha says nothing about defects
-      original = file.size
   except _DECODING_ERRORS as error:
     raise UserError(f'{path} is not a readable mask: {error}') from error
-  defect = values.any(axis=-1) if values.ndim == 3 else values != 0
-  binary = Image.fromarray(np.where(defect, 255, 0).astype(np.uint8))
-  resized = np.asarray(binary.resize((size, size), Image.Resampling.BILINEAR))
-  return resized >= 128, original
+  return np.asarray(values.any(axis=-1) if values.ndim == 3 else values != 0)
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

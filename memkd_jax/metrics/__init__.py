@@ -8,7 +8,7 @@ from memkd_jax.metrics.binned import BinnedPixelMetrics, BinnedPixelScores
 from memkd_jax.metrics.bootstrap import auroc_interval
 from memkd_jax.metrics.per_defect import per_defect
 from memkd_jax.metrics.pimo import aupimo
-from memkd_jax.metrics.pixels import PixelMetrics, PixelScores, evaluate_pixels
+from memkd_jax.metrics.pixels import PixelMetrics, PixelScores, collect_pixels, evaluate_pixels
 from memkd_jax.metrics.pro import aupro, pro_curve
 from memkd_jax.metrics.scalars import auroc, average_precision, f1_max
 
@@ -22,6 +22,7 @@ __all__ = [
   'auroc',
   'auroc_interval',
   'average_precision',
+  'collect_pixels',
   'evaluate_pixels',
   'f1_max',
   'per_defect',

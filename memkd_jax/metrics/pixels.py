@@ -104,6 +104,10 @@ class PixelScores:
     """See `pro.pro_curve`."""
     return self._rank()[1]
 
+  def rank(self) -> ranking.Ranking:
+    """The ranking of all pixels, from which `ranking` derives curves."""
+    return self._rank()[0]
+
   def aupro_at(self, fpr_limits: Sequence[float] = (0.3, 0.05, 0.01)) -> dict[float, float]:
     """AUPRO at several limits, from the same curve.
 

@@ -81,7 +81,7 @@ def auroc_of(ranking: Ranking) -> float:
 
 def average_precision_of(ranking: Ranking) -> float:
   """See `scalars.average_precision`."""
-  precision = ranking.true_positives / (ranking.true_positives + ranking.at_or_above)
+  _, precision = precision_recall_of(ranking)
   new = np.diff(ranking.true_positives, prepend=0)
   return float(np.sum(new * precision) / ranking.positives)
 
@@ -127,6 +127,22 @@ def pro_curve_of(
   pro[2:-1:2] = after
   pro[-1] = 1.0
   return fpr, pro
+
+
+def roc_curve_of(ranking: Ranking) -> tuple[np.ndarray, np.ndarray]:
+  """The corner points of the ROC curve: (fpr [K], tpr [K]) float64 from (0, 0) to (1, 1).
+
+  Raises:
+    ValueError: nothing is normal.
+  """
+  # Every anomalous score is a region of its own.
+  return pro_curve_of(ranking, np.ones(ranking.positives), ranking.positives)
+
+
+def precision_recall_of(ranking: Ranking) -> tuple[np.ndarray, np.ndarray]:
+  """(recall [T], precision [T]) float64 at each distinct anomalous score, highest first."""
+  precision = ranking.true_positives / (ranking.true_positives + ranking.at_or_above)
+  return ranking.true_positives / ranking.positives, precision
 
 
 def area_up_to(fpr: np.ndarray, pro: np.ndarray, fpr_limit: float) -> float:

@@ -78,8 +78,9 @@ def results_table(results: dict[str, Any]) -> str:
   ]
   rows += [[category, 'failed', *[''] * (len(columns) - 1)] for category in results['failed']]
   table = _markdown([f'{results["dataset"]} (%)', *columns], rows)
-  seeds = ', '.join(str(seed) for seed in results['seeds'])
-  lines = [table, '', f'Seed {seeds}.']
+  lines = [table, '']
+  if results['seeds']:
+    lines.append(f'Seed {", ".join(str(seed) for seed in results["seeds"])}.')
   lines += [f'{category} failed: {reason}' for category, reason in results['failed'].items()]
   lines += results['notes']
   return '\n'.join(lines) + '\n'

@@ -1,0 +1,36 @@
+import numpy as np
+import pytest
+from PIL import Image
+
+from memkd_jax.metrics import collect_pixels
+from memkd_jax.report.curves import thin, write_curves
+
+
+def test_thinning_keeps_the_shape_and_the_ends(rng):
+  x = np.sort(rng.random(200_000))
+  y = np.sqrt(x)
+  a, b = thin(x, y, 500)
+  assert len(a) <= 501
+  assert (a[0], a[-1], b[-1]) == (x[0], x[-1], y[-1])
+  np.testing.assert_allclose(np.interp(x, a, b), y, atol=2e-3)
+
+
+def test_a_steep_rise_is_kept():
+  x, y = np.zeros(100_000), np.linspace(0, 1, 100_000)
+  a, b = thin(np.append(x, 1), np.append(y, 1), 100)
+  assert (a == 0).sum() > 30
+  assert np.diff(b).max() < 0.03
+
+
+def test_short_curves_stay_as_they_are():
+  x, y = np.arange(3.0), np.arange(3.0)
+  assert thin(x, y)[0] is x
+
+
+@pytest.mark.parametrize('with_masks', [True, False])
+def test_the_picture_has_its_panels(tmp_path, rng, with_masks):
+  masks = rng.integers(0, 2, (4, 16, 16))
+  pixels = collect_pixels(masks, rng.random(masks.shape)) if with_masks else None
+  write_curves(tmp_path / 'curves.png', np.array([0, 1, 0, 1]), rng.random(4), pixels)
+  with Image.open(tmp_path / 'curves.png') as picture:
+    assert picture.size == (1080 if with_masks else 720, 360)
