@@ -10,6 +10,7 @@ from memkd_jax.data.arrays import Split
 from memkd_jax.data.sample import Sample
 from memkd_jax.errors import UserError
 from memkd_jax.progress import progress_bar
+from memkd_jax.protocol import compute_metrics
 from memkd_jax.report.curves import write_curves
 from memkd_jax.report.figure import write_figure
 from memkd_jax.system import System
@@ -68,42 +69,6 @@ def evaluate_category(
   figures = compute_metrics(category, test.labels, scores, pixels)
   write_figure(folder / 'figure.png', test, maps, scores)
   write_curves(folder / 'curves.png', test.labels, scores, pixels)
-  return figures
-
-
-def compute_metrics(
-  category: str,
-  labels: np.ndarray,
-  scores: np.ndarray,
-  pixels: metrics.PixelScores | None,
-) -> dict[str, float]:
-  """The protocol's figures of one category.
-
-  Args:
-    category: named in errors.
-    labels: [N], 1 for anomalous.
-    scores: image scores [N].
-    pixels: all pixels of the test set, or None where there are no masks.
-
-  Raises:
-    UserError: a metric is undefined, naming the category and what is missing.
-  """
-  try:
-    figures = {
-      'I-AUC': metrics.auroc(labels, scores),
-      'I-AP': metrics.average_precision(labels, scores),
-      'I-F1max': metrics.f1_max(labels, scores)[0],
-    }
-    if pixels is not None:
-      record = pixels.evaluate()
-      figures |= {
-        'P-AUC': record.auroc,
-        'P-AP': record.average_precision,
-        'P-PRO': record.aupro,
-        'P-F1max': record.f1_max,
-      }
-  except ValueError as error:
-    raise UserError(f'{category} cannot be scored: {error}.') from error
   return figures
 
 

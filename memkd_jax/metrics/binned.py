@@ -33,6 +33,11 @@ class BinnedPixelScores:
   nothing has to be known of the range: 2^16 bins keep 7 bits of the mantissa.
   Scores of one bin count as tied.
 
+  >>> pixels = BinnedPixelScores(bins=2**16)
+  >>> pixels.add([[1, 0, 0, 1]], [[0.9, 0.2, 0.5, 0.3]])
+  >>> pixels.evaluate().auroc
+  0.75
+
   Attributes:
     bins: number of bins.
   """
@@ -82,12 +87,11 @@ class BinnedPixelScores:
       above=from_top[used] - normal[used],
       at_or_above=from_top[used],
       negatives=int(normal.sum()),
-      last=np.arange(len(used)),
     )
     auroc = ranking.auroc_of(ranked)
     precision = ranking.average_precision_of(ranked)
     f1, threshold = ranking.f1_max_of(ranked)
-    fpr, pro = ranking.pro_curve_of(ranked, self._overlaps[used], self._regions)
+    fpr, pro = ranking.pro_curve_of(ranked, np.cumsum(self._overlaps[used]))
 
     # Within a bin the order of the scores is unknown; each bound takes the worst.
     total, before = ranked.positives, ranked.true_positives - positives

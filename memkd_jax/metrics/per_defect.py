@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import ArrayLike
 
-from memkd_jax.metrics.pixels import evaluate_pixels
+from memkd_jax.metrics.one_pass import evaluate_pixels
 from memkd_jax.metrics.scalars import auroc, average_precision
 
 

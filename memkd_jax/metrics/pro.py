@@ -5,7 +5,7 @@ from collections.abc import Iterable
 import numpy as np
 from numpy.typing import ArrayLike
 
-from memkd_jax.metrics.pixels import collect_pixels
+from memkd_jax.metrics.one_pass import collect_pixels
 from memkd_jax.metrics.ranking import area_up_to
 
 

@@ -23,7 +23,6 @@ class Ranking:
     above: int64 [T], normal scores above the threshold.
     at_or_above: int64 [T], normal scores at or above it.
     negatives: number of normal scores.
-    last: int64 [T], where the threshold's ties end in the order that `rank` gives.
   """
 
   thresholds: np.ndarray
@@ -31,7 +30,6 @@ class Ranking:
   above: np.ndarray
   at_or_above: np.ndarray
   negatives: int
-  last: np.ndarray
 
   @property
   def positives(self) -> int:
@@ -62,7 +60,7 @@ def rank(
     above += (len(chunk) - np.searchsorted(chunk, queries, side='right'))[::-1]
     at_or_above += (len(chunk) - np.searchsorted(chunk, queries, side='left'))[::-1]
   negatives = sum(len(chunk) for chunk in sorted_normal)
-  return Ranking(thresholds, last + 1, above, at_or_above, negatives, last), order
+  return Ranking(thresholds, last + 1, above, at_or_above, negatives), order
 
 
 def auroc_of(ranking: Ranking) -> float:
@@ -94,16 +92,12 @@ def f1_max_of(ranking: Ranking) -> tuple[float, float]:
   return float(f1[best]), float(ranking.thresholds[best])
 
 
-def pro_curve_of(
-  ranking: Ranking, overlaps: np.ndarray, regions: int
-) -> tuple[np.ndarray, np.ndarray]:
+def pro_curve_of(ranking: Ranking, overlaps: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
   """The corner points of the PRO curve, see `pro.pro_curve`.
 
   Args:
     ranking: of pixels.
-    overlaps: float64 [P], 1 / size of its region for each anomalous pixel, in the
-      order that `rank` gave.
-    regions: number of regions.
+    overlaps: [T], the overlap at each threshold, summed over the regions.
 
   Returns:
     (fpr [K], pro [K]) float64.
@@ -113,8 +107,9 @@ def pro_curve_of(
   """
   if not ranking.negatives:
     raise ValueError('nothing is normal: the metric is undefined')
-  after = np.cumsum(overlaps)[ranking.last] / regions
-  after /= after[-1]  # exactly 1 at the end, whatever the rounding of the sum
+  # The last is the number of regions; dividing by it makes the end exactly 1,
+  # whatever the rounding of the sum.
+  after = overlaps / overlaps[-1]
   # Between two anomalous scores the curve runs level; at one it rises, aslant
   # where normal pixels are tied with it.
   number = len(after)
@@ -136,7 +131,7 @@ def roc_curve_of(ranking: Ranking) -> tuple[np.ndarray, np.ndarray]:
     ValueError: nothing is normal.
   """
   # Every anomalous score is a region of its own.
-  return pro_curve_of(ranking, np.ones(ranking.positives), ranking.positives)
+  return pro_curve_of(ranking, ranking.true_positives)
 
 
 def precision_recall_of(ranking: Ranking) -> tuple[np.ndarray, np.ndarray]:
@@ -160,7 +155,8 @@ def area_up_to(fpr: np.ndarray, pro: np.ndarray, fpr_limit: float) -> float:
     raise ValueError(f'fpr_limit must lie in (0, 1], not {fpr_limit}')
   inside = int(np.searchsorted(fpr, fpr_limit, side='right'))
   fpr_inside, pro_inside = fpr[:inside], pro[:inside]
-  area = np.dot(np.diff(fpr_inside), pro_inside[1:] + pro_inside[:-1]) / 2
+  widths = np.diff(fpr_inside)
+  area = (widths @ pro_inside[1:] + widths @ pro_inside[:-1]) / 2
   at_limit = np.interp(fpr_limit, fpr, pro)
   area += (fpr_limit - fpr_inside[-1]) * (pro_inside[-1] + at_limit) / 2
   return float(area / fpr_limit)

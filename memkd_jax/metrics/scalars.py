@@ -16,6 +16,8 @@ from memkd_jax.metrics.ranking import (
 def auroc(labels: ArrayLike, scores: ArrayLike) -> float:
   """Area under the ROC curve: the Mann-Whitney U statistic, ties counted one half.
 
+  Source: Hanley and McNeil, Radiology 1982.
+
   Args:
     labels: any shape; bool, or 0 for normal and 1 for anomalous.
     scores: same shape, real and finite; higher means more anomalous.
@@ -35,6 +37,8 @@ def auroc(labels: ArrayLike, scores: ArrayLike) -> float:
 def average_precision(labels: ArrayLike, scores: ArrayLike) -> float:
   """Average precision: sum over thresholds of (R_n - R_{n-1}) P_n, not the trapezoid.
 
+  Source: protocol, metrics; the definition of scikit-learn.
+
   Args:
     labels: any shape; bool, or 0 for normal and 1 for anomalous.
     scores: same shape, real and finite; higher means more anomalous.
@@ -53,6 +57,8 @@ def average_precision(labels: ArrayLike, scores: ArrayLike) -> float:
 
 def f1_max(labels: ArrayLike, scores: ArrayLike) -> tuple[float, float]:
   """The highest F1 over all thresholds, and the highest threshold that reaches it.
+
+  Source: protocol, metrics.
 
   Args:
     labels: any shape; bool, or 0 for normal and 1 for anomalous.

@@ -8,9 +8,8 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from memkd_jax import files
+from memkd_jax.protocol import METRICS
 from memkd_jax.workdir import Workdir
-
-METRICS = ('I-AUC', 'I-AP', 'I-F1max', 'P-AUC', 'P-AP', 'P-PRO', 'P-F1max')
 
 
 def collect(
@@ -38,6 +37,25 @@ def collect(
   wanted = [c for c in [*categories, *others] if c not in failed]
   read = {c: workdir.read_result(c, config.seed) for c in wanted}
   results = {c: result for c, result in read.items() if result is not None}
+  return assemble(config.data.dataset, [config.seed], results, failed, notes)
+
+
+def assemble(
+  dataset: str,
+  seeds: Sequence[int],
+  results: dict[str, dict[str, Any]],
+  failed: dict[str, str],
+  notes: Sequence[str],
+) -> dict[str, Any]:
+  """Puts categories together to what `collect` returns.
+
+  Args:
+    dataset: its name.
+    seeds: of the runs; none for maps that somebody else made.
+    results: {category: {'metrics': ..., 'counts': ...}}.
+    failed: reason by category.
+    notes: sentences that must stand beside the figures.
+  """
   figures = {category: result['metrics'] for category, result in results.items()}
   mean = None
   if figures and not failed:
@@ -50,8 +68,8 @@ def collect(
       f'There are no ground-truth masks for {", ".join(without_masks)}: no pixel metrics.'
     )
   return {
-    'dataset': config.data.dataset,
-    'seeds': [config.seed],
+    'dataset': dataset,
+    'seeds': list(seeds),
     'categories': figures,
     'counts': {category: result['counts'] for category, result in results.items()},
     'mean': mean,

@@ -13,10 +13,7 @@ METRICS = ('auroc', 'average_precision', 'aupro', 'f1_max')
 
 
 def binned(masks, maps, bins, fpr_limit=0.3):
-  pixels = BinnedPixelScores(bins)
-  for mask, map_ in zip(masks, maps, strict=True):
-    pixels.add(mask, map_)
-  return pixels.evaluate(fpr_limit)
+  return evaluate_pixels(masks, maps, fpr_limit, bins)
 
 
 def assert_bounds_hold(masks, maps, bins, fpr_limit=0.3):
