@@ -44,7 +44,8 @@ def aupimo(
     raise ValueError(f'fpr_bounds must be 0 < low < high <= 1, not {fpr_bounds}')
   normal, anomalous = [], []
   for i, (mask, map_) in enumerate(zip(masks, maps, strict=True)):
-    mask, scores = np.asarray(mask) != 0, check_scores(map_, f'maps[{i}]')
+    scores = check_scores(map_, f'maps[{i}]')
+    mask = check_scores(mask, f'masks[{i}]') != 0
     if mask.shape != scores.shape:
       raise ValueError(f'masks[{i}] is {mask.shape} and maps[{i}] {scores.shape}')
     if mask.any():

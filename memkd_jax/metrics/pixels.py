@@ -164,7 +164,8 @@ def label_regions(
   Raises:
     ValueError: shapes differ or a value is not allowed.
   """
-  scores, mask = ranking.check_scores(map_, f'maps[{i}]'), np.asarray(mask)
+  scores = ranking.check_scores(map_, f'maps[{i}]')
+  mask = ranking.check_scores(mask, f'masks[{i}]')
   if mask.ndim != 2 or mask.shape != scores.shape:
     raise ValueError(f'masks[{i}] is {mask.shape} and maps[{i}] {scores.shape}, not one [H, W]')
   anomalous = mask != 0

@@ -143,6 +143,8 @@ def test_few_dominant_scores_do_not_hide_the_rest(rng):
     ([np.ones((2, 2))], [], 0.3, 'different numbers of images'),
     ([], [], 0.3, 'maps is empty'),
     ([np.eye(2)], [np.full((2, 2), np.nan)], 0.3, r'maps\[0\] holds NaN'),
+    ([np.full((2, 2), np.nan)], [np.eye(2)], 0.3, r'masks\[0\] holds NaN'),
+    ([np.array([['a']])], [np.ones((1, 1))], 0.3, r'masks\[0\] must be real'),
     ([np.eye(2)], [np.ones((2, 2))], 0.0, 'fpr_limit'),
     ([np.eye(2)], [np.ones((2, 2))], 1.1, 'fpr_limit'),
   ],
