@@ -40,9 +40,12 @@ def main(argv: list[str]) -> None:
 def _parse_flags(argv: list[str]) -> list[str]:
   """Parses as absl does, and makes one sentence of what config_flags raises."""
   try:
-    rest = app.parse_flags_with_usage(argv)
-    _ = _CONFIG.value  # a file that did not load is reported only here
+    rest = flags.FLAGS(argv)
+    _ = _CONFIG.value.data  # a file that did not load is reported only here
     return rest
+  except flags.Error as error:
+    lines = str(error).strip().splitlines()
+    sys.exit(f'memkd_jax: {" ".join(dict.fromkeys([lines[0], lines[-1].strip()]))}')
   except (AttributeError, KeyError) as error:
     cause: Exception = error
     while cause.args and isinstance(cause.args[0], Exception):

@@ -67,6 +67,10 @@ def flags_of(config, workdir):
     (['--config.modle.backbone=x'], 'has no field \'modle\' Did you mean "model"'),
     (['--config=configs/gone.py'], '--config cannot be loaded'),
     (['--config=README.md'], '--config cannot be loaded'),
+    (['--config=configs'], '--config cannot be loaded'),
+    (['--config=configs/mvtec.py:foo'], 'Error whilst parsing config file: TypeError'),
+    (['--config.train.epochs=abc'], 'flag --config.train.epochs=abc: invalid literal'),
+    (['--mode=test'], 'flag --mode=test: value should be one of <train|evaluate>'),
     (['--mode=evaluate'], '{tmp}/run holds no run to evaluate'),
     (
       ['--config.model.stages=()'],
