@@ -17,13 +17,12 @@ from memkd_jax import files
 from memkd_jax.errors import UserError
 from memkd_jax.models.resnet import ARCHITECTURES, Teacher
 
+# A file may store its values in half the bytes; in memory they are float32.
+_STORED_DTYPES = (np.dtype(np.float32), jnp.dtype(jnp.bfloat16))
 # All metadata is one JSON string under one key: the order in which safetensors
 # writes several keys is not defined, and equal inputs must give equal files.
 _METADATA_KEY = 'memkd_jax'
-_HOW_TO_CONVERT = (
-  'convert it with: python tools/convert_torchvision.py --arch={arch} '
-  '--source=STATE_DICT.pth --out={path}'
-)
+_HOW_TO_CONVERT = 'make it with: python tools/convert_torchvision.py --arch={arch} --out={path}'
 
 
 def load(path: Path | str, expected_arch: str | None = None) -> tuple[str, dict[str, Any]]:
@@ -54,6 +53,7 @@ def load(path: Path | str, expected_arch: str | None = None) -> tuple[str, dict[
     raise UserError(f'{path} holds tensors that cannot be read ({error}); {how}') from error
   if problems := mismatches(tensors, arch):
     raise UserError(f'{path} does not fit {arch}: {"; ".join(problems)}; {how}')
+  tensors = {name: tensor.astype(np.float32) for name, tensor in tensors.items()}
   return arch, unflatten_dict(tensors, sep='/')
 
 
@@ -125,8 +125,8 @@ def mismatches(tensors: dict[str, np.ndarray], arch: str) -> list[str]:
     tensor, shape = tensors[name], expected[name].shape
     if tensor.shape != shape:
       problems.append(f'{name} has shape {tensor.shape} instead of {shape}')
-    elif tensor.dtype != np.float32:
-      problems.append(f'{name} is {tensor.dtype} instead of float32')
+    elif tensor.dtype not in _STORED_DTYPES:
+      problems.append(f'{name} is {tensor.dtype} instead of float32 or bfloat16')
     elif not np.isfinite(tensor).all():
       problems.append(f'{name} has values that are not finite')
   return sorted(problems)

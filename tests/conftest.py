@@ -23,6 +23,7 @@ from ml_collections import ConfigDict
 from PIL import Image
 
 from memkd_jax import config as base
+from memkd_jax.models.resnet import ARCHITECTURES
 from memkd_jax.parallel import Devices
 
 SHARED = Path(__file__).parents[2] / 'shared'
@@ -50,6 +51,12 @@ def one_device() -> Devices:
 def make_category() -> Callable[..., Path]:
   """Writes a category in the folder layout, with a bright square as its defect."""
   return write_category
+
+
+@pytest.fixture
+def make_state_dict() -> Callable[..., dict[str, np.ndarray]]:
+  """Random weights and BatchNorm statistics under torchvision's names."""
+  return random_state_dict
 
 
 def write_category(
@@ -84,6 +91,41 @@ def write_category(
     if masks:
       save(folder / 'ground_truth' / 'hole' / f'{i:03}_mask.png', mask)
   return folder
+
+
+def random_state_dict(
+  arch: str, rng: np.random.Generator, stages: int = 4
+) -> dict[str, np.ndarray]:
+  a = ARCHITECTURES[arch]
+  state = {}
+
+  def conv_norm(conv: str, norm: str, out: int, inputs: int, side: int) -> None:
+    state[f'{conv}.weight'] = rng.normal(size=(out, inputs, side, side)) / np.sqrt(
+      inputs * side**2
+    )
+    state[f'{norm}.weight'] = rng.uniform(0.5, 2, out)
+    state[f'{norm}.bias'] = rng.uniform(-1, 1, out)
+    state[f'{norm}.running_mean'] = rng.uniform(-1, 1, out)
+    state[f'{norm}.running_var'] = rng.uniform(0.1, 4, out)
+
+  conv_norm('conv1', 'bn1', a.planes, 3, 7)
+  inputs = a.planes
+  for stage in range(1, stages + 1):
+    planes, out = a.planes * 2 ** (stage - 1), a.channels(stage)
+    for block in range(a.blocks[stage - 1]):
+      name = f'layer{stage}.{block}'
+      if a.block == 'basic':
+        sizes = [(planes, inputs, 3), (out, planes, 3)]
+      else:
+        width = planes * a.width_factor
+        sizes = [(width, inputs, 1), (width, width, 3), (out, width, 1)]
+      for i, (o, n, side) in enumerate(sizes, start=1):
+        conv_norm(f'{name}.conv{i}', f'{name}.bn{i}', o, n, side)
+      if inputs != out:
+        conv_norm(f'{name}.downsample.0', f'{name}.downsample.1', out, inputs, 1)
+      inputs = out
+  state = {n: np.asarray(x, np.float32) for n, x in state.items()}
+  return state | {'bn1.num_batches_tracked': np.array(7), 'fc.bias': np.zeros(9, np.float32)}
 
 
 @pytest.fixture

@@ -1,5 +1,7 @@
 """The folded teacher against an unfolded numpy network with torchvision's layout."""
 
+import sys
+
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
@@ -8,41 +10,11 @@ from memkd_jax import conversion, weights
 from memkd_jax.errors import UserError
 from memkd_jax.models.resnet import ARCHITECTURES, Teacher
 
+# A header that is longer than the file, and one whose tensor is.
+_LYING_LENGTH = (1000).to_bytes(8, 'little') + b'{}'
+_HEADER = b'{"a":{"dtype":"F32","shape":[99],"data_offsets":[0,396]}}'
+_LYING_OFFSETS = len(_HEADER).to_bytes(8, 'little') + _HEADER + b'\0' * 8
 TINY = ['tiny_basic', 'tiny_bottleneck']
-
-
-def state_dict(arch, rng, stages=4):
-  """Random weights and BatchNorm statistics under torchvision's names."""
-  a = ARCHITECTURES[arch]
-  state = {}
-
-  def conv_norm(conv, norm, out, inputs, side):
-    state[f'{conv}.weight'] = rng.normal(size=(out, inputs, side, side)) / np.sqrt(
-      inputs * side**2
-    )
-    state[f'{norm}.weight'] = rng.uniform(0.5, 2, out)
-    state[f'{norm}.bias'] = rng.uniform(-1, 1, out)
-    state[f'{norm}.running_mean'] = rng.uniform(-1, 1, out)
-    state[f'{norm}.running_var'] = rng.uniform(0.1, 4, out)
-
-  conv_norm('conv1', 'bn1', a.planes, 3, 7)
-  inputs = a.planes
-  for stage in range(1, stages + 1):
-    planes, out = a.planes * 2 ** (stage - 1), a.channels(stage)
-    for block in range(a.blocks[stage - 1]):
-      name = f'layer{stage}.{block}'
-      if a.block == 'basic':
-        sizes = [(planes, inputs, 3), (out, planes, 3)]
-      else:
-        width = planes * a.width_factor
-        sizes = [(width, inputs, 1), (width, width, 3), (out, width, 1)]
-      for i, (o, n, side) in enumerate(sizes, start=1):
-        conv_norm(f'{name}.conv{i}', f'{name}.bn{i}', o, n, side)
-      if inputs != out:
-        conv_norm(f'{name}.downsample.0', f'{name}.downsample.1', out, inputs, 1)
-      inputs = out
-  state = {n: np.asarray(x, np.float32) for n, x in state.items()}
-  return state | {'bn1.num_batches_tracked': np.array(7), 'fc.bias': np.zeros(9, np.float32)}
 
 
 def slow_teacher(state, arch, image):
@@ -86,8 +58,8 @@ def slow_teacher(state, arch, image):
 
 @pytest.mark.parametrize('arch', TINY)
 @pytest.mark.parametrize('size', [(64, 64), (57, 43)])
-def test_folded_teacher_equals_the_unfolded_network(tmp_path, rng, arch, size):
-  state = state_dict(arch, rng)
+def test_folded_teacher_equals_the_unfolded_network(tmp_path, rng, arch, size, make_state_dict):
+  state = make_state_dict(arch, rng)
   source, out = tmp_path / 'source.safetensors', tmp_path / 'out.safetensors'
   save_file(state, source)
   stages = conversion.convert(source, arch, out)
@@ -104,8 +76,8 @@ def test_folded_teacher_equals_the_unfolded_network(tmp_path, rng, arch, size):
     assert np.linalg.norm(ours[0] - expected) / np.linalg.norm(expected) < 1e-5
 
 
-def test_stage_4_may_be_missing(tmp_path, rng):
-  save_file(state_dict('tiny_basic', rng, stages=3), tmp_path / 'source.safetensors')
+def test_stage_4_may_be_missing(tmp_path, rng, make_state_dict):
+  save_file(make_state_dict('tiny_basic', rng, stages=3), tmp_path / 'source.safetensors')
   out = tmp_path / 'out.safetensors'
   assert conversion.convert(tmp_path / 'source.safetensors', 'tiny_basic', out) == [1, 2, 3]
   _, params = weights.load(out)
@@ -116,25 +88,72 @@ def test_stage_4_may_be_missing(tmp_path, rng):
   assert metadata['source_sha256'] == weights.sha256(tmp_path / 'source.safetensors')
 
 
-def test_equal_inputs_give_equal_bytes(tmp_path, rng):
-  save_file(state_dict('tiny_basic', rng), tmp_path / 'source.safetensors')
+def test_equal_inputs_give_equal_bytes(tmp_path, rng, make_state_dict):
+  save_file(make_state_dict('tiny_basic', rng), tmp_path / 'source.safetensors')
   outs = [tmp_path / f'{i}.safetensors' for i in range(3)]
   for out in outs:
     conversion.convert(tmp_path / 'source.safetensors', 'tiny_basic', out)
   assert len({out.read_bytes() for out in outs}) == 1
 
 
-def test_a_state_dict_of_another_architecture_is_refused(tmp_path, rng):
-  save_file(state_dict('tiny_basic', rng), tmp_path / 'source.safetensors')
-  out = tmp_path / 'out.safetensors'
-  with pytest.raises(UserError, match=r'source\.safetensors lacks layer1\.0\.conv3\.weight'):
-    conversion.convert(tmp_path / 'source.safetensors', 'tiny_bottleneck', out)
-  wide = state_dict('tiny_basic', rng)
-  wide['layer1.0.conv1.weight'] = wide['layer1.0.conv1.weight'].repeat(2, axis=1)
-  save_file(wide, tmp_path / 'wide.safetensors')
-  with pytest.raises(UserError, match=r'conv1/conv/kernel has shape \(3, 3, 8, 4\) instead'):
-    conversion.convert(tmp_path / 'wide.safetensors', 'tiny_basic', out)
-  assert not out.exists()
+def test_a_state_dict_of_another_architecture_is_refused(tmp_path, rng, make_state_dict):
+  source, out = tmp_path / 'source.safetensors', tmp_path / 'out.safetensors'
+
+  def message(state, arch):
+    save_file(state, source)
+    with pytest.raises(UserError, match=r'source\.safetensors') as error:
+      conversion.convert(source, arch, out)
+    assert not out.exists()
+    return str(error.value)
+
+  state = make_state_dict('tiny_basic', rng)
+  assert 'layer1.0.conv3.weight is missing' in message(state, 'tiny_bottleneck')
+  # A deeper network holds all names and shapes of a shallower one.
+  deeper = state | {'layer2.1.conv1.weight': state['layer2.0.conv2.weight']}
+  assert 'layer2.1.conv1.weight is one too many' in message(deeper, 'tiny_basic')
+  deep_stem = state | {'conv1.0.weight': state['conv1.weight']}
+  assert 'conv1.0.weight is one too many' in message(deep_stem, 'tiny_basic')
+  wide = state | {'layer1.0.conv1.weight': state['layer1.0.conv1.weight'].repeat(2, axis=1)}
+  assert 'conv1/conv/kernel has shape (3, 3, 8, 4) instead' in message(wide, 'tiny_basic')
+  whole = {name: tensor.astype(np.int8) for name, tensor in state.items()}
+  assert 'bn1.bias holds int8, bn1.running_mean holds int8' in message(whole, 'tiny_basic')
+  negative = state | {'layer3.0.bn2.running_var': -state['layer3.0.bn2.running_var']}
+  assert 'layer3.0.bn2.running_var holds' in message(negative, 'tiny_basic')
+  infinite = state | {'layer3.0.bn2.weight': np.full(16, np.inf, np.float32)}
+  assert 'has values that are not finite' in message(infinite, 'tiny_basic')
+
+
+@pytest.mark.parametrize('prefix', ['module.', 'model.backbone.'])
+def test_a_common_prefix_is_taken_off(tmp_path, rng, make_state_dict, prefix):
+  state = make_state_dict('tiny_basic', rng)
+  save_file({f'{prefix}{n}': x for n, x in state.items()}, tmp_path / 'source.safetensors')
+  read = conversion.read_state_dict(tmp_path / 'source.safetensors')
+  assert read.keys() == state.keys()
+
+
+def test_half_precision_files(tmp_path, rng, make_state_dict):
+  state = make_state_dict('tiny_basic', rng)
+  source = tmp_path / 'source.safetensors'
+  save_file(state, source)
+  full, half = tmp_path / 'full.safetensors', tmp_path / 'half.safetensors'
+  conversion.convert(source, 'tiny_basic', full)
+  conversion.convert(source, 'tiny_basic', half, 'bfloat16')
+  tensors = [weights.flatten_dict(weights.load(path)[1], sep='/') for path in (full, half)]
+  for name, exact in tensors[0].items():
+    rounded = tensors[1][name]
+    assert rounded.dtype == np.float32
+    # bfloat16 keeps 8 bits, and rounds to nearest.
+    assert (np.abs(rounded - exact) <= np.abs(exact) * 2.0**-8).all()
+    assert (rounded.view(np.uint32) & 0xFFFF == 0).all()
+  payloads = [
+    path.stat().st_size - 8 - int.from_bytes(path.read_bytes()[:8], 'little')
+    for path in (full, half)
+  ]
+  assert payloads[0] == 2 * payloads[1]
+  assert weights.read_metadata(half)['dtype'] == 'bfloat16'
+  # A source in half precision is read as well.
+  save_file({n: x.astype(np.float16) for n, x in state.items()}, source)
+  conversion.convert(source, 'tiny_basic', full)
 
 
 @pytest.mark.parametrize(
@@ -143,6 +162,9 @@ def test_a_state_dict_of_another_architecture_is_refused(tmp_path, rng):
     ('gone.safetensors', None, 'no file'),
     ('x.safetensors', b'\x08\0\0\0\0\0\0\0{"a": 1}', 'not a readable safetensors'),
     ('x.safetensors', b'\xff' * 100, 'not a readable safetensors'),
+    ('x.safetensors', b'', 'not a readable safetensors'),
+    ('x.safetensors', _LYING_LENGTH, 'not a readable safetensors'),
+    ('x.safetensors', _LYING_OFFSETS, 'not a readable safetensors'),
     ('x.npz', b'', r'must end in \.safetensors, \.pth or \.pt'),
   ],
 )
@@ -153,32 +175,60 @@ def test_unreadable_sources_are_refused(tmp_path, name, content, message):
     conversion.convert(tmp_path / name, 'tiny_basic', tmp_path / 'out.safetensors')
 
 
-def test_pth_equals_safetensors_and_executes_nothing(tmp_path, rng):
+def test_pth_equals_safetensors(tmp_path, rng, make_state_dict):
   torch = pytest.importorskip('torch', reason='reading .pth needs the extra [convert]')
-  state = state_dict('tiny_basic', rng)
+  state = make_state_dict('tiny_basic', rng)
   save_file(state, tmp_path / 'source.safetensors')
-  torch.save(
-    {n: torch.from_numpy(np.asarray(x)) for n, x in state.items()}, tmp_path / 'source.pth'
-  )
-  a, b = (
-    conversion.fold(
-      conversion.read_state_dict(tmp_path / f'source.{suffix}'),
-      ARCHITECTURES['tiny_basic'],
-      suffix,
-    )
-    for suffix in ('pth', 'safetensors')
-  )
-  assert a.keys() == b.keys()
-  assert all(np.array_equal(a[n], b[n]) for n in a)
+  tensors = {n: torch.from_numpy(np.asarray(x)) for n, x in state.items()}
+  # Old files hold parameters instead of tensors, and the format before torch 1.6.
+  parameters = {
+    n: torch.nn.Parameter(x, requires_grad=x.is_floating_point()) for n, x in tensors.items()
+  }
+  torch.save(tensors, tmp_path / 'new.pth')
+  torch.save(parameters, tmp_path / 'old.pt', _use_new_zipfile_serialization=False)
+  torch.save({'state_dict': tensors, 'epoch': 90}, tmp_path / 'checkpoint.pth')
+  expected = conversion.read_state_dict(tmp_path / 'source.safetensors')
+  for name in ('new.pth', 'old.pt', 'checkpoint.pth'):
+    read = conversion.read_state_dict(tmp_path / name)
+    assert read.keys() == expected.keys()
+    assert all(np.array_equal(read[n], expected[n]) for n in read)
+  for dtype in (torch.float16, torch.bfloat16):
+    halves = {n: x.to(dtype) if x.is_floating_point() else x for n, x in tensors.items()}
+    torch.save(halves, tmp_path / 'half.pth')
+    read = conversion.read_state_dict(tmp_path / 'half.pth')
+    assert read['conv1.weight'].dtype == np.float32
+    np.testing.assert_array_equal(read['conv1.weight'], halves['conv1.weight'].float())
+
+
+def test_without_torch_a_pth_is_one_sentence(tmp_path, monkeypatch):
+  monkeypatch.setitem(sys.modules, 'torch', None)
+  (tmp_path / 'source.pth').write_bytes(b'')
+  with pytest.raises(UserError, match=r'needs torch: pip install "memkd_jax\[convert\]"'):
+    conversion.read_state_dict(tmp_path / 'source.pth')
+
+
+@pytest.mark.parametrize('zipped', [True, False])
+def test_a_hostile_or_damaged_pth_executes_nothing(tmp_path, rng, make_state_dict, zipped):
+  torch = pytest.importorskip('torch', reason='reading .pth needs the extra [convert]')
 
   class Attack:
     def __reduce__(self):
       return (open, (str(tmp_path / 'owned'), 'w'))
 
-  torch.save({'conv1.weight': Attack()}, tmp_path / 'evil.pth')
-  (tmp_path / 'cut.pth').write_bytes((tmp_path / 'source.pth').read_bytes()[:500])
-  torch.save([1, 2], tmp_path / 'list.pth')
-  for name in ('evil.pth', 'cut.pth', 'list.pth'):
+  def save(value, name):
+    torch.save(value, tmp_path / name, _use_new_zipfile_serialization=zipped)
+
+  state = make_state_dict('tiny_basic', rng)
+  save({n: torch.from_numpy(np.asarray(x)) for n, x in state.items()}, 'whole.pth')
+  save({'conv1.weight': Attack()}, 'evil.pth')
+  save([1, 2], 'list.pth')
+  save({'conv1.weight': 'text'}, 'text.pth')
+  content = (tmp_path / 'whole.pth').read_bytes()
+  for size in (0, 1, 100, 500, len(content) // 2, len(content) - 1):
+    (tmp_path / f'cut_{size}.pth').write_bytes(content[:size])
+  names = [p.name for p in tmp_path.glob('*.pth') if p.name != 'whole.pth']
+  assert len(names) == 9
+  for name in names:
     with pytest.raises(UserError, match=name):
       conversion.read_state_dict(tmp_path / name)
   assert not (tmp_path / 'owned').exists()

@@ -60,7 +60,7 @@ def flags_of(config, workdir):
         '--config.model.backbone=resnet18',
         '--config.model.teacher_weights={tmp}/x.safetensors',
       ],
-      'There is no teacher at {tmp}/x.safetensors; convert it with: '
+      'There is no teacher at {tmp}/x.safetensors; make it with: '
       'python tools/convert_torchvision.py --arch=resnet18',
     ),
     (['--config.train.epoch=3'], 'has no field \'epoch\' Did you mean "epochs"'),
@@ -149,24 +149,3 @@ def test_a_killed_run_resumes_to_the_same_parameters(tiny_config, tmp_path, make
   code, out, _ = run(*killed, '--mode=evaluate')
   assert code == 1
   assert 'test/good/000.png is not a readable image' in out
-
-
-def test_the_converter_is_one_sentence_too(tmp_path):
-  tool = str(ROOT / 'tools' / 'convert_torchvision.py')
-  result = subprocess.run(
-    [
-      sys.executable,
-      tool,
-      '--arch=resnet18',
-      f'--source={tmp_path}/gone.pth',
-      f'--out={tmp_path}/out.safetensors',
-    ],
-    env=ONE_DEVICE | {'PYTHONPATH': str(ROOT)},
-    capture_output=True,
-    text=True,
-  )
-  assert result.returncode == 1
-  assert result.stderr.splitlines() == [
-    f'convert_torchvision: There is no file {tmp_path}/gone.pth; '
-    'pass a torchvision state dict as --source.'
-  ]

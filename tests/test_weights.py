@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
@@ -42,7 +44,7 @@ def test_all_mismatches_are_named_at_once(tmp_path, params):
   for part in (
     str(path),
     'stem/conv/bias has shape (2,) instead of (4,)',
-    'stage1/block0/conv1/conv/kernel is float64 instead of float32',
+    'stage1/block0/conv1/conv/kernel is float64 instead of float32 or bfloat16',
     'stage2/block0/conv1/conv/bias has values that are not finite',
     'stage3/block0/conv2/conv/kernel is missing',
     'head/bias does not belong to tiny_basic',
@@ -63,3 +65,29 @@ def test_other_files_are_refused(tmp_path, params):
   weights.save_teacher(tmp_path / 'other.safetensors', 'vgg', params, {})
   with pytest.raises(UserError, match="unknown architecture 'vgg'"):
     weights.load(tmp_path / 'other.safetensors')
+
+
+def test_a_cut_file_is_refused_wherever_it_is_cut(tmp_path, params):
+  whole, cut = tmp_path / 'whole.safetensors', tmp_path / 'cut.safetensors'
+  weights.save_teacher(whole, 'tiny_basic', params, {})
+  content = whole.read_bytes()
+  for size in (0, 4, 8, 100, len(content) // 2, len(content) - 1):
+    cut.write_bytes(content[:size])
+    with pytest.raises(UserError, match=r'cut\.safetensors is not a readable'):
+      weights.load(cut)
+  lying = (2**40).to_bytes(8, 'little') + content[8:]
+  cut.write_bytes(lying)
+  with pytest.raises(UserError, match=r'cut\.safetensors is not a readable'):
+    weights.load(cut)
+
+
+def test_an_interrupted_write_leaves_nothing(tmp_path, params, monkeypatch):
+  def interrupted(path, content):
+    with open(path, 'wb') as file:
+      file.write(content[:100])
+    raise KeyboardInterrupt
+
+  monkeypatch.setattr(Path, 'write_bytes', interrupted)
+  with pytest.raises(KeyboardInterrupt):
+    weights.save_teacher(tmp_path / 'teacher.safetensors', 'tiny_basic', params, {})
+  assert list(tmp_path.iterdir()) == []

@@ -5,11 +5,9 @@
 <category>/ground_truth/<defect>/<id>_mask.*    (all of it, or no ground_truth/)
 """
 
-import functools
 from pathlib import Path
 
-from PIL import Image
-
+from memkd_jax.data.images import list_images
 from memkd_jax.data.sample import GOOD, Sample
 from memkd_jax.errors import UserError
 
@@ -66,9 +64,9 @@ def list_samples(root: Path, category: str, split: str) -> list[Sample]:
 def _list_defect(folder: Path, split: str, defect: str, truth: Path | None) -> list[Sample]:
   masks = {}
   if truth is not None and defect != GOOD:
-    masks = {_stem_of_mask(p): p for p in _images(truth / defect)}
+    masks = {_stem_of_mask(p): p for p in list_images(truth / defect)}
   samples = []
-  for image in _images(folder / split / defect):
+  for image in list_images(folder / split / defect):
     mask = masks.get(image.stem)
     if truth is not None and defect != GOOD and mask is None:
       raise UserError(
@@ -86,8 +84,8 @@ def _list_defect(folder: Path, split: str, defect: str, truth: Path | None) -> l
 def _check_masks(truth: Path, test: Path) -> None:
   """Every mask must have its image."""
   for folder in _folders(truth):
-    stems = {p.stem for p in _images(test / folder.name)}
-    for mask in _images(folder):
+    stems = {p.stem for p in list_images(test / folder.name)}
+    for mask in list_images(folder):
       if _stem_of_mask(mask) not in stems:
         raise UserError(
           f'{mask} has no image: {test / folder.name / _stem_of_mask(mask)}.* is expected; '
@@ -102,20 +100,3 @@ def _stem_of_mask(mask: Path) -> str:
 def _folders(folder: Path) -> list[Path]:
   """The folders in a folder, sorted; hidden ones (.ipynb_checkpoints) are left out."""
   return sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith('.'))
-
-
-def _images(folder: Path) -> list[Path]:
-  """The files that Pillow can open by their suffix; hidden files are left out."""
-  if not folder.is_dir():
-    return []
-  return sorted(
-    p
-    for p in folder.iterdir()
-    if p.suffix.lower() in _suffixes() and not p.name.startswith('.') and p.is_file()
-  )
-
-
-@functools.cache
-def _suffixes() -> frozenset[str]:
-  registered = Image.registered_extensions()
-  return frozenset(suffix for suffix, name in registered.items() if name in Image.OPEN)

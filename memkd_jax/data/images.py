@@ -1,5 +1,6 @@
 """Decodes one image or mask file to a square uint8 array (protocol, data to arrays)."""
 
+import functools
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,21 @@ _DECODING_ERRORS = (
   MemoryError,
   Image.DecompressionBombError,
 )
+
+
+def list_images(folder: Path) -> list[Path]:
+  """The files that Pillow can open by their suffix, sorted; hidden ones are left out.
+
+  Args:
+    folder: is looked through without its subfolders; it need not exist.
+  """
+  if not folder.is_dir():
+    return []
+  return sorted(
+    p
+    for p in folder.iterdir()
+    if p.suffix.lower() in _suffixes() and not p.name.startswith('.') and p.is_file()
+  )
 
 
 def read_image(path: Path, size: int) -> tuple[np.ndarray, tuple[int, int]]:
@@ -103,3 +119,9 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     # By way of RGBA, so that a transparent index keeps its colour silently.
     image = image.convert('RGBA')
   return image.convert('RGB')
+
+
+@functools.cache
+def _suffixes() -> frozenset[str]:
+  registered = Image.registered_extensions()
+  return frozenset(suffix for suffix, name in registered.items() if name in Image.OPEN)
