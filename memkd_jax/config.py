@@ -31,6 +31,8 @@ FREE_FIELDS = (
   'data.threads',
   'eval.batch_size',
   'model.teacher_weights',
+  'seed',
+  'seeds',
   'train.checkpoint_steps',
   'train.log_steps',
 )
@@ -40,6 +42,7 @@ def get_config() -> ConfigDict:
   """The paper's main model, where the paper and the specification fix a value."""
   config = ConfigDict()
   config.seed = 0
+  config.seeds = ()  # several, in place of seed: figures are means over them
 
   config.data = ConfigDict()
   config.data.dataset = 'mvtec_ad'
@@ -99,7 +102,8 @@ def resolve(config: ConfigDict) -> ConfigDict:
     config: as `get_config` gives it, perhaps with other values.
 
   Returns:
-    A copy with absolute paths, sorted stages and memories.
+    A copy with absolute paths, sorted stages and memories, and at least one of
+    `seeds`; `seed` counts no more.
 
   Raises:
     UserError: a field has a value that it cannot have.
@@ -107,6 +111,7 @@ def resolve(config: ConfigDict) -> ConfigDict:
   _check(config)
   config = config.copy_and_resolve_references()
   config.data.dir = _absolute('data.dir', config.data.dir)
+  config.seeds = tuple(dict.fromkeys(config.seeds or (config.seed,)))
   config.model.stages = tuple(sorted(set(config.model.stages)))
   config.model.memories = tuple(sorted(set(config.model.memories)))
   if config.model.teacher_weights != RANDOM_TEACHER:
@@ -165,7 +170,9 @@ def _check(config: ConfigDict) -> None:
     _require(f'{section}.{name}', value, 0 <= value < math.inf, 'is finite and not negative')
   for name in ('adam_b1', 'adam_b2'):
     _require(f'train.{name}', train[name], 0 <= train[name] < 1, 'lies in [0, 1)')
-  _require('seed', config.seed, config.seed >= 0, 'is not negative')
+  for field, seeds in (('seed', (config.seed,)), ('seeds', config.seeds)):
+    whole = all(type(seed) is int and seed >= 0 for seed in seeds)
+    _require(field, config[field], whole, 'is whole and not negative')
 
 
 def _one_of(field: str, value: str, known: Collection[str]) -> None:

@@ -78,6 +78,6 @@ def check_test_split(category: str, samples: Sequence[Sample]) -> None:
   for label, kind in ((0, 'normal'), (1, 'anomalous')):
     if label not in labels:
       raise UserError(
-        f'{category} has no {kind} test images (in {samples[0].image.parent.parent}), '
-        'without which its metrics are undefined.'
+        f'{category} has no {kind} test images, without which its metrics are undefined; '
+        f'add some beside {samples[0].image}.'
       )

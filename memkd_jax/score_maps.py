@@ -116,7 +116,7 @@ def list_categories(maps_root: Path) -> list[str]:
 
 
 def _find_map(root: Path, sample: Sample) -> Path:
-  stem = root / 'test' / sample.defect / sample.image.stem
+  stem = root / 'test' / sample.defect / sample.stem
   for suffix in _SUFFIXES:
     path = stem.with_name(stem.name + suffix)
     if path.is_file():

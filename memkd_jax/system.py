@@ -90,15 +90,16 @@ class System:
     )
     self.score_step = self.devices.map(self._score)
 
-  def init_state(self, category: str, images: np.ndarray) -> TrainState:
+  def init_state(self, category: str, seed: int, images: np.ndarray) -> TrainState:
     """The state before the first step, a tree of numpy arrays.
 
     Args:
-      category: seeds the initialisation, together with `config.seed`.
+      category: seeds the initialisation, together with the seed.
+      seed: of the run.
       images: uint8 [N, S, S, 3], the training images, from which the memories
         are initialised where `model.memory_init` asks for it.
     """
-    key = jax.random.key(category_seed(self.config.seed, category))
+    key = jax.random.key(category_seed(seed, category))
     example = jax.ShapeDtypeStruct((1, *images.shape[1:]), images.dtype)
     features = jax.tree.map(
       lambda x: jnp.zeros(x.shape, x.dtype),
@@ -107,7 +108,7 @@ class System:
     variables = self._init(key, features)
     if self.config.model.memory_init == 'exemplars' and self.memories:
       variables = variables | {
-        'params': self._memories_from_exemplars(variables, category, images)
+        'params': self._memories_from_exemplars(variables, category, seed, images)
       }
     state = TrainState(
       step=jnp.zeros((), jnp.int32),
@@ -117,16 +118,18 @@ class System:
     )
     return jax.tree.map(np.asarray, state)
 
-  def exemplars(self, category: str, images: np.ndarray, step: int) -> np.ndarray | None:
+  def exemplars(
+    self, category: str, seed: int, images: np.ndarray, step: int
+  ) -> np.ndarray | None:
     """The exemplar images of a step, shared out to the devices; None without memories."""
     if not self.memories:
       return None
-    return self.devices.split(images[self._exemplar_indices(category, len(images), step)])
+    return self.devices.split(images[self._exemplar_indices(category, seed, len(images), step)])
 
-  def _exemplar_indices(self, category: str, number: int, step: int) -> np.ndarray:
+  def _exemplar_indices(self, category: str, seed: int, number: int, step: int) -> np.ndarray:
     train = self.config.train
     return exemplar_indices(
-      self.config.seed,
+      seed,
       category,
       number,
       train.exemplars,
@@ -157,9 +160,11 @@ class System:
   def _one_copy(self) -> Any:
     return self.devices.fetch(self.teacher_params)
 
-  def _memories_from_exemplars(self, variables: Any, category: str, images: np.ndarray) -> Any:
+  def _memories_from_exemplars(
+    self, variables: Any, category: str, seed: int, images: np.ndarray
+  ) -> Any:
     """Draws keys and values from positions of the exemplars' target features."""
-    exemplars = images[self._exemplar_indices(category, len(images), 0)]
+    exemplars = images[self._exemplar_indices(category, seed, len(images), 0)]
     # Without an axis name: this runs outside of the mapped step.
     distiller = self._distiller.clone(axis_name=None)
 
@@ -169,7 +174,7 @@ class System:
       distilled, _ = distiller.apply(variables, features, train=True, mutable=['batch_stats'])
       return memory_targets(features, distilled.embedding, self.memories)
 
-    generator = np.random.default_rng(category_seed(self.config.seed, category))
+    generator = np.random.default_rng(category_seed(seed, category))
     params = dict(variables['params'])
     for m, features in targets(self._one_copy(), variables).items():
       rows = np.asarray(features).reshape(-1, features.shape[-1])

@@ -1,6 +1,7 @@
 """Trains one category, and runs all the categories of a data set."""
 
 import hashlib
+import itertools
 import math
 import time
 from pathlib import Path
@@ -57,16 +58,17 @@ def run(config: ConfigDict, workdir: Path | str, mode: str = 'train') -> dict[st
   for note in system.notes:
     print(f'Note: {note}', flush=True)
 
-  failed = {}
-  for category in categories:
+  failed: dict[str, str] = {}
+  for seed, category in itertools.product(config.seeds, categories):
+    name = category if len(config.seeds) == 1 else f'{category}, seed {seed}'
     try:
-      if mode == 'train' and folder.read_result(category, config.seed) is not None:
-        print(f'{category}: finished already', flush=True)
+      if mode == 'train' and folder.read_result(category, seed) is not None:
+        print(f'{name}: finished already', flush=True)
       else:
-        _run_category(system, dataset, root, category, folder, mode)
+        _run_category(system, dataset, root, category, seed, folder, mode)
     except (UserError, OSError) as error:  # the system's errors name the path themselves
-      failed[category] = str(error)
-      print(f'{category} failed: {error}', flush=True)
+      failed.setdefault(category, str(error))
+      print(f'{name} failed: {error}', flush=True)
   results = collect(folder, config, categories, failed, system.notes)
   write_results(folder.root, results)
   print('\n' + results_table(results), flush=True)
@@ -74,7 +76,7 @@ def run(config: ConfigDict, workdir: Path | str, mode: str = 'train') -> dict[st
 
 
 def train_category(
-  system: System, category: str, images: np.ndarray, folder: Path
+  system: System, category: str, seed: int, images: np.ndarray, folder: Path
 ) -> tuple[TrainState, dict[str, float]]:
   """Trains to the last step, from the newest checkpoint where there is one.
 
@@ -85,7 +87,8 @@ def train_category(
 
   Args:
     system: the compiled steps.
-    category: seeds the data order and the initialisation.
+    category: seeds the data order and the initialisation, together with
+    seed: of the run.
     images: uint8 [N, S, S, 3], the normal training images.
     folder: where checkpoints/ and metrics.jsonl are.
 
@@ -109,7 +112,7 @@ def train_category(
     'train_images': len(images),
     'train_sha256': hashlib.sha256(images.data).hexdigest(),
   }
-  host_state = system.init_state(category, images)
+  host_state = system.init_state(category, seed, images)
   last_terms: dict[str, float] = {}
   with Checkpoints(folder / 'checkpoints') as checkpoints:
     if checkpoints.latest_step() is not None:
@@ -129,12 +132,12 @@ def train_category(
     ):
       reporter = _Reporter(system, category, log, progress, steps)
       for step in range(start, steps):
-        indices = batch_indices(system.config.seed, category, len(images), batch_size, step)
+        indices = batch_indices(seed, category, len(images), batch_size, step)
         state, terms = system.train_step(
           state,
           system.teacher_params,
           devices.split(images[indices]),
-          system.exemplars(category, images, step),
+          system.exemplars(category, seed, images, step),
         )
         done = step + 1
         reporter.begin(done, terms)
@@ -200,42 +203,49 @@ class _Reporter:
 
 
 def _run_category(
-  system: System, dataset: Dataset, root: Path, category: str, folder: Workdir, mode: str
+  system: System,
+  dataset: Dataset,
+  root: Path,
+  category: str,
+  seed: int,
+  folder: Workdir,
+  mode: str,
 ) -> None:
-  """Trains and evaluates one category, and writes its result last of all."""
+  """Trains and evaluates one category with one seed, and writes its result last of all."""
   config = system.config
   # Everything is listed and decoded first: a broken test image must not come to
   # light only after the training.
   size, threads = config.data.image_size, config.data.threads
   test_samples = dataset.list_samples(root, category, 'test')
   check_test_split(category, test_samples)
-  category_folder = folder.category(category, config.seed)
+  category_folder = folder.category(category, seed)
   if mode == 'train':
     train_samples = dataset.list_samples(root, category, 'train')
     test = load_split(test_samples, size, threads)
     train = load_split(train_samples, size, threads)
-    state, _ = train_category(system, category, train.images, category_folder)
+    state, _ = train_category(system, category, seed, train.images, category_folder)
     train_images = len(train_samples)
   else:
     test = load_split(test_samples, size, threads)
-    state, train_images = _final_state(system, category, test.images, category_folder)
+    state, train_images = _final_state(system, category, seed, test.images, category_folder)
   figures = evaluate_category(system, state, category, test, category_folder)
   counts = {
     'train': train_images,
     'test_normal': int(np.sum(test.labels == 0)),
     'test_anomalous': int(np.sum(test.labels == 1)),
   }
-  folder.write_result(category, config.seed, {'metrics': figures, 'counts': counts})
+  folder.write_result(category, seed, {'metrics': figures, 'counts': counts})
 
 
 def _final_state(
-  system: System, category: str, images: np.ndarray, folder: Path
+  system: System, category: str, seed: int, images: np.ndarray, folder: Path
 ) -> tuple[TrainState, int]:
   """The state after the last step, for no other may be reported.
 
   Args:
     system: the compiled steps.
-    category: named in errors.
+    category: and
+    seed: of the run.
     images: uint8 [N, S, S, 3], any; only their size counts.
     folder: where checkpoints/ is.
 
@@ -254,7 +264,7 @@ def _final_state(
         f'The training in {path} has not ended (step {latest or 0} of {steps or "?"}); '
         'finish it without --mode=evaluate.'
       )
-    return checkpoints.restore(system.init_state(category, images)), train_images
+    return checkpoints.restore(system.init_state(category, seed, images)), train_images
 
 
 def _with_teacher_hash(config: ConfigDict) -> ConfigDict:

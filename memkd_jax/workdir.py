@@ -51,18 +51,24 @@ class Workdir:
       raise UserError(f'Cannot use {self.root} as --workdir: {error.strerror}.') from error
 
   def read_result(self, category: str, seed: int) -> dict[str, Any] | None:
-    """The metrics and counts of a finished category, None where it is not finished."""
+    """What `write_result` wrote, None where the category is not finished."""
     path = self.category(category, seed) / 'result.json'
     if not path.exists():
       return None
     try:
       result = json.loads(path.read_text(encoding='utf-8'))
-      return {'metrics': dict(result['metrics']), 'counts': dict(result['counts'])}
+      return result | {name: dict(result[name]) for name in ('metrics', 'counts')}
     except (ValueError, KeyError, TypeError) as error:
       raise UserError(f'{path} is damaged ({error}); remove it to score again.') from error
 
   def write_result(self, category: str, seed: int, result: dict[str, Any]) -> None:
-    """Marks a category as finished."""
+    """Marks a category as finished.
+
+    Args:
+      category: its name.
+      seed: of the run.
+      result: JSON values, 'metrics' and 'counts' among them.
+    """
     files.write_json(self.category(category, seed) / 'result.json', result)
 
   def finished(self, seed: int) -> list[str]:

@@ -88,5 +88,5 @@ def test_impossible_values_are_named(field, value):
 def test_free_fields_exist():
   flat = base.get_config()
   for field in base.FREE_FIELDS:
-    section, name = field.split('.')
-    assert name in flat[section]
+    *section, name = field.split('.')
+    assert name in (flat[section[0]] if section else flat)

@@ -133,7 +133,7 @@ def test_a_killed_run_resumes_to_the_same_parameters(tiny_config, tmp_path, make
   assert kept == sorted(kept, reverse=True)
 
   system = System(resolve(tiny_config))
-  like = system.init_state('bolt', np.zeros((10, 32, 32, 3), np.uint8))
+  like = system.init_state('bolt', 0, np.zeros((10, 32, 32, 3), np.uint8))
   states = []
   for name in ('whole', 'killed'):
     with Checkpoints(tmp_path / name / 'bolt' / 'seed_0' / 'checkpoints') as checkpoints:
@@ -142,9 +142,9 @@ def test_a_killed_run_resumes_to_the_same_parameters(tiny_config, tmp_path, make
   jax.tree.map(np.testing.assert_array_equal, *states)
 
   # The same folder with another config is refused; a failed category is exit code 1.
-  code, _, err = run(*killed, '--config.seed=1')
+  code, _, err = run(*killed, '--config.model.temperature=2.0')
   assert code == 1
-  assert 'seed is 0 there and 1 now' in err
+  assert 'model.temperature is 1.0 there and 2.0 now' in err
   (tmp_path / 'data' / 'bolt' / 'test' / 'good' / '000.png').write_bytes(b'')
   code, out, _ = run(*killed, '--mode=evaluate')
   assert code == 1

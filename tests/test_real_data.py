@@ -32,7 +32,7 @@ def test_bottle(tmp_path, shared, one_device, size, epochs, auroc):
   normal = load_split(folder.list_samples(data, 'bottle', 'train'), size, 2)
   test = load_split(folder.list_samples(data, 'bottle', 'test'), size, 2)
   assert (len(normal.images), test.labels.sum(), len(test.labels)) == (209, 63, 83)
-  state, _ = train.train_category(system, 'bottle', normal.images, tmp_path)
+  state, _ = train.train_category(system, 'bottle', 0, normal.images, tmp_path)
   maps, scores = score_images(system, state, test.images)
   assert metrics.auroc(test.labels, scores) >= auroc
 

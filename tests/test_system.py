@@ -69,19 +69,19 @@ def test_float64_needs_x64(tiny_config, one_device):
 def test_memories_can_start_from_exemplar_features(tiny_config, one_device, images):
   tiny_config.model.memory_init = 'exemplars'
   system = System(tiny_config, one_device)
-  params = system.init_state('bolt', images).params
-  chosen = images[system._exemplar_indices('bolt', 10, 0)]
+  params = system.init_state('bolt', 0, images).params
+  chosen = images[system._exemplar_indices('bolt', 0, 10, 0)]
   features = jax.jit(system._features)(weights.random_teacher('tiny_basic'), chosen)
   rows = np.asarray(features[2]).reshape(-1, features[2].shape[-1])  # M_2 <- stage 3
   memory = params['memory_m2']
   np.testing.assert_array_equal(memory['keys'], memory['values'])
   distances = np.abs(memory['keys'][:, None] - rows).max(-1).min(-1)
   np.testing.assert_allclose(distances, 0, atol=1e-4)
-  again = system.init_state('bolt', images).params
+  again = system.init_state('bolt', 0, images).params
   jax.tree.map(np.testing.assert_array_equal, params, again)
 
 
 def test_initialisation_depends_on_the_category(tiny_config, one_device, images):
   system = System(tiny_config, one_device)
-  a, b = (system.init_state(c, images).params['memory_m1']['keys'] for c in ('bolt', 'nut'))
+  a, b = (system.init_state(c, 0, images).params['memory_m1']['keys'] for c in ('bolt', 'nut'))
   assert not np.array_equal(a, b)

@@ -44,7 +44,7 @@ def final_state(config, workdir, category='bolt'):
   images = np.zeros((10, 32, 32, 3), np.uint8)
   with Checkpoints(workdir / category / 'seed_0' / 'checkpoints') as checkpoints:
     assert checkpoints.latest_step() == STEPS
-    return checkpoints.restore(system.init_state(category, images))
+    return checkpoints.restore(system.init_state(category, 0, images))
 
 
 def assert_same(a, b):
@@ -108,15 +108,15 @@ def test_keys_and_values_are_trained_saved_and_restored(tiny_config, tmp_path, m
   system = train.System(config)
   samples = folder.list_samples(tmp_path / 'data', 'bolt', 'train')
   images = load_split(samples, 32, 2).images
-  start = system.init_state('bolt', images)
-  state, terms = train.train_category(system, 'bolt', images, tmp_path / 'bolt')
+  start = system.init_state('bolt', 0, images)
+  state, terms = train.train_category(system, 'bolt', 0, images, tmp_path / 'bolt')
   assert terms['loss'] > 0
   with Checkpoints(tmp_path / 'bolt' / 'checkpoints') as checkpoints:
     assert_same(checkpoints.restore(start), state)
   for m in ('memory_m1', 'memory_m2', 'memory_m3'):
     for name in ('keys', 'values'):
       assert np.abs(state.params[m][name] - start.params[m][name]).max() > 1e-3
-  again, terms = train.train_category(system, 'bolt', images, tmp_path / 'bolt')
+  again, terms = train.train_category(system, 'bolt', 0, images, tmp_path / 'bolt')
   assert terms == {}
   assert_same(again, state)
 
@@ -253,7 +253,7 @@ def test_a_loss_that_is_not_finite_stops_with_its_step_and_terms(
 def test_padding_does_not_change_a_score(tiny_config, tmp_path, rng):
   system = train.System(resolve(tiny_config))
   images = rng.integers(0, 256, (7, 32, 32, 3), dtype=np.uint8)  # batches of 4 and of 3
-  state = system.init_state('bolt', images)
+  state = system.init_state('bolt', 0, images)
   maps, scores = score_images(system, state, images)
   assert maps.shape == (7, 32, 32)
   np.testing.assert_array_equal(scores, maps.max((1, 2)))

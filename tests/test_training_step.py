@@ -153,14 +153,14 @@ def test_the_embedding_as_a_target_gets_no_gradient():
 def test_training_lowers_the_loss(tiny_config, images, kd):
   tiny_config.loss.kd = kd
   system = System(tiny_config, Devices(jax.devices()[:1]))
-  state = system.devices.replicate(system.init_state('bolt', images))
+  state = system.devices.replicate(system.init_state('bolt', 0, images))
   losses, statistics = [], []
   for step in range(8):  # eight epochs of one batch
     state, terms = system.train_step(
       state,
       system.teacher_params,
       system.devices.split(images),
-      system.exemplars('bolt', images, step),
+      system.exemplars('bolt', 0, images, step),
     )
     losses.append(float(terms['loss'][0]))
     statistics.append(system.devices.fetch(state.batch_stats))
@@ -188,12 +188,12 @@ images = np.random.default_rng(0).integers(0, 256, (20, 64, 64, 3), dtype=np.uin
 runs = []
 for number in (1, 4):
   system = System(config, Devices(jax.devices()[:number]))
-  state = system.devices.replicate(system.init_state('bolt', images))
+  state = system.devices.replicate(system.init_state('bolt', 0, images))
   losses = []
   for step in range(20):
     state, terms = system.train_step(
         state, system.teacher_params, system.devices.split(images[step % 5 :][:16]),
-        system.exemplars('bolt', images, step))
+        system.exemplars('bolt', 0, images, step))
     losses.append(float(terms['loss'][0]))
   assert state.params['memory_m1']['keys'].dtype == 'float64'
   runs.append(losses)

@@ -37,7 +37,7 @@ def main(argv: list[str]) -> None:
       scored[category] = score_maps.score_category(maps, data, category)
     except (UserError, OSError) as error:
       failed[category] = str(error)
-  results = assemble(data.name, [], scored, failed, [])
+  results = assemble(data.name, [], [scored], failed, [])
   print(results_table(results))
   if _OUT.value:
     extra = {

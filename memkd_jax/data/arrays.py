@@ -17,16 +17,26 @@ class Split:
   """The decoded images of a split, in the reader's order.
 
   Attributes:
-    ids: of the samples.
+    samples: what was decoded.
     images: uint8 [N, S, S, 3], RGB.
-    labels: int64 [N], 1 for anomalous, from the sample and not from its mask.
     masks: bool [N, S, S], or None where no sample has a mask.
+    sizes: int [N, 2], (width, height) of the original images.
   """
 
-  ids: tuple[str, ...]
+  samples: tuple[Sample, ...]
   images: np.ndarray
-  labels: np.ndarray
   masks: np.ndarray | None
+  sizes: np.ndarray
+
+  @property
+  def ids(self) -> tuple[str, ...]:
+    """The names of the images."""
+    return tuple(s.id for s in self.samples)
+
+  @property
+  def labels(self) -> np.ndarray:
+    """int64 [N], 1 for anomalous, from the sample and not from its mask."""
+    return np.array([s.label for s in self.samples])
 
 
 def load_split(samples: Sequence[Sample], size: int, threads: int) -> Split:
@@ -42,17 +52,19 @@ def load_split(samples: Sequence[Sample], size: int, threads: int) -> Split:
   """
   has_masks = any(s.mask is not None for s in samples)
   images = np.empty((len(samples), size, size, 3), np.uint8)
+  sizes = np.empty((len(samples), 2), int)
   masks = np.zeros((len(samples), size, size), bool) if has_masks else None
 
   def load(i: int) -> None:
     sample = samples[i]
-    images[i], image_size = read_image(sample.image, size)
+    images[i], sizes[i] = read_image(sample.image, size)
     if masks is not None and sample.mask is not None:
       masks[i], mask_size = read_mask(sample.mask, size)
-      if mask_size != image_size:
+      width, height = sizes[i]
+      if mask_size != (width, height):
         raise UserError(
           f'{sample.mask} is {mask_size[0]}x{mask_size[1]} pixels but its image '
-          f'{sample.image} is {image_size[0]}x{image_size[1]}; they must be equal.'
+          f'{sample.image} is {width}x{height}; they must be equal.'
         )
 
   with (
@@ -61,9 +73,4 @@ def load_split(samples: Sequence[Sample], size: int, threads: int) -> Split:
   ):
     for _ in pool.map(load, range(len(samples))):
       progress.update()
-  return Split(
-    ids=tuple(s.id for s in samples),
-    images=images,
-    labels=np.array([s.label for s in samples]),
-    masks=masks,
-  )
+  return Split(samples=tuple(samples), images=images, masks=masks, sizes=sizes)

@@ -74,9 +74,9 @@ def _list_defect(folder: Path, split: str, defect: str, truth: Path | None) -> l
         f'because {truth} exists; add it, or remove {truth} to do without pixel metrics.'
       )
     samples.append(Sample(f'{split}/{defect}/{image.name}', image, mask, defect))
-  stems = [s.image.stem for s in samples]
+  stems = [s.stem for s in samples]
   if masks and len(set(stems)) < len(stems):
-    twice = next(s for s in samples if stems.count(s.image.stem) > 1)
+    twice = next(s for s in samples if stems.count(s.stem) > 1)
     raise UserError(f'{twice.image} shares its mask with another image; rename one of them.')
   return samples
 

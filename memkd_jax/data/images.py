@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
+from memkd_jax.data.sample import Readable
 from memkd_jax.errors import UserError
 
 # What Pillow raises for files that are broken, hostile, or none of its formats.
@@ -34,7 +35,7 @@ def list_images(folder: Path) -> list[Path]:
   )
 
 
-def read_image(path: Path, size: int) -> tuple[np.ndarray, tuple[int, int]]:
+def read_image(path: Readable, size: int) -> tuple[np.ndarray, tuple[int, int]]:
   """Reads an image of any format and mode that Pillow opens.
 
   Grey and palette are expanded, alpha is dropped, 16-bit grey is scaled by 1/257,
@@ -53,14 +54,14 @@ def read_image(path: Path, size: int) -> tuple[np.ndarray, tuple[int, int]]:
     UserError: the file cannot be decoded.
   """
   try:
-    with Image.open(path) as file:
+    with path.open('rb') as stream, Image.open(stream) as file:
       image = _to_rgb(ImageOps.exif_transpose(file))
     return np.asarray(image.resize((size, size), Image.Resampling.BILINEAR)), image.size
   except _DECODING_ERRORS as error:
     raise UserError(f'{path} is not a readable image: {error}') from error
 
 
-def read_mask(path: Path, size: int) -> tuple[np.ndarray, tuple[int, int]]:
+def read_mask(path: Readable, size: int) -> tuple[np.ndarray, tuple[int, int]]:
   """Reads a mask and resizes it, in this order.
 
   Data sets that store class ids 1, 2, ... would lose them the other way round.
@@ -81,7 +82,7 @@ def read_mask(path: Path, size: int) -> tuple[np.ndarray, tuple[int, int]]:
   return resized >= 128, binary.size
 
 
-def decode_mask(path: Path) -> np.ndarray:
+def decode_mask(path: Readable) -> np.ndarray:
   """Reads a mask; any non-zero value (any palette index but 0) is defect.
 
   Args:
@@ -94,7 +95,7 @@ def decode_mask(path: Path) -> np.ndarray:
     UserError: the file cannot be decoded.
   """
   try:
-    with Image.open(path) as file:
+    with path.open('rb') as stream, Image.open(stream) as file:
       if file.mode != 'I;16' and any('16' in str(tile.args) for tile in file.tile):
         # Pillow keeps only the high bytes, and class ids are low bytes.
         raise ValueError('it has 16 bits per colour; save it as a grey image')

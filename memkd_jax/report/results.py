@@ -1,6 +1,6 @@
 """results.json and results.md: the figures of all categories of a run."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,53 +29,85 @@ def collect(
     notes: sentences that must stand beside the figures.
 
   Returns:
-    {'dataset', 'seeds', 'categories': {category: {metric: 0..1}}, 'counts',
-    'mean': {metric: 0..1} or None where a category failed, 'failed', 'notes'}.
-    The mean is unweighted, of the metrics that every category has.
+    See `assemble`.
   """
-  others = [c for c in workdir.finished(config.seed) if c not in categories]
-  wanted = [c for c in [*categories, *others] if c not in failed]
-  read = {c: workdir.read_result(c, config.seed) for c in wanted}
-  results = {c: result for c, result in read.items() if result is not None}
-  return assemble(config.data.dataset, [config.seed], results, failed, notes)
+  seeds = list(config.seeds)
+  finished = [set(workdir.finished(seed)) for seed in seeds]
+  others = sorted(set.intersection(*finished) - set(categories))
+  runs = []
+  for seed in seeds:
+    read = {c: workdir.read_result(c, seed) for c in [*categories, *others] if c not in failed}
+    runs.append({c: result for c, result in read.items() if result is not None})
+  return assemble(config.data.dataset, seeds, runs, failed, notes)
 
 
 def assemble(
   dataset: str,
   seeds: Sequence[int],
-  results: dict[str, dict[str, Any]],
+  runs: Sequence[dict[str, dict[str, Any]]],
   failed: dict[str, str],
   notes: Sequence[str],
 ) -> dict[str, Any]:
-  """Puts categories together to what `collect` returns.
+  """Puts categories together, and seeds.
 
   Args:
     dataset: its name.
     seeds: of the runs; none for maps that somebody else made.
-    results: {category: {'metrics': ..., 'counts': ...}}.
+    runs: of each seed {category: {'metrics', 'counts', perhaps 'notes'}}.
     failed: reason by category.
     notes: sentences that must stand beside the figures.
+
+  Returns:
+    {'dataset', 'seeds', 'categories': {category: {metric: 0..1}}, 'counts',
+    'mean': {metric: 0..1} or None where a category failed, 'deviations': {category
+    or 'mean': {metric: 0..1}}, 'per_seed': {seed: {category: {metric: 0..1}}},
+    'failed', 'notes'}. The mean over categories is unweighted, of the metrics that
+    every category has. Figures are means over the seeds, deviations their sample
+    standard deviations, and are empty where there is one seed.
   """
-  figures = {category: result['metrics'] for category, result in results.items()}
-  mean = None
-  if figures and not failed:
-    shared = [m for m in METRICS if all(m in f for f in figures.values())]
-    mean = {m: float(np.mean([f[m] for f in figures.values()])) for m in shared}
+  everywhere = [c for c in runs[0] if all(c in run for run in runs)]
+  per_seed = [{c: run[c]['metrics'] for c in everywhere} for run in runs]
+  figures = {c: _over_seeds([run[c] for run in per_seed], np.mean) for c in everywhere}
+  means = [_mean_over_categories(run) for run in per_seed]
+  mean = _over_seeds(means, np.mean) if figures and not failed else None
+  deviations = {}
+  if len(runs) > 1:
+    deviations = {c: _over_seeds([run[c] for run in per_seed], _deviation) for c in everywhere}
+    if mean is not None:
+      deviations['mean'] = _over_seeds(means, _deviation)
   notes = list(notes)
   without_masks = [c for c, f in figures.items() if 'P-AUC' not in f]
   if without_masks:
     notes.append(
       f'There are no ground-truth masks for {", ".join(without_masks)}: no pixel metrics.'
     )
+  notes += dict.fromkeys(n for run in runs for c in everywhere for n in run[c].get('notes', ()))
   return {
     'dataset': dataset,
     'seeds': list(seeds),
     'categories': figures,
-    'counts': {category: result['counts'] for category, result in results.items()},
+    'counts': {c: runs[0][c]['counts'] for c in everywhere},
     'mean': mean,
+    'deviations': deviations,
+    'per_seed': {str(seed): run for seed, run in zip(seeds, per_seed, strict=bool(seeds))},
     'failed': failed,
     'notes': notes,
   }
+
+
+def _mean_over_categories(figures: dict[str, dict[str, float]]) -> dict[str, float]:
+  shared = [m for m in METRICS if figures and all(m in f for f in figures.values())]
+  return {m: float(np.mean([f[m] for f in figures.values()])) for m in shared}
+
+
+def _over_seeds(
+  figures: Sequence[dict[str, float]], statistic: Callable[[list[float]], Any]
+) -> dict[str, float]:
+  return {m: float(statistic([f[m] for f in figures])) for m in figures[0]}
+
+
+def _deviation(values: list[float]) -> float:
+  return float(np.std(values, ddof=1))
 
 
 def write_results(folder: Path, results: dict[str, Any]) -> None:
@@ -91,17 +123,26 @@ def results_table(results: dict[str, Any]) -> str:
     figures['mean'] = results['mean']
   columns = [m for m in METRICS if any(m in f for f in figures.values())] or ['I-AUC']
   rows = [
-    [category, *(f'{100 * f[m]:.1f}' if m in f else '-' for m in columns)]
+    [category, *(_cell(m, f, results['deviations'].get(category, {})) for m in columns)]
     for category, f in figures.items()
   ]
   rows += [[category, 'failed', *[''] * (len(columns) - 1)] for category in results['failed']]
   table = _markdown([f'{results["dataset"]} (%)', *columns], rows)
   lines = [table, '']
   if results['seeds']:
-    lines.append(f'Seed {", ".join(str(seed) for seed in results["seeds"])}.')
+    seeds = ', '.join(str(seed) for seed in results['seeds'])
+    several = len(results['seeds']) > 1
+    lines.append(f'Seeds {seeds}: mean ± standard deviation.' if several else f'Seed {seeds}.')
   lines += [f'{category} failed: {reason}' for category, reason in results['failed'].items()]
   lines += results['notes']
   return '\n'.join(lines) + '\n'
+
+
+def _cell(metric: str, figures: dict[str, float], deviations: dict[str, float]) -> str:
+  if metric not in figures:
+    return '-'
+  deviation = f' ± {100 * deviations[metric]:.1f}' if metric in deviations else ''
+  return f'{100 * figures[metric]:.1f}{deviation}'
 
 
 def _markdown(header: list[str], rows: list[list[str]]) -> str:

@@ -1,8 +1,11 @@
+from pathlib import Path
+
 import numpy as np
 import pytest
 from PIL import Image
 
 from memkd_jax.data.arrays import Split
+from memkd_jax.data.sample import Sample
 from memkd_jax.report.figure import worst_first, write_figure
 
 
@@ -27,11 +30,14 @@ def test_without_mistakes_the_closest_calls_come_first():
 def test_the_figure_has_its_rows(tmp_path, rng, with_masks, number):
   masks = np.zeros((number, 16, 16), bool)
   masks[1:, :4] = True
+  kinds = ['good'] + ['hole'] * (number - 1)
   test = Split(
-    ids=tuple(f'test/hole/p_$^$_{i}.png' for i in range(number)),
+    samples=tuple(
+      Sample(f'test/{kind}/p_$^$_{i}.png', Path(), None, kind) for i, kind in enumerate(kinds)
+    ),
     images=rng.integers(0, 256, (number, 16, 16, 3), dtype=np.uint8),
-    labels=np.arange(number) > 0,
     masks=masks if with_masks else None,
+    sizes=np.full((number, 2), 16),
   )
   write_figure(tmp_path / 'figure.png', test, rng.random((number, 16, 16)), rng.random(number))
   assert [p.name for p in tmp_path.iterdir()] == ['figure.png']

@@ -6,6 +6,7 @@ from memkd_jax import config as base
 from memkd_jax.report.results import collect, results_table, write_results
 from memkd_jax.workdir import Workdir
 
+CONFIG = base.resolve(base.get_config())
 COUNTS = {'train': 10, 'test_normal': 3, 'test_anomalous': 4}
 
 
@@ -20,7 +21,7 @@ def workdir(tmp_path):
 
 
 def test_results_of_all_finished_categories(workdir):
-  results = collect(workdir, base.get_config(), ['tile'], {}, ['a note'])
+  results = collect(workdir, CONFIG, ['tile'], {}, ['a note'])
   assert list(results['categories']) == ['tile', 'bottle']
   assert results['dataset'] == 'mvtec_ad'
   assert results['seeds'] == [0]
@@ -40,7 +41,7 @@ def test_results_of_all_finished_categories(workdir):
 
 
 def test_a_failed_category_leaves_no_mean(workdir):
-  results = collect(workdir, base.get_config(), ['tile', 'wood'], {'wood': 'no images'})
+  results = collect(workdir, CONFIG, ['tile', 'wood'], {'wood': 'no images'})
   assert results['mean'] is None
   table = results_table(results)
   assert '| wood         | failed |' in table
@@ -49,7 +50,36 @@ def test_a_failed_category_leaves_no_mean(workdir):
 
 
 def test_all_failed(tmp_path):
-  results = collect(Workdir(tmp_path), base.get_config(), ['wood'], {'wood': 'no images'})
+  results = collect(Workdir(tmp_path), CONFIG, ['wood'], {'wood': 'no images'})
   assert results['categories'] == {}
   assert results['mean'] is None
   assert 'failed' in results_table(results)
+
+
+def test_several_seeds_are_averaged(workdir):
+  config = base.get_config()
+  config.seeds = (0, 3)
+  workdir.write_result('tile', 3, {'metrics': {'I-AUC': 0.5}, 'counts': COUNTS})
+  workdir.write_result('wood', 0, {'metrics': {'I-AUC': 0.75}, 'counts': COUNTS})
+  workdir.write_result('wood', 3, {'metrics': {'I-AUC': 0.25}, 'counts': COUNTS})
+  for seed in (0, 3):
+    metrics = {'I-AUC': 0.75 + seed / 12, 'I-AP': 1.0}
+    workdir.write_result('tile', seed, {'metrics': metrics, 'counts': COUNTS, 'notes': ['n']})
+  results = collect(workdir, base.resolve(config), ['tile'], {})
+  # Bottle lacks seed 3.
+  assert results['categories'] == {
+    'tile': {'I-AUC': 0.875, 'I-AP': 1.0},
+    'wood': {'I-AUC': 0.5},
+  }
+  assert results['mean'] == {'I-AUC': (0.875 + 0.5) / 2}
+  # Sample standard deviations of (0.75, 1), (0.75, 0.25) and the means (0.75, 0.625).
+  assert results['deviations'] == {
+    'tile': {'I-AUC': pytest.approx(0.25 / 2**0.5), 'I-AP': 0.0},
+    'wood': {'I-AUC': pytest.approx(0.5 / 2**0.5)},
+    'mean': {'I-AUC': pytest.approx(0.125 / 2**0.5)},
+  }
+  assert results['per_seed']['3']['wood'] == {'I-AUC': 0.25}
+  assert results['notes'].count('n') == 1
+  table = results_table(results)
+  assert '| tile         | 87.5 ± 17.7 | 100.0 ± 0.0 |' in table
+  assert 'Seeds 0, 3: mean ± standard deviation.' in table
