@@ -11,10 +11,11 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 from memkd_jax.anomaly_map import COMBINES
-from memkd_jax.data.datasets import DATASETS
+from memkd_jax.data.datasets import DATASETS, SOURCES
 from memkd_jax.data.order import RESAMPLES
 from memkd_jax.errors import UserError
 from memkd_jax.losses import KD_READINGS
+from memkd_jax.map_sizes import PRESETS
 from memkd_jax.models.distiller import FUSIONS
 from memkd_jax.models.resnet import ARCHITECTURES, BACKBONES
 
@@ -27,6 +28,7 @@ M3_TARGETS = ('auto', 'stage4', 'embedding')
 # with other values of these. The weights count by their content, not their path.
 FREE_FIELDS = (
   'data.dir',
+  'data.source',
   'data.categories',
   'data.threads',
   'eval.batch_size',
@@ -35,6 +37,7 @@ FREE_FIELDS = (
   'seeds',
   'train.checkpoint_steps',
   'train.log_steps',
+  'train.tensorboard',
 )
 
 
@@ -46,7 +49,8 @@ def get_config() -> ConfigDict:
 
   config.data = ConfigDict()
   config.data.dataset = 'mvtec_ad'
-  config.data.dir = data_dir('mvtec_ad')
+  config.data.source = 'folder'  # 'tfds': what tools/prepare_tfds.py made of it
+  config.data.dir = data_dir('mvtec_ad')  # for 'tfds' any path that TFDS opens
   config.data.categories = 'all'  # or names separated by commas
   config.data.image_size = 256  # pixels; a multiple of 32
   config.data.threads = 8  # that decode images
@@ -79,6 +83,7 @@ def get_config() -> ConfigDict:
   config.train.exemplar_resample = 'step'  # 'epoch', 'never'
   config.train.checkpoint_steps = 200
   config.train.log_steps = 10
+  config.train.tensorboard = False  # True: event files beside metrics.jsonl
 
   config.anomaly_map = ConfigDict()
   config.anomaly_map.combine = 'sum'  # 'product'
@@ -87,6 +92,8 @@ def get_config() -> ConfigDict:
 
   config.eval = ConfigDict()
   config.eval.batch_size = 16  # of all devices together
+  # The size at which pixels are scored: 'rd4ad' data.image_size, 'original' the image's.
+  config.eval.preset = 'rd4ad'
   return config
 
 
@@ -110,7 +117,8 @@ def resolve(config: ConfigDict) -> ConfigDict:
   """
   _check(config)
   config = config.copy_and_resolve_references()
-  config.data.dir = _absolute('data.dir', config.data.dir)
+  if '://' not in config.data.dir:  # of a bucket
+    config.data.dir = _absolute('data.dir', config.data.dir)
   config.seeds = tuple(dict.fromkeys(config.seeds or (config.seed,)))
   config.model.stages = tuple(sorted(set(config.model.stages)))
   config.model.memories = tuple(sorted(set(config.model.memories)))
@@ -130,6 +138,8 @@ def _absolute(field: str, path: str) -> str:
 def _check(config: ConfigDict) -> None:
   model, train = config.model, config.train
   _one_of('data.dataset', config.data.dataset, DATASETS)
+  _one_of('data.source', config.data.source, SOURCES)
+  _one_of('eval.preset', config.eval.preset, PRESETS)
   if model.backbone not in ARCHITECTURES:
     _one_of('model.backbone', model.backbone, BACKBONES)
   _one_of('model.fusion', model.fusion, FUSIONS)

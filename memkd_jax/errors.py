@@ -1,4 +1,14 @@
-"""The one exception that a user is meant to read."""
+"""What ends a run in one sentence."""
+
+import errno
+
+_REMEDIES = {
+  errno.EACCES: 'give this user access to it',
+  errno.EPERM: 'give this user access to it',
+  errno.ENOSPC: 'make room there, and run the same command again',
+  errno.EDQUOT: 'make room there, and run the same command again',
+  errno.EROFS: 'choose a place that can be written to',
+}
 
 
 class UserError(Exception):
@@ -7,3 +17,10 @@ class UserError(Exception):
   The message is one clear sentence that names the file or the field and the
   remedy; `main` prints it without a traceback and exits with code 1.
   """
+
+
+def explain(error: Exception) -> str:
+  """One sentence for a `UserError` or for an `OSError`, with its remedy where there is one."""
+  if isinstance(error, OSError) and error.filename and error.errno in _REMEDIES:
+    return f'{error.filename}: {error.strerror}; {_REMEDIES[error.errno]}.'
+  return str(error)

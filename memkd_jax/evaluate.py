@@ -9,6 +9,7 @@ from memkd_jax import metrics
 from memkd_jax.data.arrays import Split
 from memkd_jax.data.sample import Sample
 from memkd_jax.errors import UserError
+from memkd_jax.map_sizes import dump_maps, masks_and_maps
 from memkd_jax.progress import progress_bar
 from memkd_jax.protocol import compute_metrics
 from memkd_jax.report.curves import write_curves
@@ -46,7 +47,12 @@ def score_images(
 
 
 def evaluate_category(
-  system: System, state: TrainState, category: str, test: Split, folder: Path
+  system: System,
+  state: TrainState,
+  category: str,
+  test: Split,
+  folder: Path,
+  maps_folder: Path | None = None,
 ) -> dict[str, float]:
   """Scores a test split, and writes its figure and its curves.
 
@@ -56,6 +62,7 @@ def evaluate_category(
     category: named in errors.
     test: the decoded split.
     folder: where figure.png and curves.png go.
+    maps_folder: where the maps go as TIFF files, None for nowhere.
 
   Returns:
     The figures by their names in the protocol, all in [0, 1]; those of pixels
@@ -65,7 +72,13 @@ def evaluate_category(
     UserError: a metric is undefined for this split.
   """
   maps, scores = score_images(system, state, test.images)
-  pixels = None if test.masks is None else metrics.collect_pixels(test.masks, maps)
+  if maps_folder is not None:
+    dump_maps(maps_folder, test, maps)
+  pixels = None
+  if test.masks is not None:
+    pixels = metrics.PixelScores()
+    for mask, map_ in masks_and_maps(test, maps, system.config.eval.preset):
+      pixels.add(mask, map_)
   figures = compute_metrics(category, test.labels, scores, pixels)
   write_figure(folder / 'figure.png', test, maps, scores)
   write_curves(folder / 'curves.png', test.labels, scores, pixels)

@@ -7,7 +7,7 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 
 from memkd_jax import train
-from memkd_jax.errors import UserError
+from memkd_jax.errors import UserError, explain
 
 _DEMO = str(Path(__file__).with_name('demo_config.py'))
 
@@ -20,6 +20,9 @@ _WORKDIR = flags.DEFINE_string(
 _MODE = flags.DEFINE_enum(
   'mode', 'train', train.MODES, "'evaluate' scores existing checkpoints only."
 )
+_DUMP_MAPS = flags.DEFINE_bool(
+  'dump-maps', False, 'Write the maps of what is scored to DIR/anomaly_maps, as float32 TIFFs.'
+)
 
 
 def main(argv: list[str]) -> None:
@@ -28,9 +31,9 @@ def main(argv: list[str]) -> None:
   logging.set_verbosity(logging.WARNING)
   workdir = _WORKDIR.value or Path('runs') / _CONFIG.value.data.dataset
   try:
-    results = train.run(_CONFIG.value, workdir, _MODE.value)
-  except (UserError, OSError) as error:  # the system's errors name the path themselves
-    sys.exit(f'memkd_jax: {error}')
+    results = train.run(_CONFIG.value, workdir, _MODE.value, _DUMP_MAPS.value)
+  except (UserError, OSError) as error:
+    sys.exit(f'memkd_jax: {explain(error)}')
   except KeyboardInterrupt:
     print('\nInterrupted; the same command resumes from the last checkpoint.', file=sys.stderr)
     sys.exit(130)

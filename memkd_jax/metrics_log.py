@@ -1,20 +1,80 @@
-"""metrics.jsonl: the losses of a run, one JSON object a line."""
+"""The losses of a run as files: JSON lines, and TensorBoard events."""
 
 import json
 from pathlib import Path
 from types import TracebackType
+from typing import Protocol
 
 from memkd_jax import files
+from memkd_jax.errors import UserError
 
 
-class MetricsLog:
-  """Appends lines whose `step` strictly increases, also across resumes."""
+class Writer(Protocol):
+  """Takes the figures of a step; steps strictly increase, also across resumes."""
 
-  def __init__(self, path: Path, step: int):
+  def write(self, step: int, values: dict[str, float]) -> None:
+    """Writes the figures of one step."""
+
+  def close(self) -> None:
+    """Ends the file."""
+
+
+class JsonLines:
+  """metrics.jsonl: one JSON object a line, handed to the operating system at once."""
+
+  def __init__(self, folder: Path, step: int):
     """Opens the log, and drops the lines after `step`, where training resumes."""
+    path = folder / 'metrics.jsonl'
     lines = path.read_text(encoding='utf-8').splitlines() if path.exists() else []
     files.write_text(path, ''.join(f'{line}\n' for line in lines if _step(line) <= step))
     self._file = path.open('a', encoding='utf-8')
+
+  def write(self, step: int, values: dict[str, float]) -> None:
+    self._file.write(json.dumps({'step': step} | values) + '\n')
+    self._file.flush()
+
+  def close(self) -> None:
+    self._file.close()
+
+
+class TensorBoard:
+  """An event file in tensorboard/, to be looked at with `tensorboard --logdir`."""
+
+  def __init__(self, folder: Path, step: int):
+    """Opens a new event file, which hides what older ones hold after `step`."""
+    try:
+      from tensorboardX import SummaryWriter
+    except ImportError as error:
+      raise UserError(
+        '--config.train.tensorboard=True needs: pip install "memkd_jax[tensorboard]".'
+      ) from error
+    self._writer = SummaryWriter(str(folder / 'tensorboard'), purge_step=step + 1)
+
+  def write(self, step: int, values: dict[str, float]) -> None:
+    for name, value in values.items():
+      self._writer.add_scalar(name, value, step)
+
+  def close(self) -> None:
+    self._writer.close()
+
+
+class MetricsLog:
+  """Hands the figures of each step to all writers; a context manager."""
+
+  def __init__(self, folder: Path, step: int, tensorboard: bool = False):
+    """Opens the files.
+
+    Args:
+      folder: of the category's run.
+      step: where training starts or resumes.
+      tensorboard: whether event files are written beside the JSON lines.
+
+    Raises:
+      UserError: they are wanted, and the package that writes them is not installed.
+    """
+    self._writers: list[Writer] = [JsonLines(folder, step)]
+    if tensorboard:
+      self._writers.append(TensorBoard(folder, step))
 
   def __enter__(self) -> 'MetricsLog':
     return self
@@ -22,12 +82,13 @@ class MetricsLog:
   def __exit__(
     self, kind: type | None, error: BaseException | None, trace: TracebackType | None
   ) -> None:
-    self._file.close()
+    for writer in self._writers:
+      writer.close()
 
-  def write(self, values: dict[str, float]) -> None:
-    """Appends one line and hands it to the operating system at once."""
-    self._file.write(json.dumps(values) + '\n')
-    self._file.flush()
+  def write(self, step: int, values: dict[str, float]) -> None:
+    """Writes the figures of one step."""
+    for writer in self._writers:
+      writer.write(step, values)
 
 
 def _step(line: str) -> float:

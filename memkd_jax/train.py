@@ -15,9 +15,10 @@ from memkd_jax import weights
 from memkd_jax.checkpoint import Checkpoints
 from memkd_jax.config import RANDOM_TEACHER, resolve
 from memkd_jax.data.arrays import load_split
-from memkd_jax.data.datasets import Dataset, choose_categories, open_dataset
+from memkd_jax.data.counts import count, differences
+from memkd_jax.data.datasets import Source, choose_categories, open_source
 from memkd_jax.data.order import batch_indices, number_of_steps
-from memkd_jax.errors import UserError
+from memkd_jax.errors import UserError, explain
 from memkd_jax.evaluate import check_test_split, evaluate_category
 from memkd_jax.metrics_log import MetricsLog
 from memkd_jax.progress import progress_bar
@@ -29,7 +30,9 @@ from memkd_jax.workdir import Workdir
 MODES = ('train', 'evaluate')
 
 
-def run(config: ConfigDict, workdir: Path | str, mode: str = 'train') -> dict[str, Any]:
+def run(
+  config: ConfigDict, workdir: Path | str, mode: str = 'train', dump_maps: bool = False
+) -> dict[str, Any]:
   """Trains and evaluates each category asked for, and writes the results.
 
   Finished categories are skipped, unfinished ones resume. A category that fails
@@ -39,6 +42,7 @@ def run(config: ConfigDict, workdir: Path | str, mode: str = 'train') -> dict[st
     config: as `config.get_config` gives it.
     workdir: the run's folder, see `workdir`.
     mode: 'train', or 'evaluate' to score existing checkpoints only.
+    dump_maps: whether the maps of what is scored are written as TIFF files.
 
   Returns:
     What results.json holds.
@@ -47,9 +51,8 @@ def run(config: ConfigDict, workdir: Path | str, mode: str = 'train') -> dict[st
     UserError: the config, the weights, the data root or the folder is wrong.
   """
   config = resolve(config)
-  root = Path(config.data.dir)
-  dataset = open_dataset(config.data.dataset, root)
-  categories = choose_categories(dataset, root, config.data.categories)
+  source = open_source(config.data.dataset, config.data.source, config.data.dir)
+  categories = choose_categories(source, config.data.categories)
   folder = Workdir(workdir)
   if mode == 'evaluate':
     folder.check_exists()
@@ -65,10 +68,10 @@ def run(config: ConfigDict, workdir: Path | str, mode: str = 'train') -> dict[st
       if mode == 'train' and folder.read_result(category, seed) is not None:
         print(f'{name}: finished already', flush=True)
       else:
-        _run_category(system, dataset, root, category, seed, folder, mode)
-    except (UserError, OSError) as error:  # the system's errors name the path themselves
-      failed.setdefault(category, str(error))
-      print(f'{name} failed: {error}', flush=True)
+        _run_category(system, source, category, seed, folder, mode, dump_maps)
+    except (UserError, OSError) as error:
+      failed.setdefault(category, explain(error))
+      print(f'{name} failed: {explain(error)}', flush=True)
   results = collect(folder, config, categories, failed, system.notes)
   write_results(folder.root, results)
   print('\n' + results_table(results), flush=True)
@@ -127,7 +130,7 @@ def train_category(
       return host_state, last_terms
     state = devices.replicate(host_state)
     with (
-      MetricsLog(folder / 'metrics.jsonl', start) as log,
+      MetricsLog(folder, start, train.tensorboard) as log,
       progress_bar(category, steps * batch_size, start * batch_size, leave=True) as progress,
     ):
       reporter = _Reporter(system, category, log, progress, steps)
@@ -198,29 +201,29 @@ class _Reporter:
       rate = self._images / (now - self._since)
       self._since, self._images = now, 0
       ordered = {name: terms[name] for name in sorted(terms, key=_log_order)}
-      self._log.write({'step': step} | ordered | {'images_per_second': rate})
+      self._log.write(step, ordered | {'images_per_second': rate})
     return terms
 
 
 def _run_category(
   system: System,
-  dataset: Dataset,
-  root: Path,
+  source: Source,
   category: str,
   seed: int,
   folder: Workdir,
   mode: str,
+  dump_maps: bool,
 ) -> None:
   """Trains and evaluates one category with one seed, and writes its result last of all."""
   config = system.config
   # Everything is listed and decoded first: a broken test image must not come to
   # light only after the training.
   size, threads = config.data.image_size, config.data.threads
-  test_samples = dataset.list_samples(root, category, 'test')
+  test_samples = source.list_samples(category, 'test')
   check_test_split(category, test_samples)
   category_folder = folder.category(category, seed)
   if mode == 'train':
-    train_samples = dataset.list_samples(root, category, 'train')
+    train_samples = source.list_samples(category, 'train')
     test = load_split(test_samples, size, threads)
     train = load_split(train_samples, size, threads)
     state, _ = train_category(system, category, seed, train.images, category_folder)
@@ -228,13 +231,14 @@ def _run_category(
   else:
     test = load_split(test_samples, size, threads)
     state, train_images = _final_state(system, category, seed, test.images, category_folder)
-  figures = evaluate_category(system, state, category, test, category_folder)
-  counts = {
-    'train': train_images,
-    'test_normal': int(np.sum(test.labels == 0)),
-    'test_anomalous': int(np.sum(test.labels == 1)),
-  }
-  folder.write_result(category, seed, {'metrics': figures, 'counts': counts})
+  maps_folder = folder.maps(category, seed) if dump_maps else None
+  figures = evaluate_category(system, state, category, test, category_folder, maps_folder)
+  counts = count(train_images, test_samples)
+  result: dict[str, Any] = {'metrics': figures, 'counts': counts}
+  if incomplete := differences(config.data.dataset, category, counts):
+    print(f'Note: {incomplete}', flush=True)
+    result['notes'] = [incomplete]
+  folder.write_result(category, seed, result)
 
 
 def _final_state(

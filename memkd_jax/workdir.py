@@ -5,6 +5,8 @@ config.json                              the resolved config
 <category>/seed_<seed>/metrics.jsonl     the losses, one object a line
 <category>/seed_<seed>/result.json       figures and counts; written last
 <category>/seed_<seed>/figure.png        images, ground truth, maps
+<category>/seed_<seed>/curves.png        ROC, precision-recall, PRO
+anomaly_maps/seed_<seed>/<category>/     test/<defect>/<id>.tiff, with --dump-maps
 results.json, results.md                 all categories together
 """
 
@@ -28,6 +30,10 @@ class Workdir:
   def category(self, category: str, seed: int) -> Path:
     """The folder of one category's run."""
     return self.root / category / f'seed_{seed}'
+
+  def maps(self, category: str, seed: int) -> Path:
+    """The folder of one category's maps, in the layout of MVTec's evaluation script."""
+    return self.root / 'anomaly_maps' / f'seed_{seed}' / category
 
   def check_exists(self) -> None:
     """Raises UserError where there is no run to evaluate."""

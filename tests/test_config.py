@@ -10,7 +10,15 @@ CONFIGS = sorted((Path(__file__).parents[1] / 'configs').glob('*.py'))
 
 
 def test_there_are_configs():
-  assert {p.stem for p in CONFIGS} >= {'demo', 'folder', 'mvtec'}
+  assert {p.stem for p in CONFIGS} >= {
+    'demo',
+    'folder',
+    'mvtec',
+    'visa',
+    'mpdd',
+    'mvtec_3d',
+    'eyecandies',
+  }
 
 
 @pytest.mark.parametrize('path', CONFIGS, ids=lambda p: p.stem)
@@ -47,6 +55,16 @@ def test_paths_follow_backbone_and_environment(monkeypatch, tmp_path):
   assert config.model.memories == (3, 1, 3)  # the caller's stays as it is
 
 
+def test_seeds_stand_in_for_seed_and_buckets_stay_as_they_are():
+  config = base.get_config()
+  config.seed = 3
+  assert base.resolve(config).seeds == (3,)
+  config.seeds = (1, 0, 1)
+  assert base.resolve(config).seeds == (1, 0)
+  config.data.dir = 'gs://bucket/data'
+  assert base.resolve(config).data.dir == 'gs://bucket/data'
+
+
 @pytest.mark.parametrize(
   ('field', 'value'),
   [
@@ -74,6 +92,10 @@ def test_paths_follow_backbone_and_environment(monkeypatch, tmp_path):
     ('anomaly_map.sigma', -1.0),
     ('anomaly_map.combine', 'max'),
     ('seed', -1),
+    ('seeds', (0, -1)),
+    ('seeds', (True,)),
+    ('data.source', 'zip'),
+    ('eval.preset', 'best'),
   ],
 )
 def test_impossible_values_are_named(field, value):

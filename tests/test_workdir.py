@@ -4,7 +4,6 @@ import pytest
 
 from memkd_jax import config as base
 from memkd_jax.errors import UserError
-from memkd_jax.metrics_log import MetricsLog
 from memkd_jax.workdir import Workdir
 
 
@@ -58,17 +57,3 @@ def test_results_come_back_and_mark_the_finished(tmp_path):
     (tmp_path / 'bolt' / 'seed_0' / 'result.json').write_text(text)
     with pytest.raises(UserError, match=r'result\.json is damaged'):
       workdir.read_result('bolt', 0)
-
-
-def test_a_resumed_log_keeps_its_steps_increasing(tmp_path):
-  path = tmp_path / 'metrics.jsonl'
-  with MetricsLog(path, 0) as log:
-    for step in (1, 2, 3, 4):
-      log.write({'step': step, 'loss': 0.5})
-  with path.open('a') as file:
-    file.write('{"step": 5, "lo')  # cut off by a crash
-  with MetricsLog(path, 2) as log:
-    log.write({'step': 3, 'loss': 0.25})
-  lines = [json.loads(line) for line in path.read_text().splitlines()]
-  assert [line['step'] for line in lines] == [1, 2, 3]
-  assert lines[-1]['loss'] == 0.25

@@ -1,12 +1,16 @@
 """The data sets by name: their categories, their readers, where to get them."""
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from pathlib import Path
 
-from memkd_jax.data import demo_textures, folder, mvtec_ad
+from memkd_jax.data import demo_textures, eyecandies, folder, mpdd, mvtec_3d, mvtec_ad, visa
+from memkd_jax.data.layout import category_folder, explain_missing_root, explain_no_category
 from memkd_jax.data.sample import Sample
 from memkd_jax.errors import UserError
+
+SOURCES = ('folder', 'tfds')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -16,18 +20,28 @@ class Dataset:
   Attributes:
     categories: the known ones, or None where every folder is a category.
     where: how to come by the data, one sentence without its full stop.
+    layout: the files as the publisher ships them, for errors.
     list_samples: `(root, category, split) -> samples`, see `folder.list_samples`.
     prepare: makes the data at a root that does not exist yet, where they can be made.
   """
 
   categories: tuple[str, ...] | None
   where: str
+  layout: str = folder.LAYOUT
   list_samples: Callable[[Path, str, str], list[Sample]] = folder.list_samples
   prepare: Callable[[Path], None] | None = None
 
 
 DATASETS = {
   'mvtec_ad': Dataset(mvtec_ad.CATEGORIES, mvtec_ad.WHERE),
+  'visa': Dataset(visa.CATEGORIES, visa.WHERE, visa.LAYOUT, visa.list_samples),
+  'mpdd': Dataset(mpdd.CATEGORIES, mpdd.WHERE),
+  'mvtec_3d': Dataset(
+    mvtec_3d.CATEGORIES, mvtec_3d.WHERE, mvtec_3d.LAYOUT, mvtec_3d.list_samples
+  ),
+  'eyecandies': Dataset(
+    eyecandies.CATEGORIES, eyecandies.WHERE, eyecandies.LAYOUT, eyecandies.list_samples
+  ),
   'folder': Dataset(None, 'Put your own images there'),
   'demo': Dataset(
     demo_textures.CATEGORIES, 'The demo makes them itself', prepare=demo_textures.prepare
@@ -35,13 +49,84 @@ DATASETS = {
 }
 
 
-def open_dataset(name: str, root: Path) -> Dataset:
-  """Finds a data set on disk, making the demo's first where it is missing.
+@dataclasses.dataclass(frozen=True)
+class Source:
+  """A data set that is there, as files or prepared.
+
+  Attributes:
+    root: where it is, for errors.
+    categories: the names that it can have.
+    list_samples: `(category, split) -> samples`, see `folder.list_samples`.
+  """
+
+  root: str
+  categories: tuple[str, ...]
+  list_samples: Callable[[str, str], list[Sample]]
+
+
+def open_source(name: str, source: str, directory: str) -> Source:
+  """Finds a data set, making the demo's first where it is missing.
+
+  Args:
+    name: a key of `DATASETS`.
+    source: 'folder' for files as their publisher ships them, 'tfds' for what
+      `tools/prepare_tfds.py` made of them.
+    directory: where; for 'tfds' anything that TFDS opens.
 
   Raises:
-    UserError: there is nothing at `root`.
+    UserError: there is nothing.
   """
   dataset = DATASETS[name]
+  if source == 'tfds':
+    from memkd_jax.data import tfds_source  # takes seconds to import
+
+    known = dataset.categories or tuple(tfds_source.list_categories(directory, name))
+    return Source(
+      directory, known, functools.partial(tfds_source.list_samples, directory, name)
+    )
+  root = Path(directory)
+  _check_root(dataset, root)
+  if dataset.categories is None:
+    known = tuple(folder.list_categories(root))
+    if not known:
+      raise UserError(
+        f'{root} holds no category{explain_no_category(root)}; '
+        f'expected layout: {dataset.layout}.'
+      )
+  else:
+    known = dataset.categories
+    if not any((root / category).is_dir() for category in known):
+      category_folder(root, known[0], dataset.layout)  # says where they are
+  return Source(directory, known, functools.partial(dataset.list_samples, root))
+
+
+def choose_categories(source: Source, choice: str) -> list[str]:
+  """Resolves `data.categories`: 'all', or names separated by commas.
+
+  Args:
+    source: an opened data set.
+    choice: what the user asked for.
+
+  Returns:
+    The names without repetition, in the order asked for.
+
+  Raises:
+    UserError: a name is unknown, or there is none.
+  """
+  known = list(source.categories)
+  chosen = list(dict.fromkeys(name.strip() for name in choice.split(',') if name.strip()))
+  if chosen == ['all']:
+    return known
+  unknown = [name for name in chosen if name not in known]
+  if unknown or not chosen:
+    raise UserError(
+      f'data.categories={choice!r} names no category that {source.root} can have'
+      f'{": " + ", ".join(unknown) if unknown else ""}; known are {", ".join(known)}.'
+    )
+  return chosen
+
+
+def _check_root(dataset: Dataset, root: Path) -> None:
   if dataset.prepare is not None and not root.exists():
     try:
       dataset.prepare(root)
@@ -52,36 +137,6 @@ def open_dataset(name: str, root: Path) -> Dataset:
       ) from error
   if not root.is_dir():
     raise UserError(
-      f'There is no data folder {root}. {dataset.where}; expected layout: {folder.LAYOUT}. '
-      'Name another folder with --config.data.dir=DIR.'
+      f'There is no data folder {root}{explain_missing_root(root)}. {dataset.where}; expected '
+      f'layout: {dataset.layout}. Name another folder with --config.data.dir=DIR.'
     )
-  return dataset
-
-
-def choose_categories(dataset: Dataset, root: Path, choice: str) -> list[str]:
-  """Resolves `data.categories`: 'all', or names separated by commas.
-
-  Args:
-    dataset: an opened data set.
-    root: its folder.
-    choice: what the user asked for.
-
-  Returns:
-    The names without repetition, in the order asked for.
-
-  Raises:
-    UserError: a name is unknown, or there is none.
-  """
-  known = list(dataset.categories or folder.list_categories(root))
-  if not known:
-    raise UserError(f'{root} holds no category; expected layout: {folder.LAYOUT}.')
-  chosen = list(dict.fromkeys(name.strip() for name in choice.split(',') if name.strip()))
-  if chosen == ['all']:
-    return known
-  unknown = [name for name in chosen if name not in known]
-  if unknown or not chosen:
-    raise UserError(
-      f'data.categories={choice!r} names no category that {root} can have'
-      f'{": " + ", ".join(unknown) if unknown else ""}; known are {", ".join(known)}.'
-    )
-  return chosen

@@ -7,7 +7,8 @@
 
 from pathlib import Path
 
-from memkd_jax.data.images import list_images
+from memkd_jax.data.images import list_folders, list_images
+from memkd_jax.data.layout import category_folder
 from memkd_jax.data.sample import GOOD, Sample
 from memkd_jax.errors import UserError
 
@@ -19,7 +20,7 @@ LAYOUT = (
 
 def list_categories(root: Path) -> list[str]:
   """Names of the folders of `root` that hold train/good, sorted."""
-  return [p.name for p in _folders(root) if (p / 'train' / GOOD).is_dir()]
+  return [p.name for p in list_folders(root) if (p / 'train' / GOOD).is_dir()]
 
 
 def list_samples(root: Path, category: str, split: str) -> list[Sample]:
@@ -36,9 +37,7 @@ def list_samples(root: Path, category: str, split: str) -> list[Sample]:
   Raises:
     UserError: a folder is missing or empty, or images and masks do not pair up.
   """
-  folder = root / category
-  if not folder.is_dir():
-    raise UserError(f'There is no folder {folder}; expected layout: {LAYOUT}.')
+  folder = category_folder(root, category, LAYOUT)
   if split == 'train':
     samples = _list_defect(folder, 'train', GOOD, None)
   else:
@@ -46,7 +45,7 @@ def list_samples(root: Path, category: str, split: str) -> list[Sample]:
     test = folder / 'test'
     if not test.is_dir():
       raise UserError(f'There is no folder {test}; expected layout: {LAYOUT}.')
-    defects = [p.name for p in _folders(test)]
+    defects = [p.name for p in list_folders(test)]
     has_truth = truth.is_dir()
     if has_truth:
       _check_masks(truth, test)
@@ -83,7 +82,7 @@ def _list_defect(folder: Path, split: str, defect: str, truth: Path | None) -> l
 
 def _check_masks(truth: Path, test: Path) -> None:
   """Every mask must have its image."""
-  for folder in _folders(truth):
+  for folder in list_folders(truth):
     stems = {p.stem for p in list_images(test / folder.name)}
     for mask in list_images(folder):
       if _stem_of_mask(mask) not in stems:
@@ -95,8 +94,3 @@ def _check_masks(truth: Path, test: Path) -> None:
 
 def _stem_of_mask(mask: Path) -> str:
   return mask.stem.removesuffix('_mask')
-
-
-def _folders(folder: Path) -> list[Path]:
-  """The folders in a folder, sorted; hidden ones (.ipynb_checkpoints) are left out."""
-  return sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith('.'))

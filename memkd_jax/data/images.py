@@ -20,6 +20,11 @@ _DECODING_ERRORS = (
 )
 
 
+def list_folders(folder: Path) -> list[Path]:
+  """The folders in a folder, sorted; hidden ones (.ipynb_checkpoints) are left out."""
+  return sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith('.'))
+
+
 def list_images(folder: Path) -> list[Path]:
   """The files that Pillow can open by their suffix, sorted; hidden ones are left out.
 
@@ -58,7 +63,9 @@ def read_image(path: Readable, size: int) -> tuple[np.ndarray, tuple[int, int]]:
       image = _to_rgb(ImageOps.exif_transpose(file))
     return np.asarray(image.resize((size, size), Image.Resampling.BILINEAR)), image.size
   except _DECODING_ERRORS as error:
-    raise UserError(f'{path} is not a readable image: {error}') from error
+    raise UserError(
+      f'{path} is not a readable image ({error}); replace or remove it.'
+    ) from error
 
 
 def read_mask(path: Readable, size: int) -> tuple[np.ndarray, tuple[int, int]]:
@@ -103,7 +110,7 @@ def decode_mask(path: Readable) -> np.ndarray:
       if file.mode in ('LA', 'PA', 'La', 'RGBA', 'RGBa'):
         values = values[..., :-1]  # alpha says nothing about defects
   except _DECODING_ERRORS as error:
-    raise UserError(f'{path} is not a readable mask: {error}') from error
+    raise UserError(f'{path} is not a readable mask ({error}); replace it.') from error
   return np.asarray(values.any(axis=-1) if values.ndim == 3 else values != 0)
 
 

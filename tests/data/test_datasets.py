@@ -2,37 +2,72 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from memkd_jax.data import demo_textures, folder
-from memkd_jax.data.datasets import DATASETS, choose_categories, open_dataset
+from memkd_jax.data import demo_textures
+from memkd_jax.data.datasets import choose_categories, open_source
 from memkd_jax.errors import UserError
 
 
 def test_a_missing_root_says_where_to_get_the_data(tmp_path):
   with pytest.raises(UserError, match=r'gone.*mvtec\.com.*train/good.*--config\.data\.dir'):
-    open_dataset('mvtec_ad', tmp_path / 'gone')
+    open_source('mvtec_ad', 'folder', str(tmp_path / 'gone'))
+  (tmp_path / 'mpdd.tar.xz').write_bytes(b'')
+  with pytest.raises(UserError, match=r'but an archive beside it: extract .*mpdd\.tar\.xz'):
+    open_source('mpdd', 'folder', str(tmp_path / 'gone'))
+  with pytest.raises(UserError, match=r'but a file: extract .*mpdd\.tar\.xz first'):
+    open_source('mpdd', 'folder', str(tmp_path / 'mpdd.tar.xz'))
 
 
 def test_categories(tmp_path, make_category):
-  mvtec, own = DATASETS['mvtec_ad'], DATASETS['folder']
-  assert len(choose_categories(mvtec, tmp_path, 'all')) == 15
-  assert choose_categories(mvtec, tmp_path, 'tile, bottle,tile') == ['tile', 'bottle']
+  make_category(tmp_path, 'bottle')
+  mvtec = open_source('mvtec_ad', 'folder', str(tmp_path))
+  assert len(choose_categories(mvtec, 'all')) == 15
+  assert choose_categories(mvtec, 'tile, bottle,tile') == ['tile', 'bottle']
   with pytest.raises(UserError, match=r'battle; known are bottle, cable'):
-    choose_categories(mvtec, tmp_path, 'bottle,battle')
-  with pytest.raises(UserError, match='holds no category'):
-    choose_categories(own, tmp_path, 'all')
-  make_category(tmp_path, 'nut')
-  assert choose_categories(own, tmp_path, 'all') == ['nut']
-  with pytest.raises(UserError, match='known are nut'):
-    choose_categories(own, tmp_path, '')
+    choose_categories(mvtec, 'bottle,battle')
+  own = open_source('folder', 'folder', str(tmp_path))
+  assert choose_categories(own, 'all') == ['bottle']
+  with pytest.raises(UserError, match='known are bottle'):
+    choose_categories(own, '')
+
+
+def test_the_place_of_the_data_is_found(tmp_path, make_category):
+  make_category(tmp_path / 'all' / 'mvtec', 'bottle')
+
+  def message(name, root):
+    with pytest.raises(UserError) as error:
+      open_source(name, 'folder', str(root))
+    return str(error.value)
+
+  mvtec = tmp_path / 'all' / 'mvtec'
+  assert f'one level deeper: pass --config.data.dir={mvtec};' in message(
+    'mvtec_ad', tmp_path / 'all'
+  )
+  assert f'one level deeper: pass --config.data.dir={mvtec};' in message(
+    'folder', tmp_path / 'all'
+  )
+  assert f'is the category itself: pass --config.data.dir={mvtec};' in message(
+    'mvtec_ad', mvtec / 'bottle'
+  )
+  assert f'is one itself: pass --config.data.dir={mvtec} --config.data.categories=bottle' in (
+    message('folder', mvtec / 'bottle')
+  )
+  (tmp_path / 'empty').mkdir()
+  assert 'There is no folder' in message('mvtec_3d', tmp_path / 'empty')
+  assert 'holds no category; expected layout' in message('folder', tmp_path / 'empty')
+  (tmp_path / 'empty' / 'bagel.tar.xz').write_bytes(b'')
+  for name in ('mvtec_3d', 'folder'):
+    assert f'an archive: extract {tmp_path}/empty/bagel.tar.xz first' in message(
+      name, tmp_path / 'empty'
+    )
 
 
 def test_the_demo_makes_a_whole_data_set(tmp_path):
   root = tmp_path / 'demo'
-  dataset = open_dataset('demo', root)
+  source = open_source('demo', 'folder', str(root))
   assert sorted(p.name for p in tmp_path.iterdir()) == ['demo']  # nothing half-made beside it
-  for category in choose_categories(dataset, root, 'all'):
-    assert len(folder.list_samples(root, category, 'train')) == 48
-    test = folder.list_samples(root, category, 'test')
+  for category in choose_categories(source, 'all'):
+    assert len(source.list_samples(category, 'train')) == 48
+    test = source.list_samples(category, 'test')
     assert {s.defect for s in test} == {'good', *demo_textures.DEFECTS}
   again = tmp_path / 'again'
   demo_textures.prepare(again)

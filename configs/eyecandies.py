@@ -1,0 +1,18 @@
+"""Eyecandies, 10 categories, RGB only: the paper's section 4.
+
+The supplementary prints no figures for it, and none were measured here: the data
+were not at hand.
+
+  python -m memkd_jax.main --config=configs/eyecandies.py --workdir=runs/eyecandies
+"""
+
+from ml_collections import ConfigDict
+
+from memkd_jax import config as base
+
+
+def get_config() -> ConfigDict:
+  config = base.get_config()
+  config.data.dataset = 'eyecandies'
+  config.data.dir = base.data_dir('eyecandies')
+  return config

@@ -1,0 +1,18 @@
+"""MVTec 3D-AD, 10 categories, RGB only: the paper's section 4.
+
+The supplementary prints no figures for it, and none were measured here: the data
+were not at hand.
+
+  python -m memkd_jax.main --config=configs/mvtec_3d.py --workdir=runs/mvtec_3d
+"""
+
+from ml_collections import ConfigDict
+
+from memkd_jax import config as base
+
+
+def get_config() -> ConfigDict:
+  config = base.get_config()
+  config.data.dataset = 'mvtec_3d'
+  config.data.dir = base.data_dir('mvtec_3d')
+  return config

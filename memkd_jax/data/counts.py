@@ -1,0 +1,48 @@
+"""How many images a benchmark's publisher says there are."""
+
+import csv
+import functools
+from collections.abc import Sequence
+from pathlib import Path
+
+from memkd_jax.data.sample import Sample
+
+
+def count(train: int, test: Sequence[Sample]) -> dict[str, int]:
+  """The numbers of images that were used: train, test_normal and test_anomalous."""
+  anomalous = sum(s.label for s in test)
+  return {'train': train, 'test_normal': len(test) - anomalous, 'test_anomalous': anomalous}
+
+
+def differences(dataset: str, category: str, counts: dict[str, int]) -> str | None:
+  """Compares with the published numbers.
+
+  Args:
+    dataset: its name.
+    category: its name.
+    counts: see `count`.
+
+  Returns:
+    A sentence where they differ; None where they agree or none are published.
+  """
+  published = _published().get((dataset, category), {})
+  found = counts | {'test': counts['test_normal'] + counts['test_anomalous']}
+  wrong = [
+    f'{found[name]} {name} images instead of {number}'
+    for name, number in published.items()
+    if found[name] != number
+  ]
+  if not wrong:
+    return None
+  return f'{category} has {", ".join(wrong)}, the published numbers: is it complete?'
+
+
+@functools.cache
+def _published() -> dict[tuple[str, str], dict[str, int]]:
+  """{(data set, category): {'train': ..., 'test': ...}}, of each what is published."""
+  names = ('train', 'test_normal', 'test_anomalous', 'test')
+  with Path(__file__).with_name('counts.csv').open(newline='', encoding='utf-8') as file:
+    return {
+      (row['dataset'], row['category']): {n: int(row[n]) for n in names if row[n]}
+      for row in csv.DictReader(file)
+    }

@@ -1,0 +1,120 @@
+"""Miniature copies of the benchmarks, down to names, suffixes, modes and metadata."""
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+SIZE = 32
+
+
+class Maker:
+  """Writes images; every image is another one."""
+
+  def __init__(self, root: Path):
+    self.root = root
+    self._rng = np.random.default_rng(0)
+
+  def image(self, path: str, mode: str = 'RGB', size: int = SIZE) -> None:
+    shape = (size, size) if mode == 'L' else (size, size, 3)
+    self._save(path, self._rng.integers(0, 256, shape, dtype=np.uint8))
+
+  def mask(self, path: str, value: int = 255, size: int = SIZE) -> None:
+    """A square of `value`; 0 for the black mask of a normal image."""
+    pixels = np.zeros((size, size), np.uint8)
+    row, column = self._rng.integers(0, size // 2, 2)
+    pixels[row : row + size // 3, column : column + size // 3] = value
+    self._save(path, pixels)
+
+  def text(self, path: str, content: str) -> None:
+    file = self.root / path
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(content, encoding='utf-8')
+
+  def _save(self, path: str, pixels: np.ndarray) -> None:
+    file = self.root / path
+    file.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels).save(file)
+
+
+def mvtec_ad(root: Path, categories: tuple[str, ...] = ('bottle', 'grid')) -> None:
+  make = Maker(root)
+  make.text('license.txt', 'CC BY-NC-SA 4.0')
+  for category in categories:
+    mode = 'L' if category in ('grid', 'screw', 'zipper') else 'RGB'
+    make.text(f'{category}/readme.txt', '')
+    for i in range(9):
+      make.image(f'{category}/train/good/{i:03}.png', mode)
+    for i in range(3):
+      make.image(f'{category}/test/good/{i:03}.png', mode)
+    for defect in ('broken_large', 'contamination'):
+      for i in range(2):
+        make.image(f'{category}/test/{defect}/{i:03}.png', mode)
+        make.mask(f'{category}/ground_truth/{defect}/{i:03}_mask.png')
+
+
+def mpdd(root: Path, categories: tuple[str, ...] = ('bracket_black', 'tubes')) -> None:
+  mvtec_ad(root, categories)
+
+
+def visa(root: Path, categories: tuple[str, ...] = ('candle', 'pcb1')) -> None:
+  make = Maker(root)
+  rows = []
+  for category in categories:
+    data = f'{category}/Data'
+    for i in range(12):
+      image = f'{data}/Images/Normal/{i:04}.JPG'
+      make.image(image, size=SIZE + 9)
+      rows.append([category, 'test' if i % 4 == 1 else 'train', 'normal', image, ''])
+    for i in range(3):
+      image, mask = f'{data}/Images/Anomaly/{i:03}.JPG', f'{data}/Masks/Anomaly/{i:03}.png'
+      make.image(image, size=SIZE + 9)
+      make.mask(mask, value=i + 1, size=SIZE + 9)  # class ids
+      rows.append([category, 'test', 'anomaly', image, mask])
+    make.text(f'{category}/image_anno.csv', 'image,label,mask\n')
+  for name in ('1cls.csv', '2cls_fewshot.csv', '2cls_highshot.csv'):
+    make.text(f'split_csv/{name}', '')
+  with (root / 'split_csv' / '1cls.csv').open('w', newline='') as file:
+    csv.writer(file).writerows([['object', 'split', 'label', 'image', 'mask'], *rows])
+
+
+def mvtec_3d(root: Path, categories: tuple[str, ...] = ('bagel', 'tire')) -> None:
+  make = Maker(root)
+  for category in categories:
+    make.text(f'{category}/calibration/camera_parameters.json', json.dumps({}))
+    splits = {'train/good': 9, 'validation/good': 2, 'test/good': 3}
+    splits |= {'test/combined': 2, 'test/hole': 2}
+    for folder, number in splits.items():
+      for i in range(number):
+        make.image(f'{category}/{folder}/rgb/{i:03}.png')
+        make.text(f'{category}/{folder}/xyz/{i:03}.tiff', '')
+        if folder.startswith('test'):
+          make.mask(f'{category}/{folder}/gt/{i:03}.png', 0 if 'good' in folder else 255)
+
+
+def eyecandies(root: Path, categories: tuple[str, ...] = ('CandyCane', 'GummyBear')) -> None:
+  make = Maker(root)
+  kinds = ('bumps', 'colors', 'dents', 'normals')
+  for category in categories:
+    for folder, number in {'train': 9, 'val': 2, 'test_public': 6}.items():
+      for i in range(number):
+        name = f'{category}/{folder}/data/{i:03}'
+        anomalous = folder == 'test_public' and i % 2 == 1
+        for light in range(6):
+          make.image(f'{name}_image_{light}.png')
+        make.image(f'{name}_depth.png', 'L')
+        make.image(f'{name}_normals.png')
+        make.text(f'{name}_info_depth.yaml', 'normalization: {min: 0.1, max: 0.9}\n')
+        values = {'anomaly': int(anomalous)}
+        values |= {kind: int(anomalous and k in (1, i % 3)) for k, kind in enumerate(kinds)}
+        lines = ''.join(f'{key}: {value}\n' for key, value in values.items())
+        make.text(f'{name}_metadata.yaml', lines)
+        if folder == 'test_public':
+          make.mask(f'{name}_mask.png', 255 * anomalous)
+          for kind in kinds:
+            make.mask(f'{name}_{kind}_mask.png', 255 * values[kind])
+
+
+LAYOUTS = {f.__name__: f for f in (mvtec_ad, visa, mpdd, mvtec_3d, eyecandies)}
