@@ -17,7 +17,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from memkd_jax import files
-from memkd_jax.config import FREE_FIELDS
+from memkd_jax.config import FREE_FIELDS, get_config
 from memkd_jax.errors import UserError
 
 
@@ -83,7 +83,9 @@ class Workdir:
 
   def _check_same(self, path: Path, new: dict[str, Any]) -> None:
     try:
-      old = _flatten(json.loads(path.read_text(encoding='utf-8')))
+      # A field that did not exist then had the value that is its default now.
+      defaults = _flatten(json.loads(get_config().to_json()))
+      old = defaults | _flatten(json.loads(path.read_text(encoding='utf-8')))
     except (ValueError, AttributeError) as error:
       raise UserError(f'{path} is damaged ({error}); choose another --workdir.') from error
     flat = _flatten(new)

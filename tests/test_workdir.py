@@ -32,6 +32,20 @@ def test_a_run_with_other_figures_is_refused_and_changes_nothing(tmp_path):
   assert (tmp_path / 'config.json').read_bytes() == before
 
 
+def test_a_field_that_is_new_had_its_default(tmp_path):
+  workdir, config = Workdir(tmp_path), base.resolve(base.get_config())
+  workdir.claim(config)
+  path = tmp_path / 'config.json'
+  old = json.loads(path.read_text())
+  del old['model']['temperature']
+  path.write_text(json.dumps(old))
+  workdir.claim(config)
+  path.write_text(json.dumps(old))
+  config.model.temperature = 0.5
+  with pytest.raises(UserError, match=r'model\.temperature is 1\.0 there and 0\.5 now'):
+    workdir.claim(config)
+
+
 @pytest.mark.parametrize('text', ['{"seed": ', '[]'])
 def test_a_damaged_config_is_named(tmp_path, text):
   (tmp_path / 'config.json').write_text(text)
