@@ -21,6 +21,7 @@ from memkd_jax.models.resnet import ARCHITECTURES, BACKBONES
 
 RANDOM_TEACHER = 'random'
 DTYPES = ('float32', 'float64')
+PARADIGMS = ('reverse', 'forward')
 MEMORY_INITS = ('normal', 'exemplars')
 M3_TARGETS = ('auto', 'stage4', 'embedding')
 
@@ -59,6 +60,10 @@ def get_config() -> ConfigDict:
   config.model.backbone = 'wide_resnet50_2'
   # A file of tools/convert_torchvision.py, or 'random' (figures mean nothing).
   config.model.teacher_weights = 'weights/{backbone}.safetensors'
+  config.model.paradigm = 'reverse'  # 'forward' (MemMKD)
+  # Of the forward paradigm; 'auto' is resnet50 for wide_resnet50_2, else the backbone.
+  config.model.student = 'auto'
+  config.model.projection = False  # True: 1x1 convolutions where the widths differ
   config.model.stages = (1, 2, 3)  # that are distilled
   config.model.memories = (1, 2, 3)  # () is RD, the baseline
   config.model.memory_items = 50  # L
@@ -120,12 +125,19 @@ def resolve(config: ConfigDict) -> ConfigDict:
   if '://' not in config.data.dir:  # of a bucket
     config.data.dir = _absolute('data.dir', config.data.dir)
   config.seeds = tuple(dict.fromkeys(config.seeds or (config.seed,)))
+  config.model.student = _student(config.model)
   config.model.stages = tuple(sorted(set(config.model.stages)))
   config.model.memories = tuple(sorted(set(config.model.memories)))
   if config.model.teacher_weights != RANDOM_TEACHER:
     path = config.model.teacher_weights.replace('{backbone}', config.model.backbone)
     config.model.teacher_weights = _absolute('model.teacher_weights', path)
   return config
+
+
+def _student(model: ConfigDict) -> str:
+  if model.paradigm == 'reverse' or model.student != 'auto':
+    return model.student
+  return 'resnet50' if model.backbone == 'wide_resnet50_2' else model.backbone
 
 
 def _absolute(field: str, path: str) -> str:
@@ -142,6 +154,14 @@ def _check(config: ConfigDict) -> None:
   _one_of('eval.preset', config.eval.preset, PRESETS)
   if model.backbone not in ARCHITECTURES:
     _one_of('model.backbone', model.backbone, BACKBONES)
+  _one_of('model.paradigm', model.paradigm, PARADIGMS)
+  if model.student not in ARCHITECTURES:
+    _one_of('model.student', model.student, ('auto', *BACKBONES))
+  if model.paradigm == 'reverse':
+    for field, default in (('student', 'auto'), ('projection', False)):
+      unused = model[field] == default
+      what = f'is {default}, or choose --config.model.paradigm=forward'
+      _require(f'model.{field}', model[field], unused, what)
   _one_of('model.fusion', model.fusion, FUSIONS)
   _one_of('model.memory_init', model.memory_init, MEMORY_INITS)
   _one_of('model.m3_target', model.m3_target, M3_TARGETS)

@@ -13,8 +13,11 @@ from memkd_jax.anomaly_map import anomaly_maps, image_scores
 from memkd_jax.config import RANDOM_TEACHER
 from memkd_jax.data.order import category_seed, exemplar_indices
 from memkd_jax.errors import UserError
-from memkd_jax.models.distiller import ReverseDistiller, built_memories
+from memkd_jax.models.distiller import Distiller
+from memkd_jax.models.forward import ForwardDistiller, check_pair
 from memkd_jax.models.resnet import Teacher
+from memkd_jax.models.reverse import ReverseDistiller
+from memkd_jax.normalization import normalize_images
 from memkd_jax.parallel import AXIS, Devices
 from memkd_jax.training_step import (
   TrainState,
@@ -32,7 +35,7 @@ class System:
   Attributes:
     config: the resolved config.
     devices: that it runs on.
-    memories: that are built, see `models.distiller.built_memories`.
+    memories: that are built, see `built_memories` of the distiller.
     notes: sentences that must stand beside the figures.
     train_step: pmapped, see `training_step.make_train_step`; donates its state.
     score_step: pmapped `(variables, teacher_params, images) -> (maps, scores)`.
@@ -51,7 +54,19 @@ class System:
     if model.dtype == 'float64' and not jax.config.read('jax_enable_x64'):
       raise UserError('--config.model.dtype=float64 needs JAX_ENABLE_X64=1 in the environment.')
     self.devices.check_divide(train.batch_size, 'train.batch_size')
-    self.memories = built_memories(model.stages, model.memories)
+    kind: type[Distiller] = ReverseDistiller
+    options: dict[str, Any] = {}
+    if model.paradigm == 'forward':
+      check_pair(model.backbone, model.student, model.projection)
+      kind, options = (
+        ForwardDistiller,
+        {
+          'student': model.student,
+          'projection': model.projection,
+        },
+      )
+    self.memories = kind.built_memories(model.stages, model.memories)
+    self._target_stages = {m: m + kind.TARGET_OFFSET for m in self.memories}
     if self.memories:
       self.devices.check_divide(train.exemplars, 'train.exemplars')
     self.notes: list[str] = []
@@ -62,7 +77,7 @@ class System:
     dtype = jnp.dtype(model.dtype)
     self._teacher = Teacher(model.backbone, stages=3, dtype=dtype)
     self._exemplar_teacher = Teacher(model.backbone, stages=exemplar_stages, dtype=dtype)
-    self._distiller = ReverseDistiller(
+    self._distiller = kind(
       model.backbone,
       model.stages,
       self.memories,
@@ -71,6 +86,7 @@ class System:
       model.fusion,
       dtype,
       AXIS,
+      **options,
     )
     self._init = jax.jit(self._distiller.init)
     self._optimizer = optax.adam(train.learning_rate, b1=train.adam_b1, b2=train.adam_b2)
@@ -81,7 +97,7 @@ class System:
         self._exemplar_teacher,
         self._distiller,
         self._optimizer,
-        self.memories,
+        self._target_stages,
         kd=config.loss.kd,
         lambda_nm=config.loss.lambda_nm,
         lambda_orth=config.loss.lambda_orth,
@@ -101,11 +117,11 @@ class System:
     """
     key = jax.random.key(category_seed(seed, category))
     example = jax.ShapeDtypeStruct((1, *images.shape[1:]), images.dtype)
-    features = jax.tree.map(
+    inputs = jax.tree.map(
       lambda x: jnp.zeros(x.shape, x.dtype),
-      jax.eval_shape(self._features, self._one_copy(), example),
+      jax.eval_shape(self._inputs, self._one_copy(), example),
     )
-    variables = self._init(key, features)
+    variables = self._init(key, *inputs)
     if self.config.model.memory_init == 'exemplars' and self.memories:
       variables = variables | {
         'params': self._memories_from_exemplars(variables, category, seed, images)
@@ -141,8 +157,8 @@ class System:
   def _score(
     self, variables: Any, teacher_params: Any, images: jax.Array
   ) -> tuple[jax.Array, jax.Array]:
-    features = self._features(teacher_params, images)
-    distilled: Any = self._distiller.apply(variables, features)
+    inputs, features = self._inputs(teacher_params, images)
+    distilled: Any = self._distiller.apply(variables, inputs, features)
     options = self.config.anomaly_map
     maps = anomaly_maps(
       dict(enumerate(features, start=1)),
@@ -154,8 +170,13 @@ class System:
     )
     return maps, image_scores(maps)
 
-  def _features(self, teacher_params: Any, images: jax.Array) -> tuple[jax.Array, ...]:
-    return teacher_features(self._teacher, teacher_params, images)
+  def _inputs(
+    self, teacher_params: Any, images: jax.Array
+  ) -> tuple[jax.Array, tuple[jax.Array, ...]]:
+    """What a distiller takes: the normalised images, and the teacher's stages 1 to 3."""
+    inputs = normalize_images(images, self._teacher.dtype)
+    features: Any = self._teacher.apply({'params': teacher_params}, inputs)
+    return inputs, features
 
   def _one_copy(self) -> Any:
     return self.devices.fetch(self.teacher_params)
@@ -170,9 +191,12 @@ class System:
 
     @jax.jit
     def targets(teacher_params: Any, variables: Any) -> dict[int, jax.Array]:
+      inputs = normalize_images(exemplars, self._teacher.dtype)
       features = teacher_features(self._exemplar_teacher, teacher_params, exemplars)
-      distilled, _ = distiller.apply(variables, features, train=True, mutable=['batch_stats'])
-      return memory_targets(features, distilled.embedding, self.memories)
+      distilled, _ = distiller.apply(
+        variables, inputs, features, train=True, mutable=['batch_stats']
+      )
+      return memory_targets(features, distilled.embedding, self._target_stages)
 
     generator = np.random.default_rng(category_seed(seed, category))
     params = dict(variables['params'])

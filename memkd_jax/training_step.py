@@ -1,6 +1,6 @@
 """One training step as a pure function (method, sections 4 to 6)."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import flax
@@ -8,7 +8,7 @@ import jax
 import optax
 
 from memkd_jax import losses
-from memkd_jax.models.distiller import ReverseDistiller
+from memkd_jax.models.distiller import Distiller
 from memkd_jax.models.resnet import Teacher
 from memkd_jax.normalization import normalize_images
 from memkd_jax.parallel import AXIS
@@ -41,29 +41,32 @@ def teacher_features(teacher: Teacher, params: Any, images: jax.Array) -> tuple[
 
 
 def memory_targets(
-  exemplar_features: tuple[jax.Array, ...], embedding: jax.Array, memories: tuple[int, ...]
+  exemplar_features: tuple[jax.Array, ...],
+  embedding: jax.Array | None,
+  target_stages: Mapping[int, int],
 ) -> dict[int, jax.Array]:
-  """The target of each memory (method, section 4): M_1 <- stage 2, M_2 <- stage 3.
+  """The target of each memory (method, section 4).
 
   Args:
     exemplar_features: the teacher's stages 1 to 3 or 4 of the exemplars.
-    embedding: phi of the training batch; the target of M_3 where stage 4 is not
-      among the features. No gradient flows into it.
-    memories: those that are built.
+    embedding: phi of the training batch; the target of a memory whose stage is
+      not among the features. No gradient flows into it.
+    target_stages: {m: the teacher stage that memory m imitates}.
 
   Returns:
-    {m: [N, H, W, C_{m+1}]}.
+    {m: [N, H, W, C of that stage]}.
   """
-  available = dict(enumerate(exemplar_features, start=1))
-  return {m: available.get(m + 1, jax.lax.stop_gradient(embedding)) for m in memories}
+  available: dict[int, Any] = dict(enumerate(exemplar_features, start=1))
+  fallback: Any = jax.lax.stop_gradient(embedding)
+  return {m: available.get(k, fallback) for m, k in target_stages.items()}
 
 
 def make_train_step(
   teacher: Teacher,
   exemplar_teacher: Teacher,
-  distiller: ReverseDistiller,
+  distiller: Distiller,
   optimizer: optax.GradientTransformation,
-  memories: tuple[int, ...],
+  target_stages: Mapping[int, int],
   *,
   kd: str,
   lambda_nm: float,
@@ -76,7 +79,7 @@ def make_train_step(
     exemplar_teacher: computes the stages that the memories' targets need.
     distiller: trained; its axis name must be that of `parallel`.
     optimizer: an optax optimizer.
-    memories: the memories that are built.
+    target_stages: {m: teacher stage} of the memories that are built.
     kd: 'flat' or 'pixel', see `losses.distillation_loss`.
     lambda_nm: weight of L_NM.
     lambda_orth: weight of L_orth.
@@ -91,7 +94,8 @@ def make_train_step(
   def train_step(
     state: TrainState, teacher_params: Any, images: jax.Array, exemplars: jax.Array | None
   ) -> tuple[TrainState, dict[str, jax.Array]]:
-    features = teacher_features(teacher, teacher_params, images)
+    inputs = normalize_images(images, teacher.dtype)
+    features: Any = teacher.apply({'params': teacher_params}, inputs)
     exemplar_features: tuple[jax.Array, ...] = ()
     if exemplars is not None:
       exemplar_features = teacher_features(exemplar_teacher, teacher_params, exemplars)
@@ -99,17 +103,18 @@ def make_train_step(
     def loss_fn(params: Any) -> tuple[jax.Array, tuple[dict[str, jax.Array], Any]]:
       variables = {'params': params, 'batch_stats': state.batch_stats}
       distilled, updates = distiller.apply(
-        variables, features, train=True, mutable=['batch_stats']
+        variables, inputs, features, train=True, mutable=['batch_stats']
       )
       per_stage = losses.distillation_loss(
         dict(enumerate(features, start=1)), distilled.features, kd
       )
-      targets = memory_targets(exemplar_features, distilled.embedding, memories)
+      targets = memory_targets(exemplar_features, distilled.embedding, target_stages)
       recalled: Any = distiller.apply(variables, targets, method='recall_by_values')
+      own_memories = {f'm{m}': params[f'memory_m{m}'] for m in target_stages}
       terms: dict[str, Any] = {
         'kd': sum(per_stage.values()),
         'nm': losses.normality_loss(targets, recalled),
-        'orth': losses.orthogonality_loss({f'm{m}': params[f'memory_m{m}'] for m in memories}),
+        'orth': losses.orthogonality_loss(own_memories),
       }
       loss = terms['kd'] + lambda_nm * terms['nm'] + lambda_orth * terms['orth']
       terms = {'loss': loss} | terms | {f'kd_{k}': v for k, v in per_stage.items()}

@@ -96,6 +96,9 @@ def test_seeds_stand_in_for_seed_and_buckets_stay_as_they_are():
     ('seeds', (True,)),
     ('data.source', 'zip'),
     ('eval.preset', 'best'),
+    ('model.paradigm', 'sideways'),
+    ('model.student', 'resnet50'),
+    ('model.projection', True),
   ],
 )
 def test_impossible_values_are_named(field, value):

@@ -71,7 +71,7 @@ def test_memories_can_start_from_exemplar_features(tiny_config, one_device, imag
   system = System(tiny_config, one_device)
   params = system.init_state('bolt', 0, images).params
   chosen = images[system._exemplar_indices('bolt', 0, 10, 0)]
-  features = jax.jit(system._features)(weights.random_teacher('tiny_basic'), chosen)
+  _, features = jax.jit(system._inputs)(weights.random_teacher('tiny_basic'), chosen)
   rows = np.asarray(features[2]).reshape(-1, features[2].shape[-1])  # M_2 <- stage 3
   memory = params['memory_m2']
   np.testing.assert_array_equal(memory['keys'], memory['values'])

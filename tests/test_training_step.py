@@ -14,24 +14,40 @@ import optax
 import pytest
 
 from memkd_jax import weights
-from memkd_jax.models.distiller import ReverseDistiller
+from memkd_jax.models.forward import ForwardDistiller
 from memkd_jax.models.resnet import Teacher
+from memkd_jax.models.reverse import ReverseDistiller
 from memkd_jax.parallel import AXIS, Devices
 from memkd_jax.system import System
 from memkd_jax.training_step import TrainState, make_train_step, memory_targets
 
 
+def reverse(**options):
+  return ReverseDistiller('tiny_basic', memory_items=5, **options)
+
+
+def forward(**options):
+  return ForwardDistiller('tiny_basic', student='tiny_basic', memory_items=5, **options)
+
+
 def one_step(
-  number_of_devices, images, exemplars, memories=(3, 2, 1), lambda_nm=0.1, lambda_orth=0.1
+  number_of_devices,
+  images,
+  exemplars,
+  memories=(3, 2, 1),
+  lambda_nm=0.1,
+  lambda_orth=0.1,
+  kind=reverse,
 ):
   """A step of plain SGD at rate 1, so that the change of a parameter is its gradient."""
   devices = Devices(jax.devices()[:number_of_devices])
   teacher = Teacher('tiny_basic', stages=3)
-  distiller = ReverseDistiller('tiny_basic', memories=memories, memory_items=5, axis_name=AXIS)
+  distiller = kind(memories=memories, axis_name=AXIS)
+  memories = distiller.built_memories((1, 2, 3), memories)
   optimizer = optax.sgd(1.0)
   teacher_params = weights.random_teacher('tiny_basic')
   features = teacher.apply({'params': teacher_params}, jnp.zeros((1, 32, 32, 3)))
-  variables = distiller.init(jax.random.key(0), features)
+  variables = distiller.init(jax.random.key(0), jnp.zeros((1, 32, 32, 3)), features)
   state = TrainState(
     jnp.zeros((), jnp.int32),
     variables['params'],
@@ -43,7 +59,7 @@ def one_step(
     Teacher('tiny_basic', stages=4),
     distiller,
     optimizer,
-    memories,
+    {m: m + distiller.TARGET_OFFSET for m in memories},
     kd='flat',
     lambda_nm=lambda_nm,
     lambda_orth=lambda_orth,
@@ -69,8 +85,9 @@ def exemplars(rng):
   return rng.integers(0, 256, (4, 32, 32, 3), dtype=np.uint8)
 
 
-def test_one_and_four_devices_agree_in_float32(images, exemplars):
-  one, four = (one_step(n, images, exemplars) for n in (1, 4))
+@pytest.mark.parametrize('kind', [reverse, forward])
+def test_one_and_four_devices_agree_in_float32(images, exemplars, kind):
+  one, four = (one_step(n, images, exemplars, kind=kind) for n in (1, 4))
   flat_one, flat_four = jax.tree.leaves(one), jax.tree.leaves(four)
   assert len(flat_one) == len(flat_four) > 50
   for a, b in zip(flat_one, flat_four, strict=True):
@@ -84,9 +101,9 @@ def test_batch_statistics_are_those_of_the_global_batch(images, exemplars):
     {'params': weights.random_teacher('tiny_basic')},
     (images / 255 - np.array([0.485, 0.456, 0.406])) / np.array([0.229, 0.224, 0.225]),
   )
-  distiller = ReverseDistiller('tiny_basic', memory_items=5)
-  variables = distiller.init(jax.random.key(0), jax.tree.map(lambda x: x[:1], features))
-  _, expected = distiller.apply(variables, features, train=True, mutable=['batch_stats'])
+  distiller = reverse()
+  variables = distiller.init(jax.random.key(0), None, jax.tree.map(lambda x: x[:1], features))
+  _, expected = distiller.apply(variables, None, features, train=True, mutable=['batch_stats'])
   expected = expected['batch_stats']['bottleneck']
   jax.tree.map(
     lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), statistics['bottleneck'], expected
@@ -101,12 +118,19 @@ def test_loss_is_the_weighted_sum_of_its_terms(images, exemplars):
   assert min(terms['kd'], terms['nm'], terms['orth']) > 0
 
 
-def test_gradients_flow_where_they_belong(images, exemplars):
+@pytest.mark.parametrize(
+  ('kind', 'memories', 'others'),
+  [
+    (reverse, (1, 2, 3), ('bottleneck', 'student_stage1')),
+    (forward, (1, 2), ('stem', 'encoder_stage3')),
+  ],
+)
+def test_gradients_flow_where_they_belong(images, exemplars, kind, memories, others):
   """L_KD trains keys and values; L_NM values only; L_orth both."""
-  without, _, _ = one_step(1, images, exemplars, lambda_nm=0, lambda_orth=0)
-  with_nm, _, _ = one_step(1, images, exemplars, lambda_nm=1, lambda_orth=0)
-  with_orth, _, _ = one_step(1, images, exemplars, lambda_nm=0, lambda_orth=1)
-  for m in (1, 2, 3):
+  without, _, _ = one_step(1, images, exemplars, lambda_nm=0, lambda_orth=0, kind=kind)
+  with_nm, _, _ = one_step(1, images, exemplars, lambda_nm=1, lambda_orth=0, kind=kind)
+  with_orth, _, _ = one_step(1, images, exemplars, lambda_nm=0, lambda_orth=1, kind=kind)
+  for m in memories:
     name = f'memory_m{m}'
     kd, nm, orth = without[name], with_nm[name], with_orth[name]
     assert np.abs(kd['keys']).max() > 0
@@ -116,14 +140,15 @@ def test_gradients_flow_where_they_belong(images, exemplars):
     assert np.abs(orth['keys'] - kd['keys']).max() > 1e-5
     assert np.abs(orth['values'] - kd['values']).max() > 1e-5
   # L_NM reaches nothing else: the exemplars' features are the frozen teacher's.
-  for name in ('bottleneck', 'student_stage1'):
+  for name in others:
     jax.tree.map(
       lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), with_nm[name], without[name]
     )
 
 
-def test_without_memories_it_is_reverse_distillation(images):
-  grads, _, terms = one_step(1, images, None, memories=())
+@pytest.mark.parametrize('kind', [reverse, forward])
+def test_without_memories_it_is_the_baseline(images, kind):
+  grads, _, terms = one_step(1, images, None, memories=(), kind=kind)
   assert terms['loss'] == terms['kd']
   assert terms['nm'] == terms['orth'] == 0
   assert not [name for name in grads if name.startswith('memory')]
@@ -133,18 +158,20 @@ def test_targets_of_the_memories():
   features = tuple(np.full((1, 1, 1, 1), float(k)) for k in (1, 2, 3, 4))
   embedding = np.full((1, 1, 1, 1), 9.0)
 
-  def values(features, memories):
-    targets = memory_targets(features, embedding, memories)
+  def values(features, stages):
+    targets = memory_targets(features, embedding, stages)
     return {m: float(t.squeeze()) for m, t in targets.items()}
 
-  assert values(features, (3, 2, 1)) == {1: 2.0, 2: 3.0, 3: 4.0}
-  assert values(features[:3], (3, 2, 1)) == {1: 2.0, 2: 3.0, 3: 9.0}
-  assert values(features, (2,)) == {2: 3.0}
+  reverse_stages = {m: m + ReverseDistiller.TARGET_OFFSET for m in (3, 2, 1)}
+  assert values(features, reverse_stages) == {1: 2.0, 2: 3.0, 3: 4.0}
+  assert values(features[:3], reverse_stages) == {1: 2.0, 2: 3.0, 3: 9.0}
+  forward_stages = {m: m + ForwardDistiller.TARGET_OFFSET for m in (1, 2)}
+  assert values(features, forward_stages) == {1: 1.0, 2: 2.0}
 
 
 def test_the_embedding_as_a_target_gets_no_gradient():
   def through_target(embedding):
-    return memory_targets((), embedding, (3,))[3].sum()
+    return memory_targets((), embedding, {3: 4})[3].sum()
 
   assert jax.grad(through_target)(jnp.ones((1, 1, 1, 2))).max() == 0
 

@@ -3,8 +3,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from memkd_jax.models.distiller import ReverseDistiller, built_memories, built_stages
+from memkd_jax.errors import UserError
+from memkd_jax.models.forward import ForwardDistiller, check_pair
 from memkd_jax.models.resnet import ARCHITECTURES, Teacher
+from memkd_jax.models.reverse import ReverseDistiller
 
 BACKBONES = ['resnet18', 'resnet34', 'resnet50', 'wide_resnet50_2']
 
@@ -24,7 +26,7 @@ def count(tree):
 def test_student_has_the_teachers_shapes_at_256(backbone):
   images = jax.ShapeDtypeStruct((1, 256, 256, 3), jnp.float32)
   _, features = shapes_of(Teacher(backbone, stages=4), images)
-  _, distilled = shapes_of(ReverseDistiller(backbone), features[:3])
+  _, distilled = shapes_of(ReverseDistiller(backbone), images, features[:3])
   assert [f.shape for f in features] == [
     (1, 64, 64, ARCHITECTURES[backbone].channels(1)),
     (1, 32, 32, ARCHITECTURES[backbone].channels(2)),
@@ -62,7 +64,7 @@ def test_decoder_has_rds_block_counts(backbone, blocks):
     jax.ShapeDtypeStruct((1, 64 // 2**k, 64 // 2**k, ARCHITECTURES[backbone].channels(k)), 'f4')
     for k in (1, 2, 3)
   ]
-  variables, _ = shapes_of(ReverseDistiller(backbone), tuple(features))
+  variables, _ = shapes_of(ReverseDistiller(backbone), None, tuple(features))
   params = variables['params']
   assert tuple(len(params[f'student_stage{k}']) for k in (3, 2, 1)) == blocks
   assert len(params['bottleneck']['embed']) == ARCHITECTURES[backbone].blocks[3]
@@ -83,8 +85,10 @@ def test_without_memories_nothing_of_them_remains(backbone):
   features = tuple(
     jnp.ones((1, 8 // k, 8 // k, arch.channels(i))) for i, k in ((1, 1), (2, 2), (3, 4))
   )
-  with_memories = ReverseDistiller(backbone).init(jax.random.key(0), features)['params']
-  without = ReverseDistiller(backbone, memories=()).init(jax.random.key(0), features)['params']
+  with_memories = ReverseDistiller(backbone).init(jax.random.key(0), None, features)['params']
+  without = ReverseDistiller(backbone, memories=()).init(jax.random.key(0), None, features)[
+    'params'
+  ]
   assert {n for n in with_memories if n.startswith('memory')} == {
     'memory_m1',
     'memory_m2',
@@ -103,8 +107,8 @@ def test_without_memories_nothing_of_them_remains(backbone):
 def test_fusion(features, fusion):
   """The stage after a memory sees q and r exactly as the fusion says."""
   model = ReverseDistiller('tiny_bottleneck', memories=(3,), memory_items=4, fusion=fusion)
-  variables = model.init(jax.random.key(0), features)
-  q = model.apply(variables, features).embedding
+  variables = model.init(jax.random.key(0), None, features)
+  q = model.apply(variables, None, features).embedding
   memory = variables['params']['memory_m3']
   cosines = (q / np.linalg.norm(q, axis=-1, keepdims=True)) @ (
     memory['keys'] / np.linalg.norm(memory['keys'], axis=-1, keepdims=True)
@@ -117,16 +121,94 @@ def test_fusion(features, fusion):
   x = fused
   for k in (3, 2, 1):
     x = stage.student[f'stage{k}'](x, False)
-  np.testing.assert_allclose(model.apply(variables, features).features[1], x, atol=1e-4)
+  np.testing.assert_allclose(model.apply(variables, None, features).features[1], x, atol=1e-4)
 
 
 def test_only_what_leads_to_a_distilled_stage_is_built(features):
-  assert built_stages((1, 3)) == (3, 2, 1)
-  assert built_stages((3,)) == (3,)
-  assert built_memories((2, 3), (1, 2, 3)) == (3, 2)
-  assert built_memories((1,), (2,)) == (2,)
+  assert ReverseDistiller.built_stages((1, 3)) == (3, 2, 1)
+  assert ReverseDistiller.built_stages((3,)) == (3,)
+  assert ReverseDistiller.built_memories((2, 3), (1, 2, 3)) == (3, 2)
+  assert ReverseDistiller.built_memories((1,), (2,)) == (2,)
   model = ReverseDistiller('tiny_bottleneck', stages=(2, 3), memory_items=4)
-  variables = model.init(jax.random.key(0), features)
-  assert set(model.apply(variables, features).features) == {2, 3}
+  variables = model.init(jax.random.key(0), None, features)
+  assert set(model.apply(variables, None, features).features) == {2, 3}
   assert 'student_stage1' not in variables['params']
   assert 'memory_m1' not in variables['params']
+
+
+@pytest.mark.parametrize(
+  ('teacher', 'student'), [('wide_resnet50_2', 'resnet50'), ('resnet18', 'resnet18')]
+)
+def test_the_forward_student_has_the_teachers_shapes_at_256(teacher, student):
+  images = jax.ShapeDtypeStruct((1, 256, 256, 3), jnp.float32)
+  _, features = shapes_of(Teacher(teacher, stages=3), images)
+  model = ForwardDistiller(teacher, student=student)
+  variables, distilled = shapes_of(model, images, None)
+  assert {k: f.shape for k, f in distilled.features.items()} == {
+    k: features[k - 1].shape for k in (1, 2, 3)
+  }
+  assert distilled.embedding is None
+  # M_1 and M_2 have the widths of stages 1 and 2; behind stage 3 there is nothing to feed.
+  params = variables['params']
+  assert {n: p['keys'].shape for n, p in params.items() if n.startswith('memory')} == {
+    f'memory_m{m}': (50, ARCHITECTURES[teacher].channels(m)) for m in (1, 2)
+  }
+  # Without memories it is a vanilla network: torchvision's own counts of stem and stages.
+  bare = shapes_of(ForwardDistiller(teacher, student=student, memories=()), images, None)[0]
+  torchvisions = {'resnet18': 11_689_512 - 513_000, 'resnet50': 25_557_032 - 2_049_000}
+  last = {'resnet18': 8_393_728, 'resnet50': 14_964_736}  # layer4
+  assert count(bare['params']) == torchvisions[student] - last[student]
+
+
+@pytest.mark.parametrize('fusion', ['concat', 'add', 'replace'])
+def test_forward_memories_feed_the_stage_behind_them(rng, fusion):
+  images = rng.normal(size=(1, 32, 32, 3)).astype(np.float32)
+  model = ForwardDistiller(
+    'tiny_basic', student='tiny_basic', memory_items=4, memories=(2,), fusion=fusion
+  )
+  variables = model.init(jax.random.key(0), images, None)
+  features = model.apply(variables, images, None).features
+  memory = variables['params']['memory_m2']
+  q = features[2]
+  cosines = (q / np.linalg.norm(q, axis=-1, keepdims=True)) @ (
+    memory['keys'] / np.linalg.norm(memory['keys'], axis=-1, keepdims=True)
+  ).T
+  r = jax.nn.softmax(cosines) @ memory['values']
+  fused = {'concat': np.concatenate([q, r], -1), 'add': q + r, 'replace': r}[fusion]
+  expected = model.bind(variables).encoder['stage3'](fused, False)
+  np.testing.assert_allclose(features[3], expected, atol=1e-4)
+
+
+def test_only_what_leads_to_a_distilled_stage_is_built_forward(rng):
+  assert ForwardDistiller.built_stages((1, 2)) == (1, 2)
+  assert ForwardDistiller.built_stages((3,)) == (1, 2, 3)
+  assert ForwardDistiller.built_memories((1, 2, 3), (1, 2, 3)) == (1, 2)
+  assert ForwardDistiller.built_memories((1, 2), (1, 2, 3)) == (1,)
+  images = rng.normal(size=(1, 32, 32, 3)).astype(np.float32)
+  model = ForwardDistiller('tiny_basic', stages=(2,), student='tiny_basic', memory_items=4)
+  variables = model.init(jax.random.key(0), images, None)
+  assert set(model.apply(variables, images, None).features) == {2}
+  assert {n for n in variables['params'] if n[-1].isdigit()} == {
+    'encoder_stage1',
+    'encoder_stage2',
+    'memory_m1',
+  }
+
+
+def test_pairs_of_other_widths_are_refused_or_projected(rng):
+  check_pair('wide_resnet50_2', 'resnet50', False)
+  check_pair('resnet34', 'resnet18', False)
+  with pytest.raises(
+    UserError, match=r'model\.student=resnet18: .*\(64, 128, 256\).*projection'
+  ):
+    check_pair('resnet50', 'resnet18', False)
+  check_pair('resnet50', 'resnet18', True)
+  images = rng.normal(size=(1, 32, 32, 3)).astype(np.float32)
+  model = ForwardDistiller(
+    'tiny_bottleneck', student='tiny_basic', projection=True, memory_items=4
+  )
+  variables = model.init(jax.random.key(0), images, None)
+  features = model.apply(variables, images, None).features
+  assert {k: f.shape[-1] for k, f in features.items()} == {
+    k: ARCHITECTURES['tiny_bottleneck'].channels(k) for k in (1, 2, 3)
+  }

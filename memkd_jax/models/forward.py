@@ -1,0 +1,98 @@
+"""MemMKD, the forward paradigm (method, section 3): the student sees the image."""
+
+import jax
+from flax import linen as nn
+
+from memkd_jax.errors import UserError
+from memkd_jax.models.distiller import Distilled, Distiller
+from memkd_jax.models.layers import Conv
+from memkd_jax.models.resnet import ARCHITECTURES, ResidualStage
+
+
+class ForwardDistiller(Distiller):
+  """A residual network from scratch with memories behind its stages.
+
+  Without memories this is multiresolution distillation, the baseline. M_1 acts on
+  F_S^1 and M_2 on F_S^2; each feeds the stage behind it. Attributes are those of
+  `Distiller`, and:
+
+  Attributes:
+    student: the student, a key of `ARCHITECTURES`.
+    projection: whether a 1x1 convolution brings each student stage to the width
+      of the teacher's; what it gives is F_S^k, for the loss and the stage behind.
+  """
+
+  TARGET_OFFSET = 0
+
+  student: str = 'resnet50'
+  projection: bool = False
+
+  @staticmethod
+  def built_stages(stages: tuple[int, ...]) -> tuple[int, ...]:
+    """Student stages that are distilled or on the way to one, in running order."""
+    return tuple(range(1, max(stages) + 1))
+
+  @classmethod
+  def built_memories(
+    cls, stages: tuple[int, ...], memories: tuple[int, ...]
+  ) -> tuple[int, ...]:
+    """Those memories behind which a stage is built; M_k sits before stage k + 1."""
+    return tuple(k for k in cls.built_stages(stages)[:-1] if k in memories)
+
+  def setup(self) -> None:
+    teacher, student = ARCHITECTURES[self.arch], ARCHITECTURES[self.student]
+
+    def conv(features: int, kernel_size: int, stride: int = 1) -> Conv:
+      return Conv(features, kernel_size, stride, dtype=self.dtype, axis_name=self.axis_name)
+
+    built = self.built_stages(self.stages)
+    self.stem = conv(student.planes, 7, 2)
+    self.encoder = {
+      f'stage{k}': ResidualStage(
+        student, k, 1 if k == 1 else 2, dtype=self.dtype, axis_name=self.axis_name
+      )
+      for k in built
+    }
+    self.project = {f'stage{k}': conv(teacher.channels(k), 1) for k in built if self.projection}
+    self.memory = {
+      f'm{m}': self._memory(teacher.channels(m))
+      for m in self.built_memories(self.stages, self.memories)
+    }
+
+  def __call__(
+    self, images: jax.Array, features: tuple[jax.Array, ...], train: bool = False
+  ) -> Distilled:
+    """Reproduces the teacher's features of an image from the image.
+
+    Args:
+      images: [B, H, W, 3], normalised.
+      features: not looked at; the reverse paradigm takes them.
+      train: whether batch statistics are used and updated.
+
+    Returns:
+      The student's features of the distilled stages.
+    """
+    x = nn.relu(self.stem(images, train))
+    x = nn.max_pool(x, (3, 3), (2, 2), padding=((1, 1), (1, 1)))
+    outputs = {}
+    for k in self.built_stages(self.stages):
+      x = self.encoder[f'stage{k}'](x, train)
+      if self.projection:
+        x = self.project[f'stage{k}'](x, train)
+      if k in self.stages:
+        outputs[k] = x
+      x = self._with_normality(x, k)
+    return Distilled(outputs)
+
+
+def check_pair(teacher: str, student: str, projection: bool) -> None:
+  """Raises UserError where a student's stages are not as wide as its teacher's."""
+  widths = [
+    tuple(ARCHITECTURES[arch].channels(k) for k in (1, 2, 3)) for arch in (teacher, student)
+  ]
+  if not projection and widths[0] != widths[1]:
+    raise UserError(
+      f'--config.model.student={student}: its stages have {widths[1]} channels and those of '
+      f'the teacher {teacher} {widths[0]}; give a student of the same widths, or '
+      '--config.model.projection=True.'
+    )

@@ -1,0 +1,62 @@
+"""MemKD, the reverse paradigm (method, section 2): images from their embedding."""
+
+import jax
+
+from memkd_jax.models.bottleneck import Bottleneck
+from memkd_jax.models.decoder import DecoderStage
+from memkd_jax.models.distiller import Distilled, Distiller
+from memkd_jax.models.resnet import ARCHITECTURES
+
+
+class ReverseDistiller(Distiller):
+  """Bottleneck, memories and decoder; without memories this is RD, the baseline.
+
+  M_3 acts on phi, M_2 on F_S^3, M_1 on F_S^2. Attributes are those of `Distiller`.
+  """
+
+  TARGET_OFFSET = 1
+
+  @staticmethod
+  def built_stages(stages: tuple[int, ...]) -> tuple[int, ...]:
+    """Student stages that are distilled or on the way to one, in running order."""
+    return tuple(range(3, min(stages) - 1, -1))
+
+  @classmethod
+  def built_memories(
+    cls, stages: tuple[int, ...], memories: tuple[int, ...]
+  ) -> tuple[int, ...]:
+    """Those memories whose student stage is built; M_k sits before stage k."""
+    return tuple(m for m in cls.built_stages(stages) if m in memories)
+
+  def setup(self) -> None:
+    arch = ARCHITECTURES[self.arch]
+    self.bottleneck = Bottleneck(arch, self.dtype, self.axis_name)
+    self.student = {
+      f'stage{k}': DecoderStage(arch, k, self.dtype, self.axis_name)
+      for k in self.built_stages(self.stages)
+    }
+    self.memory = {
+      f'm{m}': self._memory(arch.channels(m + 1))
+      for m in self.built_memories(self.stages, self.memories)
+    }
+
+  def __call__(
+    self, images: jax.Array, features: tuple[jax.Array, ...], train: bool = False
+  ) -> Distilled:
+    """Reproduces the teacher's features of an image from their embedding.
+
+    Args:
+      images: not looked at; the forward paradigm takes them.
+      features: teacher stages 1 to 3, [B, H_k, W_k, C_k].
+      train: whether batch statistics are used and updated.
+
+    Returns:
+      The student's features of the distilled stages, and the embedding.
+    """
+    embedding = self.bottleneck(features, train)
+    x, outputs = embedding, {}
+    for k in self.built_stages(self.stages):
+      x = self.student[f'stage{k}'](self._with_normality(x, k), train)
+      if k in self.stages:
+        outputs[k] = x
+    return Distilled(outputs, embedding)
