@@ -282,3 +282,33 @@ def test_another_config_in_the_same_folder_is_refused(tiny_config, tmp_path, mak
   tiny_config.train.learning_rate = 0.1
   with pytest.raises(UserError, match=r'learning_rate is 0\.005 there and 0\.1 now'):
     train.run(tiny_config, tmp_path / 'run')
+
+
+def test_prepared_data_give_the_same_figures(tiny_config, tmp_path, make_category, monkeypatch):
+  from memkd_jax.data import tfds_builder
+
+  make_category(tmp_path / 'data', size=40)
+  tfds_builder.prepare('folder', 'bolt', tmp_path / 'data', str(tmp_path / 'tfds'))
+  tiny_config.eval.preset = 'original'
+  folder_results = train.run(tiny_config, tmp_path / 'a')
+  tiny_config.data.source, tiny_config.data.dir = 'tfds', str(tmp_path / 'tfds')
+  assert train.run(tiny_config, tmp_path / 'b')['per_seed'] == folder_results['per_seed']
+
+
+def test_several_seeds_are_several_models_that_go_on_one_by_one(
+  tiny_config, tmp_path, make_category, capsys
+):
+  make_category(tmp_path / 'data')
+  tiny_config.seed = 4
+  alone = train.run(tiny_config, tmp_path / 'alone')
+  tiny_config.seeds = (1, 4)
+  both = train.run(tiny_config, tmp_path / 'alone')
+  assert 'bolt, seed 4: finished already' in capsys.readouterr().out
+  assert both['per_seed']['4'] == alone['per_seed']['4']
+  states = [
+    Checkpoints(tmp_path / 'alone' / 'bolt' / f'seed_{seed}' / 'checkpoints') for seed in (1, 4)
+  ]
+  system = train.System(resolve(tiny_config))
+  like = system.init_state('bolt', 0, np.zeros((10, 32, 32, 3), np.uint8))
+  a, b = (checkpoints.restore(like).params['memory_m1']['keys'] for checkpoints in states)
+  assert not np.array_equal(a, b)

@@ -80,7 +80,14 @@ def open_source(name: str, source: str, directory: str) -> Source:
   if source == 'tfds':
     from memkd_jax.data import tfds_source  # takes seconds to import
 
-    known = dataset.categories or tuple(tfds_source.list_categories(directory, name))
+    prepared = tuple(tfds_source.list_categories(directory, name))
+    if not prepared:
+      raise UserError(
+        f'Nothing of {name} is prepared in {directory}: run '
+        f'python tools/prepare_tfds.py --dataset={name} --data=DATA --out={directory}, '
+        'or name another directory with --config.data.dir=DIR.'
+      )
+    known = dataset.categories or prepared
     return Source(
       directory, known, functools.partial(tfds_source.list_samples, directory, name)
     )

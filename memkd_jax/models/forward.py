@@ -54,10 +54,7 @@ class ForwardDistiller(Distiller):
       for k in built
     }
     self.project = {f'stage{k}': conv(teacher.channels(k), 1) for k in built if self.projection}
-    self.memory = {
-      f'm{m}': self._memory(teacher.channels(m))
-      for m in self.built_memories(self.stages, self.memories)
-    }
+    self.memory = self._build_memories()
 
   def __call__(
     self, images: jax.Array, features: tuple[jax.Array, ...], train: bool = False

@@ -35,10 +35,7 @@ class ReverseDistiller(Distiller):
       f'stage{k}': DecoderStage(arch, k, self.dtype, self.axis_name)
       for k in self.built_stages(self.stages)
     }
-    self.memory = {
-      f'm{m}': self._memory(arch.channels(m + 1))
-      for m in self.built_memories(self.stages, self.memories)
-    }
+    self.memory = self._build_memories()
 
   def __call__(
     self, images: jax.Array, features: tuple[jax.Array, ...], train: bool = False

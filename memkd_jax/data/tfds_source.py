@@ -1,0 +1,147 @@
+"""Lists samples from a TFDS directory instead of folders; see `tfds_builder` for its making.
+
+TFDS is used without TensorFlow. The encoded bytes come back as they went in, so the
+arrays are those of the folder reader, bit for bit.
+"""
+
+import dataclasses
+import io
+import shlex
+from collections.abc import Mapping, Sequence
+from typing import IO, Any
+
+from etils import epath
+
+from memkd_jax.data.sample import Sample
+from memkd_jax.errors import UserError
+
+VERSION = '1.0.0'  # of the features in `tfds_builder`
+
+
+@dataclasses.dataclass(frozen=True)
+class Encoded:
+  """An image or mask within a record, which is read when it is opened.
+
+  Attributes:
+    records: of the split; may be read by several threads at once.
+    index: of the record.
+    feature: 'image' or 'masks'.
+    id: of the sample.
+    split: its name.
+    path: of the prepared category.
+  """
+
+  records: Sequence[Mapping[str, Any]] = dataclasses.field(repr=False)
+  index: int
+  feature: str
+  id: str
+  split: str
+  path: epath.Path
+
+  def open(self, mode: str = 'rb') -> IO[bytes]:
+    """Gives the encoded bytes, whatever the mode.
+
+    Raises:
+      UserError: the record cannot be read.
+    """
+    try:
+      value = self.records[self.index][self.feature]
+      return io.BytesIO(value if self.feature == 'image' else value[0])
+    except Exception as error:
+      raise _damaged(self.path, error) from error
+
+  def __str__(self) -> str:
+    mask = 'mask of ' if self.feature == 'masks' else ''
+    return f'{mask}{self.id} ({self.split} record {self.index} of {self.path})'
+
+
+def category_path(directory: str, dataset: str, category: str) -> epath.Path:
+  """Where TFDS keeps a category."""
+  return epath.Path(directory).expanduser() / dataset / category / VERSION
+
+
+def list_categories(directory: str, dataset: str) -> list[str]:
+  """Names of the prepared categories, sorted; none where there is no such directory.
+
+  Raises:
+    UserError: the directory is of a kind that cannot be opened here.
+  """
+  folder = epath.Path(directory).expanduser() / dataset
+  try:
+    names = [p.name for p in folder.iterdir()] if folder.is_dir() else []
+    return sorted(n for n in names if category_path(directory, dataset, n).is_dir())
+  except (OSError, ImportError) as error:
+    raise UserError(f'{folder} cannot be opened: {error}.') from error
+
+
+def list_samples(directory: str, dataset: str, category: str, split: str) -> list[Sample]:
+  """Lists a split in the order of the reader that it was prepared with.
+
+  No image is read yet.
+
+  Args:
+    directory: of TFDS, on a disk or in a bucket (gs://bucket/folder needs gcsfs).
+    dataset: its name in `datasets.DATASETS`.
+    category: name of the category.
+    split: 'train' or 'test'.
+
+  Returns:
+    At least one sample, equal but for `image` and `mask` to those of
+    `Dataset.list_samples`.
+
+  Raises:
+    UserError: the category is not prepared, or what is there is damaged.
+  """
+  path = category_path(directory, dataset, category)
+  try:
+    prepared = path.is_dir()
+  except (OSError, ImportError) as error:
+    raise UserError(f'{path} cannot be opened: {error}.') from error
+  if not prepared:
+    raise UserError(f'There is no {path}; prepare it with `{_command(path)}`.')
+  try:
+    rows, records = _open(path, split)
+    if len(rows) != len(records):
+      raise ValueError(f'{len(rows)} samples are listed but {len(records)} are stored')
+
+    def encoded(index: int, feature: str) -> Encoded:
+      return Encoded(records, index, feature, rows[index][0], split, path)
+
+    return [
+      Sample(id, encoded(i, 'image'), encoded(i, 'masks') if has_mask else None, defect)
+      for i, (id, defect, has_mask) in enumerate(rows)
+    ]
+  # TFDS, protobuf and array_record raise what they like on damaged files.
+  except Exception as error:
+    raise _damaged(path, error) from error
+
+
+def _open(path: epath.Path, split: str) -> tuple[list[Any], Sequence[Mapping[str, Any]]]:
+  """The rows (id, defect, whether there is a mask), and the records beside them."""
+  import tensorflow_datasets as tfds  # slow to import, and only this source needs it
+
+  class Undecoded(tfds.decode.SkipDecoding):
+    """Skips the decoding of sequences too, which TFDS without TensorFlow does not."""
+
+    def decode_batch_example_np(self, examples: Any) -> Any:
+      return examples
+
+  builder = tfds.builder_from_directory(path)
+  decoders = {'image': Undecoded(), 'masks': Undecoded()}
+  return builder.info.metadata[split], builder.as_data_source(split, decoders=decoders)
+
+
+def _damaged(path: epath.Path, error: Exception) -> UserError:
+  reason = ' '.join(str(error).split())
+  return UserError(
+    f'The prepared data in {path} are damaged ({type(error).__name__}: {reason}); remove '
+    f'that folder and prepare it again with `{_command(path)}`.'
+  )
+
+
+def _command(path: epath.Path) -> str:
+  category, dataset, directory = path.parents[0], path.parents[1], path.parents[2]
+  flags = [f'--dataset={dataset.name}', '--data=DATA', f'--out={directory}']
+  return shlex.join(
+    ['python', 'tools/prepare_tfds.py', *flags, f'--categories={category.name}']
+  )
