@@ -6,6 +6,7 @@ global batch.
 """
 
 from collections.abc import Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -52,7 +53,7 @@ def normality_loss(
   return jnp.mean(jnp.stack(terms)) if terms else jnp.zeros(())
 
 
-def orthogonality_loss(memories: Mapping[str, Mapping[str, jax.Array]]) -> jax.Array:
+def orthogonality_loss(memories: Mapping[Any, Mapping[str, jax.Array]]) -> jax.Array:
   """L_orth: the mean squared cosine of different items, keys plus values (section 5).
 
   Args:

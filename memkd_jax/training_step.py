@@ -1,13 +1,13 @@
 """One training step as a pure function (method, sections 4 to 6)."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import flax
 import jax
 import optax
 
-from memkd_jax import losses
+from memkd_jax import losses, memory_diagnostics
 from memkd_jax.models.distiller import Distiller
 from memkd_jax.models.resnet import Teacher
 from memkd_jax.normalization import normalize_images
@@ -61,6 +61,19 @@ def memory_targets(
   return {m: available.get(k, fallback) for m, k in target_stages.items()}
 
 
+def addressing(variables: Any, memories: Iterable[int]) -> dict[int, jax.Array]:
+  """The weights with which a pass through the student addressed its memories.
+
+  Args:
+    variables: the mutable collections that the pass gave, 'intermediates' among them.
+    memories: that are built.
+
+  Returns:
+    {m: [B, H, W, L]}.
+  """
+  return {m: variables['intermediates'][f'memory_m{m}']['weights'][0] for m in memories}
+
+
 def make_train_step(
   teacher: Teacher,
   exemplar_teacher: Teacher,
@@ -88,7 +101,8 @@ def make_train_step(
     A pure function of the state, the teacher's parameters, and this device's
     shares of the batch and of the exemplars, uint8 [B, S, S, 3] (exemplars are
     None without memories), which gives the new state and the terms {'loss',
-    'kd', 'nm', 'orth', 'kd_<k>', 'grad_norm'} of the global batch.
+    'kd', 'nm', 'orth', 'kd_<k>', 'grad_norm'} of the global batch, and those of
+    `memory_diagnostics.step_terms`.
   """
 
   def train_step(
@@ -103,14 +117,14 @@ def make_train_step(
     def loss_fn(params: Any) -> tuple[jax.Array, tuple[dict[str, jax.Array], Any]]:
       variables = {'params': params, 'batch_stats': state.batch_stats}
       distilled, updates = distiller.apply(
-        variables, inputs, features, train=True, mutable=['batch_stats']
+        variables, inputs, features, train=True, mutable=['batch_stats', 'intermediates']
       )
       per_stage = losses.distillation_loss(
         dict(enumerate(features, start=1)), distilled.features, kd
       )
       targets = memory_targets(exemplar_features, distilled.embedding, target_stages)
       recalled: Any = distiller.apply(variables, targets, method='recall_by_values')
-      own_memories = {f'm{m}': params[f'memory_m{m}'] for m in target_stages}
+      own_memories = {m: params[f'memory_m{m}'] for m in target_stages}
       terms: dict[str, Any] = {
         'kd': sum(per_stage.values()),
         'nm': losses.normality_loss(targets, recalled),
@@ -118,6 +132,7 @@ def make_train_step(
       }
       loss = terms['kd'] + lambda_nm * terms['nm'] + lambda_orth * terms['orth']
       terms = {'loss': loss} | terms | {f'kd_{k}': v for k, v in per_stage.items()}
+      terms |= memory_diagnostics.step_terms(addressing(updates, target_stages), own_memories)
       return loss, (terms, updates['batch_stats'])
 
     (_, (terms, batch_stats)), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)

@@ -41,9 +41,11 @@ class NRMemory(nn.Module):
       queries: [..., C].
 
     Returns:
-      r, [..., C].
+      r, [..., C]. The weights w, [..., L], are sown as intermediates.
     """
-    return self._recall(queries, self.keys)
+    weights, recalled = self._recall(queries, self.keys)
+    self.sow('intermediates', 'weights', weights)
+    return recalled
 
   def recall_by_values(self, features: jax.Array) -> jax.Array:
     """Recalls as `__call__`, but addresses by the values: the query of L_NM.
@@ -54,13 +56,14 @@ class NRMemory(nn.Module):
     Returns:
       r, [..., C].
     """
-    return self._recall(features, self.values)
+    return self._recall(features, self.values)[1]
 
-  def _recall(self, queries: jax.Array, addresses: jax.Array) -> jax.Array:
+  def _recall(self, queries: jax.Array, addresses: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The addressing weights [..., L], and what they recall [..., C]."""
     # Full precision: accelerators would otherwise round the cosines to bf16.
     cosines = jnp.einsum(
       '...c,lc->...l', normalize(queries), normalize(addresses), precision='highest'
     )
     weights = jax.nn.softmax(cosines / self.temperature)
     recalled = jnp.einsum('...l,lc->...c', weights, self.values, precision='highest')
-    return recalled.astype(self.dtype)
+    return weights, recalled.astype(self.dtype)
