@@ -48,6 +48,11 @@ def get_config() -> ConfigDict:
   config.seed = 0
   config.seeds = ()  # several, in place of seed: figures are means over them
 
+  # An ablation: ((name, ((field, value), ...)), ...), and the paper's table beside it.
+  config.sweep = ConfigDict()
+  config.sweep.variants = ()
+  config.sweep.paper = ''
+
   config.data = ConfigDict()
   config.data.dataset = 'mvtec_ad'
   config.data.source = 'folder'  # 'tfds': what tools/prepare_tfds.py made of it

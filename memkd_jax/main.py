@@ -6,7 +6,7 @@ from pathlib import Path
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from memkd_jax import train
+from memkd_jax import sweep, train
 from memkd_jax.errors import UserError, explain
 
 _DEMO = str(Path(__file__).with_name('demo_config.py'))
@@ -31,7 +31,8 @@ def main(argv: list[str]) -> None:
   logging.set_verbosity(logging.WARNING)
   workdir = _WORKDIR.value or Path('runs') / _CONFIG.value.data.dataset
   try:
-    results = train.run(_CONFIG.value, workdir, _MODE.value, _DUMP_MAPS.value)
+    runner = sweep.run if _CONFIG.value.sweep.variants else train.run
+    results = runner(_CONFIG.value, workdir, _MODE.value, _DUMP_MAPS.value)
   except (UserError, OSError) as error:
     sys.exit(f'memkd_jax: {explain(error)}')
   except KeyboardInterrupt:

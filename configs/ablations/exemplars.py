@@ -1,0 +1,21 @@
+"""How many exemplars N teach the memories at a step, and when they are redrawn.
+
+  python -m memkd_jax.main --config=configs/ablations/exemplars.py --workdir=runs/exemplars \\
+      --config.seeds=0,1,2
+"""
+
+from ml_collections import ConfigDict
+
+from memkd_jax import config as base
+
+
+def get_config() -> ConfigDict:
+  config = base.get_config()
+  config.sweep.variants = (
+    *((f'N = {number}', (('train.exemplars', number),)) for number in (4, 8, 16, 32)),
+    *(
+      (f'redrawn: {when}', (('train.exemplar_resample', when),))
+      for when in ('step', 'epoch', 'never')
+    ),
+  )
+  return config

@@ -1,0 +1,117 @@
+"""An ablation: named variants of one config, run one after the other, and their table."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from memkd_jax import files, train
+from memkd_jax.errors import UserError, explain
+from memkd_jax.protocol import METRICS
+from memkd_jax.report import paper
+from memkd_jax.report.results import figure_cell, markdown
+
+
+def run(
+  config: ConfigDict, workdir: Path | str, mode: str = 'train', dump_maps: bool = False
+) -> dict[str, Any]:
+  """Runs each variant in a folder of its own; finished ones are skipped.
+
+  A variant that fails is reported, and the others still run.
+
+  Args:
+    config: with `sweep.variants`.
+    workdir: holds a run's folder for each variant, and sweep.json and sweep.md.
+    mode: see `train.run`.
+    dump_maps: see `train.run`.
+
+  Returns:
+    {'paper', 'variants': {name: results or None}, 'failed': {name: reason}}.
+
+  Raises:
+    UserError: a variant overrides a field that is not there.
+  """
+  root = Path(workdir).expanduser()
+  configs = variants(config)
+  results: dict[str, Any] = {}
+  failed: dict[str, str] = {}
+  for number, (name, variant) in enumerate(configs.items(), start=1):
+    print(f'\n{name} ({number} of {len(configs)})', flush=True)
+    results[name] = None
+    try:
+      results[name] = train.run(variant, root / folder_name(name), mode, dump_maps)
+      failed |= {f'{name}, {c}': reason for c, reason in results[name]['failed'].items()}
+    except (UserError, OSError) as error:
+      failed[name] = explain(error)
+      print(f'{name} failed: {failed[name]}', flush=True)
+  summary = {'paper': config.sweep.paper, 'variants': results, 'failed': failed}
+  files.write_json(root / 'sweep.json', summary)
+  table = sweep_table(summary)
+  files.write_text(root / 'sweep.md', table)
+  print('\n' + table, flush=True)
+  return summary
+
+
+def variants(config: ConfigDict) -> dict[str, ConfigDict]:
+  """The config of each variant, by name.
+
+  Args:
+    config: whose `sweep.variants` is ((name, ((field, value), ...)), ...).
+
+  Raises:
+    UserError: a field does not exist or has another type.
+  """
+  configs = {}
+  for name, overrides in config.sweep.variants:
+    variant = config.copy_and_resolve_references()
+    variant.sweep.variants, variant.sweep.paper = (), ''
+    try:
+      variant.update_from_flattened_dict(dict(overrides))
+    except (KeyError, TypeError, ValueError) as error:
+      raise UserError(f'The variant {name} cannot be made: {error}') from error
+    configs[name] = variant
+  return configs
+
+
+def folder_name(name: str) -> str:
+  """A variant's folder: its name with what folders should not have replaced."""
+  return re.sub(r'[^\w+.-]+', '_', name)
+
+
+def sweep_table(summary: dict[str, Any]) -> str:
+  """The variants as Markdown: means over the categories, the paper's beside them.
+
+  Args:
+    summary: what `run` returns.
+  """
+  printed = paper.load_rows(summary['paper']) if summary['paper'] else {}
+  compared = list(next(iter(printed.values()), {}))
+  means = {name: _mean(results) for name, results in summary['variants'].items()}
+  columns = [m for m in METRICS if any(m in figures for figures, _ in means.values())]
+  header, rows = ['variant (%)'], []
+  for metric in columns:
+    header += [metric, 'paper'] if metric in compared else [metric]
+  for name, (figures, deviations) in means.items():
+    row = [name]
+    for metric in columns:
+      row.append(figure_cell(metric, figures, deviations))
+      if metric in compared:
+        row.append(f'{printed[name][metric]:.1f}' if name in printed else '-')
+    rows.append(row)
+  lines = [markdown(header, rows), '']
+  lines += [f'{name} failed: {reason}' for name, reason in summary['failed'].items()]
+  if printed:
+    lines.append(
+      'The paper has means over the 15 categories of MVTec AD, and wide_resnet50_2 where no '
+      'backbone is named.'
+    )
+  notes = {n: None for r in summary['variants'].values() if r for n in r['notes']}
+  return '\n'.join([*lines, *notes]) + '\n'
+
+
+def _mean(results: dict[str, Any] | None) -> tuple[dict[str, float], dict[str, float]]:
+  """Mean over the categories, and its deviation over the seeds."""
+  if results is None or results['mean'] is None:
+    return {}, {}
+  return results['mean'], results['deviations'].get('mean', {})
