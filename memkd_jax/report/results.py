@@ -68,13 +68,14 @@ def assemble(
   everywhere = [c for c in runs[0] if all(c in run for run in runs)]
   per_seed = [{c: run[c]['metrics'] for c in everywhere} for run in runs]
   figures = {c: _over_seeds([run[c] for run in per_seed], np.mean) for c in everywhere}
-  means = [_mean_over_categories(run) for run in per_seed]
-  mean = _over_seeds(means, np.mean) if figures and not failed else None
+  mean = None
   deviations = {}
   if len(runs) > 1:
     deviations = {c: _over_seeds([run[c] for run in per_seed], _deviation) for c in everywhere}
-    if mean is not None:
-      deviations['mean'] = _over_seeds(means, _deviation)
+  if figures and not failed:
+    mean, deviation_of_mean = mean_over(per_seed, everywhere)
+    if deviation_of_mean:
+      deviations['mean'] = deviation_of_mean
   notes = list(notes)
   without_masks = [c for c, f in figures.items() if 'P-AUC' not in f]
   if without_masks:
@@ -93,6 +94,24 @@ def assemble(
     'failed': failed,
     'notes': notes,
   }
+
+
+def mean_over(
+  per_seed: Sequence[dict[str, dict[str, float]]], categories: Sequence[str]
+) -> tuple[dict[str, float], dict[str, float]]:
+  """The unweighted mean over categories, of the metrics that all of them have.
+
+  Args:
+    per_seed: {category: {metric: 0..1}} of each seed.
+    categories: at least one.
+
+  Returns:
+    ({metric: mean over the seeds}, {metric: their sample standard deviation}); the
+    second is empty where there is one seed.
+  """
+  means = [_mean_over_categories({c: run[c] for c in categories}) for run in per_seed]
+  deviations = _over_seeds(means, _deviation) if len(means) > 1 else {}
+  return _over_seeds(means, np.mean), deviations
 
 
 def _mean_over_categories(figures: dict[str, dict[str, float]]) -> dict[str, float]:
