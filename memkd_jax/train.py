@@ -21,6 +21,8 @@ from memkd_jax.errors import UserError
 from memkd_jax.evaluate import check_test_split, evaluate_category
 from memkd_jax.metrics_log import MetricsLog
 from memkd_jax.progress import progress_bar
+from memkd_jax.report.environment import describe_environment
+from memkd_jax.report.html import write_report
 from memkd_jax.report.results import collect, results_table, write_results
 from memkd_jax.system import System
 from memkd_jax.training_step import TrainState
@@ -41,11 +43,12 @@ def run(config: ConfigDict, workdir: Path | str, mode: str = 'train') -> dict[st
     mode: 'train', or 'evaluate' to score existing checkpoints only.
 
   Returns:
-    What results.json holds.
+    What results.json holds: see `results.assemble`, and 'environment'.
 
   Raises:
     UserError: the config, the weights, the data root or the folder is wrong.
   """
+  started = time.monotonic()
   config = resolve(config)
   root = Path(config.data.dir)
   dataset = open_dataset(config.data.dataset, root)
@@ -54,7 +57,8 @@ def run(config: ConfigDict, workdir: Path | str, mode: str = 'train') -> dict[st
   if mode == 'evaluate':
     folder.check_exists()
   system = System(config)
-  folder.claim(_with_teacher_hash(config))
+  claimed = _with_teacher_hash(config)
+  folder.claim(claimed)
   for note in system.notes:
     print(f'Note: {note}', flush=True)
 
@@ -70,7 +74,9 @@ def run(config: ConfigDict, workdir: Path | str, mode: str = 'train') -> dict[st
       failed.setdefault(category, str(error))
       print(f'{name} failed: {error}', flush=True)
   results = collect(folder, config, categories, failed, system.notes)
+  results['environment'] = describe_environment(started)
   write_results(folder.root, results)
+  write_report(folder, claimed, results)
   print('\n' + results_table(results), flush=True)
   return results
 

@@ -5,7 +5,8 @@ config.json                              the resolved config
 <category>/seed_<seed>/metrics.jsonl     the losses, one object a line
 <category>/seed_<seed>/result.json       figures and counts; written last
 <category>/seed_<seed>/figure.png        images, ground truth, maps
-results.json, results.md                 all categories together
+<category>/seed_<seed>/curves.png        ROC and the like, histogram of the scores
+results.json, results.md, report.html    all categories together
 """
 
 import json
