@@ -7,6 +7,7 @@ import math
 import os
 from collections.abc import Collection
 from pathlib import Path
+from typing import Any
 
 from ml_collections import ConfigDict
 
@@ -137,6 +138,17 @@ def resolve(config: ConfigDict) -> ConfigDict:
     path = config.model.teacher_weights.replace('{backbone}', config.model.backbone)
     config.model.teacher_weights = _absolute('model.teacher_weights', path)
   return config
+
+
+def flatten(tree: dict[str, Any], prefix: str = '') -> dict[str, Any]:
+  """{'section.field': value} of a config as JSON holds it."""
+  flat: dict[str, Any] = {}
+  for name, value in tree.items():
+    if isinstance(value, dict):
+      flat |= flatten(value, f'{prefix}{name}.')
+    else:
+      flat[prefix + name] = value
+  return flat
 
 
 def _student(model: ConfigDict) -> str:

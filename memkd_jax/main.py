@@ -38,6 +38,7 @@ def main(argv: list[str]) -> None:
   except KeyboardInterrupt:
     print('\nInterrupted; the same command resumes from the last checkpoint.', file=sys.stderr)
     sys.exit(130)
+  print(f'Report: {Path(workdir).expanduser() / "report.html"}', flush=True)
   sys.exit(1 if results['failed'] else 0)
 
 

@@ -22,6 +22,8 @@ from memkd_jax.errors import UserError, explain
 from memkd_jax.evaluate import check_test_split, evaluate_category
 from memkd_jax.metrics_log import MetricsLog
 from memkd_jax.progress import progress_bar
+from memkd_jax.report.environment import describe_environment
+from memkd_jax.report.html import write_report
 from memkd_jax.report.results import collect, results_table, write_results
 from memkd_jax.system import System
 from memkd_jax.training_step import TrainState
@@ -45,11 +47,12 @@ def run(
     dump_maps: whether the maps of what is scored are written as TIFF files.
 
   Returns:
-    What results.json holds.
+    What results.json holds: see `results.assemble`, and 'environment'.
 
   Raises:
     UserError: the config, the weights, the data root or the folder is wrong.
   """
+  started = time.monotonic()
   config = resolve(config)
   source = open_source(config.data.dataset, config.data.source, config.data.dir)
   categories = choose_categories(source, config.data.categories)
@@ -57,7 +60,8 @@ def run(
   if mode == 'evaluate':
     folder.check_exists()
   system = System(config)
-  folder.claim(_with_teacher_hash(config))
+  claimed = _with_teacher_hash(config)
+  folder.claim(claimed)
   for note in system.notes:
     print(f'Note: {note}', flush=True)
 
@@ -73,7 +77,9 @@ def run(
       failed.setdefault(category, explain(error))
       print(f'{name} failed: {explain(error)}', flush=True)
   results = collect(folder, config, categories, failed, system.notes)
+  results['environment'] = describe_environment(started)
   write_results(folder.root, results)
+  write_report(folder, claimed, results)
   print('\n' + results_table(results), flush=True)
   return results
 

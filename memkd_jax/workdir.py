@@ -5,9 +5,9 @@ config.json                              the resolved config
 <category>/seed_<seed>/metrics.jsonl     the losses, one object a line
 <category>/seed_<seed>/result.json       figures and counts; written last
 <category>/seed_<seed>/figure.png        images, ground truth, maps
-<category>/seed_<seed>/curves.png        ROC, precision-recall, PRO
+<category>/seed_<seed>/curves.png        ROC and the like, histogram of the scores
 anomaly_maps/seed_<seed>/<category>/     test/<defect>/<id>.tiff, with --dump-maps
-results.json, results.md                 all categories together
+results.json, results.md, report.html    all categories together
 """
 
 import json
@@ -17,7 +17,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from memkd_jax import files
-from memkd_jax.config import FREE_FIELDS, get_config
+from memkd_jax.config import FREE_FIELDS, flatten, get_config
 from memkd_jax.errors import UserError
 
 
@@ -84,11 +84,11 @@ class Workdir:
   def _check_same(self, path: Path, new: dict[str, Any]) -> None:
     try:
       # A field that did not exist then had the value that is its default now.
-      defaults = _flatten(json.loads(get_config().to_json()))
-      old = defaults | _flatten(json.loads(path.read_text(encoding='utf-8')))
+      defaults = flatten(json.loads(get_config().to_json()))
+      old = defaults | flatten(json.loads(path.read_text(encoding='utf-8')))
     except (ValueError, AttributeError) as error:
       raise UserError(f'{path} is damaged ({error}); choose another --workdir.') from error
-    flat = _flatten(new)
+    flat = flatten(new)
     differences = [
       f'{field} is {json.dumps(old.get(field))} there and {json.dumps(flat.get(field))} now'
       for field in sorted(old.keys() | flat.keys())
@@ -99,13 +99,3 @@ class Workdir:
         f'{self.root} holds a run with another config: {"; ".join(differences)}. '
         'Choose another --workdir, or give the same values.'
       )
-
-
-def _flatten(tree: dict[str, Any], prefix: str = '') -> dict[str, Any]:
-  flat: dict[str, Any] = {}
-  for name, value in tree.items():
-    if isinstance(value, dict):
-      flat |= _flatten(value, f'{prefix}{name}.')
-    else:
-      flat[prefix + name] = value
-  return flat

@@ -102,6 +102,7 @@ def test_a_killed_run_resumes_to_the_same_parameters(tiny_config, tmp_path, make
   code, out, err = run(*whole)
   assert code == 0, err
   assert 'THESE FIGURES MEAN NOTHING' in out
+  assert out.endswith(f'Report: {tmp_path / "whole" / "report.html"}\n')
 
   killed = flags_of(tiny_config, tmp_path / 'killed')
   process = start(*killed)
@@ -121,7 +122,8 @@ def test_a_killed_run_resumes_to_the_same_parameters(tiny_config, tmp_path, make
   code, _, err = run(*killed)
   assert code == 0, err
   results = [
-    json.loads((tmp_path / n / 'results.json').read_text()) for n in ('whole', 'killed')
+    json.loads((tmp_path / n / 'results.json').read_text()) | {'environment': None}
+    for n in ('whole', 'killed')
   ]
   assert results[0] == results[1]
   steps = [json.loads(line)['step'] for line in log.read_text().splitlines()]

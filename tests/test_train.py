@@ -1,6 +1,7 @@
 """Training, resuming and scoring through `run`, on four virtual devices."""
 
 import json
+from datetime import UTC, datetime
 
 import jax
 import numpy as np
@@ -93,6 +94,13 @@ def test_a_run_writes_all_that_it_promises(tiny_config, tmp_path, make_category,
   for line in log:
     assert {'step', 'loss', 'kd', 'nm', 'orth', 'images_per_second'} <= line.keys()
   assert (workdir / 'bolt' / 'seed_0' / 'figure.png').stat().st_size > 1000
+  environment = results['environment']
+  assert environment['device'] == {'platform': 'cpu', 'kind': 'cpu', 'number': 4}
+  assert environment['versions'].keys() > {'python', 'jax', 'jaxlib', 'flax', 'numpy'}
+  assert datetime.fromisoformat(environment['finished']).tzinfo == UTC
+  report = (workdir / 'report.html').read_text()
+  assert report.count('<img') == 4
+  assert 'THESE FIGURES MEAN NOTHING' in report
   config = json.loads((workdir / 'config.json').read_text())
   assert config['model']['teacher_sha256'] == 'random'
   output = capsys.readouterr()
@@ -136,7 +144,8 @@ def test_a_stopped_run_ends_as_an_undisturbed_one(
     patch.setattr(train, 'batch_indices', lambda *a: calls.append(a) or order(*a))
     results = train.run(tiny_config, tmp_path / 'stopped')
   assert len(calls) == STEPS - 2 * (stop // 2)  # from the last checkpoint, not from 0
-  assert results == json.loads((tmp_path / 'whole' / 'results.json').read_text())
+  whole = json.loads((tmp_path / 'whole' / 'results.json').read_text())
+  assert results | {'environment': None} == whole | {'environment': None}  # it has the time
   assert_same(*(final_state(tiny_config, tmp_path / n) for n in ('whole', 'stopped')))
   whole, stopped = (log_of(tmp_path / name) for name in ('whole', 'stopped'))
   assert [line['step'] for line in stopped] == [1, 2, 3, 4, 5]

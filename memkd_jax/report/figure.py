@@ -1,6 +1,7 @@
-"""figure.png: rows of image, ground truth and predicted map (paper, Fig. 2)."""
+"""figure.png: image, ground truth and predicted map (paper, Fig. 2) of telling cases."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -8,7 +9,12 @@ from matplotlib.figure import Figure
 from memkd_jax import files
 from memkd_jax.data.arrays import Split
 
-_COLUMNS = 12
+_COLUMNS = 4
+
+# Pixels of the PNG, which a phone shows at less than half their size.
+_TILE, _GAP, _LEFT, _HEAD, _TITLE = 192, 8, 36, 56, 56
+_DPI = 100
+_FONT: dict[str, Any] = {'fontsize': 14, 'parse_math': False}  # names may hold dollar signs
 
 
 def worst_first(labels: np.ndarray, scores: np.ndarray) -> np.ndarray:
@@ -34,8 +40,30 @@ def worst_first(labels: np.ndarray, scores: np.ndarray) -> np.ndarray:
   return np.lexsort([margin, -misranked])
 
 
+def choose_cases(order: np.ndarray, number: int = _COLUMNS) -> dict[str, np.ndarray]:
+  """Picks cases from both ends and from the middle.
+
+  Args:
+    order: as `worst_first` gives it, [N].
+    number: of each group at most.
+
+  Returns:
+    {'worst', 'median', 'best': indices, from worse to better}; no image twice, so
+    that the groups are smaller where there are few images, and perhaps missing.
+  """
+  number = min(number, (len(order) + 1) // 3)
+  rest = order[number : len(order) - number]
+  middle = max(len(rest) - number, 0) // 2
+  groups = {
+    'worst': order[:number],
+    'median': rest[middle : middle + number],
+    'best': order[len(order) - number :],
+  }
+  return {name: group for name, group in groups.items() if len(group)}
+
+
 def write_figure(path: Path, test: Split, maps: np.ndarray, scores: np.ndarray) -> None:
-  """Draws the images that were decided worst, the worst on the left.
+  """Draws the images that were decided worst, best, and in between.
 
   Args:
     path: the PNG to write.
@@ -43,30 +71,45 @@ def write_figure(path: Path, test: Split, maps: np.ndarray, scores: np.ndarray) 
     maps: [N, S, S], all drawn on one colour scale.
     scores: [N], image scores.
   """
-  chosen = worst_first(test.labels, scores)[:_COLUMNS]
+  groups = choose_cases(worst_first(test.labels, scores))
   rows = ['image', 'ground truth', 'predicted map']
   if test.masks is None:
     rows.remove('ground truth')
   low, high = maps.min(), np.quantile(maps, 0.999)
-  figure = Figure(
-    figsize=(1.5 * len(chosen) + 0.5, 1.5 * len(rows) + 0.6), layout='constrained'
-  )
-  axes = figure.subplots(len(rows), len(chosen), squeeze=False)
-  for column, i in enumerate(chosen):
-    pictures = {
-      'image': {'X': test.images[i]},
-      'predicted map': {'X': maps[i], 'cmap': 'inferno', 'vmin': low, 'vmax': high},
-    }
-    if test.masks is not None:
-      pictures['ground truth'] = {'X': test.masks[i], 'cmap': 'gray', 'vmin': 0, 'vmax': 1}
-    for row, name in enumerate(rows):
-      axis = axes[row, column]
-      axis.imshow(**pictures[name])
-      axis.set_xticks([])
-      axis.set_yticks([])
-      if column == 0:
-        axis.set_ylabel(name, fontsize=9)
-    title = f'{test.ids[i].removeprefix("test/")}\nscore {scores[i]:.3f}'
-    axes[0, column].set_title(title, fontsize=7, parse_math=False)
+  step = _TILE + _GAP
+  width = _LEFT + _COLUMNS * step
+  height = len(groups) * (_HEAD + _TITLE + len(rows) * step)
+  figure = Figure(figsize=(width / _DPI, height / _DPI))
+
+  def text(x: float, y: float, content: str, **how: Any) -> None:
+    figure.text(x / width, 1 - y / height, content, **(_FONT | how))
+
+  top = 0
+  for name, group in groups.items():
+    text(_LEFT, top + _HEAD / 2, name, fontsize=17, weight='bold', va='center')
+    top += _HEAD
+    for column, i in enumerate(group):
+      sample = test.samples[i]
+      left = _LEFT + column * step
+      text(left, top + 18, _shorten(sample.defect))
+      text(left, top + 42, f'{_shorten(sample.stem, 9)}  {scores[i]:.3f}')
+    top += _TITLE
+    for row in rows:
+      text(_LEFT / 2, top + _TILE / 2, row, rotation=90, ha='center', va='center')
+      for column, i in enumerate(group):
+        box = (_LEFT + column * step, height - top - _TILE, _TILE, _TILE)
+        axis = figure.add_axes(tuple(np.divide(box, (width, height, width, height))))
+        axis.axis('off')
+        if row == 'image':
+          axis.imshow(test.images[i])
+        elif row == 'predicted map':
+          axis.imshow(maps[i], cmap='inferno', vmin=low, vmax=high)
+        elif test.masks is not None:
+          axis.imshow(test.masks[i], cmap='gray', vmin=0, vmax=1)
+      top += step
   with files.replacing(path) as temporary:
-    figure.savefig(temporary, dpi=100)
+    figure.savefig(temporary, dpi=_DPI)
+
+
+def _shorten(name: str, length: int = 15) -> str:
+  return name if len(name) <= length else '…' + name[1 - length :]

@@ -68,13 +68,14 @@ def assemble(
   everywhere = [c for c in runs[0] if all(c in run for run in runs)]
   per_seed = [{c: run[c]['metrics'] for c in everywhere} for run in runs]
   figures = {c: _over_seeds([run[c] for run in per_seed], np.mean) for c in everywhere}
-  means = [_mean_over_categories(run) for run in per_seed]
-  mean = _over_seeds(means, np.mean) if figures and not failed else None
+  mean = None
   deviations = {}
   if len(runs) > 1:
     deviations = {c: _over_seeds([run[c] for run in per_seed], _deviation) for c in everywhere}
-    if mean is not None:
-      deviations['mean'] = _over_seeds(means, _deviation)
+  if figures and not failed:
+    mean, deviation_of_mean = mean_over(per_seed, everywhere)
+    if deviation_of_mean:
+      deviations['mean'] = deviation_of_mean
   notes = list(notes)
   without_masks = [c for c, f in figures.items() if 'P-AUC' not in f]
   if without_masks:
@@ -93,6 +94,24 @@ def assemble(
     'failed': failed,
     'notes': notes,
   }
+
+
+def mean_over(
+  per_seed: Sequence[dict[str, dict[str, float]]], categories: Sequence[str]
+) -> tuple[dict[str, float], dict[str, float]]:
+  """The unweighted mean over categories, of the metrics that all of them have.
+
+  Args:
+    per_seed: {category: {metric: 0..1}} of each seed.
+    categories: at least one.
+
+  Returns:
+    ({metric: mean over the seeds}, {metric: their sample standard deviation}); the
+    second is empty where there is one seed.
+  """
+  means = [_mean_over_categories({c: run[c] for c in categories}) for run in per_seed]
+  deviations = _over_seeds(means, _deviation) if len(means) > 1 else {}
+  return _over_seeds(means, np.mean), deviations
 
 
 def _mean_over_categories(figures: dict[str, dict[str, float]]) -> dict[str, float]:
@@ -123,11 +142,11 @@ def results_table(results: dict[str, Any]) -> str:
     figures['mean'] = results['mean']
   columns = [m for m in METRICS if any(m in f for f in figures.values())] or ['I-AUC']
   rows = [
-    [category, *(_cell(m, f, results['deviations'].get(category, {})) for m in columns)]
+    [category, *(figure_cell(m, f, results['deviations'].get(category, {})) for m in columns)]
     for category, f in figures.items()
   ]
   rows += [[category, 'failed', *[''] * (len(columns) - 1)] for category in results['failed']]
-  table = _markdown([f'{results["dataset"]} (%)', *columns], rows)
+  table = markdown([f'{results["dataset"]} (%)', *columns], rows)
   lines = [table, '']
   if results['seeds']:
     seeds = ', '.join(str(seed) for seed in results['seeds'])
@@ -138,14 +157,16 @@ def results_table(results: dict[str, Any]) -> str:
   return '\n'.join(lines) + '\n'
 
 
-def _cell(metric: str, figures: dict[str, float], deviations: dict[str, float]) -> str:
+def figure_cell(metric: str, figures: dict[str, float], deviations: dict[str, float]) -> str:
+  """A figure in percent with its deviation where there is one; - where there is none."""
   if metric not in figures:
     return '-'
   deviation = f' ± {100 * deviations[metric]:.1f}' if metric in deviations else ''
   return f'{100 * figures[metric]:.1f}{deviation}'
 
 
-def _markdown(header: list[str], rows: list[list[str]]) -> str:
+def markdown(header: list[str], rows: list[list[str]]) -> str:
+  """A table in Markdown whose columns are aligned; the first to the left."""
   widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
 
   def line(cells: list[str]) -> str:

@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from PIL import Image
 
 from memkd_jax.metrics import collect_pixels
@@ -28,9 +29,30 @@ def test_short_curves_stay_as_they_are():
 
 
 @pytest.mark.parametrize('with_masks', [True, False])
-def test_the_picture_has_its_panels(tmp_path, rng, with_masks):
+def test_the_picture_has_its_panels(tmp_path, rng, with_masks, monkeypatch):
+  drawn = []
+  monkeypatch.setattr(Figure, 'savefig', save_and_keep(drawn))
   masks = rng.integers(0, 2, (4, 16, 16))
   pixels = collect_pixels(masks, rng.random(masks.shape)) if with_masks else None
-  write_curves(tmp_path / 'curves.png', np.array([0, 1, 0, 1]), rng.random(4), pixels)
+  write_curves(tmp_path / 'curves.png', np.array([0, 1, 0, 1]), np.array([1, 4, 2, 3]), pixels)
   with Image.open(tmp_path / 'curves.png') as picture:
-    assert picture.size == (1080 if with_masks else 720, 360)
+    assert picture.size == (800, 800)
+  (figure,) = drawn
+  titles = ['ROC', 'precision and recall', *['PRO'] * with_masks, 'image scores']
+  assert [axis.get_title() for axis in figure.axes] == titles
+  scores = figure.axes[-1]
+  (threshold,) = scores.get_lines()
+  assert threshold.get_xdata()[0] == 3
+  assert threshold.get_label() == 'highest F1: 1.000, chosen\non these very test scores'
+  labels = {text.get_text() for text in scores.get_legend().get_texts()}
+  assert {'normal', 'anomalous'} < labels
+
+
+def test_equal_scores_are_drawn_too(tmp_path):
+  write_curves(tmp_path / 'curves.png', np.array([0, 1, 0, 1]), np.zeros(4))
+  assert (tmp_path / 'curves.png').stat().st_size > 1000
+
+
+def save_and_keep(kept):
+  save = Figure.savefig
+  return lambda figure, *args, **kwargs: kept.append(figure) or save(figure, *args, **kwargs)

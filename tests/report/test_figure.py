@@ -2,11 +2,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.axes import Axes
 from PIL import Image
 
 from memkd_jax.data.arrays import Split
 from memkd_jax.data.sample import Sample
-from memkd_jax.report.figure import worst_first, write_figure
+from memkd_jax.report.figure import choose_cases, worst_first, write_figure
 
 
 def test_the_worst_mistakes_come_first():
@@ -25,9 +26,27 @@ def test_without_mistakes_the_closest_calls_come_first():
   assert worst_first(labels, np.array([0.1, 0.4, 0.5, 0.9])).tolist()[:2] in ([1, 2], [2, 1])
 
 
+@pytest.mark.parametrize('number', range(2, 30))
+def test_no_case_is_chosen_twice(number):
+  order = np.arange(number)
+  groups = choose_cases(order)
+  chosen = np.concatenate(list(groups.values()))
+  assert len(set(chosen)) == len(chosen) >= min(number - 1, 12)
+  assert chosen.tolist() == sorted(chosen)
+  assert groups['worst'][0] == 0
+  assert groups['best'][-1] == number - 1
+  assert max(len(group) for group in groups.values()) <= 4
+  if number > 12:
+    assert groups['median'].mean() == pytest.approx((number - 1) / 2, abs=0.5)
+
+
+def test_two_images_have_no_median():
+  assert list(choose_cases(np.array([1, 0]))) == ['worst', 'best']
+
+
 @pytest.mark.parametrize('with_masks', [True, False])
-@pytest.mark.parametrize('number', [2, 15])
-def test_the_figure_has_its_rows(tmp_path, rng, with_masks, number):
+@pytest.mark.parametrize(('number', 'groups'), [(2, 2), (15, 3)])
+def test_the_figure_has_its_rows(tmp_path, rng, with_masks, number, groups):
   masks = np.zeros((number, 16, 16), bool)
   masks[1:, :4] = True
   kinds = ['good'] + ['hole'] * (number - 1)
@@ -43,5 +62,21 @@ def test_the_figure_has_its_rows(tmp_path, rng, with_masks, number):
   assert [p.name for p in tmp_path.iterdir()] == ['figure.png']
   with Image.open(tmp_path / 'figure.png') as figure:
     width, height = figure.size
-  assert height == (510 if with_masks else 360)
-  assert width == 150 * min(number, 12) + 50
+  assert width == 836
+  assert height == groups * (112 + 200 * (3 if with_masks else 2))
+
+
+def test_all_maps_have_one_colour_scale(tmp_path, rng, monkeypatch):
+  shown = []
+  show = Axes.imshow
+  monkeypatch.setattr(Axes, 'imshow', lambda *a, **k: shown.append(k) or show(*a, **k))
+  samples = tuple(
+    Sample(f'{i}.png', Path(), None, 'good' if i < 3 else 'hole') for i in range(6)
+  )
+  images = np.zeros((6, 8, 8, 3), np.uint8)
+  maps = rng.random((6, 8, 8))
+  test = Split(samples=samples, images=images, masks=None, sizes=np.full((6, 2), 8))
+  write_figure(tmp_path / 'figure.png', test, maps, rng.random(6))
+  scales = {(k['vmin'], k['vmax']) for k in shown if 'vmin' in k}
+  assert scales == {(maps.min(), np.quantile(maps, 0.999))}
+  assert len(shown) == 12

@@ -1,0 +1,39 @@
+"""On what, with what and when a run was made."""
+
+import platform
+import time
+from datetime import UTC, datetime
+from importlib import metadata
+from typing import Any
+
+import jax
+
+import memkd_jax
+
+
+def describe_environment(started: float) -> dict[str, Any]:
+  """The facts that stand beside the figures of a run.
+
+  Args:
+    started: `time.monotonic()` at the beginning of this command.
+
+  Returns:
+    {'versions': {name: version}, 'device': {'platform', 'kind', 'number'} of the
+    local devices, 'finished': now in UTC (ISO 8601), 'seconds': of this command}.
+  """
+  devices = jax.local_devices()
+  packages = ('jax', 'jaxlib', 'flax', 'numpy')
+  return {
+    'versions': {
+      'python': platform.python_version(),
+      **{name: metadata.version(name) for name in packages},
+      'memkd_jax': memkd_jax.__version__,
+    },
+    'device': {
+      'platform': devices[0].platform,
+      'kind': devices[0].device_kind,
+      'number': len(devices),
+    },
+    'finished': datetime.now(UTC).isoformat(timespec='seconds'),
+    'seconds': round(time.monotonic() - started, 1),
+  }
