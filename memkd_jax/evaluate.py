@@ -1,19 +1,24 @@
 """Scores a test split with a trained model."""
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
+import jax
 import numpy as np
 
-from memkd_jax import metrics
+from memkd_jax import files, metrics
 from memkd_jax.data.arrays import Split
 from memkd_jax.data.sample import Sample
 from memkd_jax.errors import UserError
 from memkd_jax.map_sizes import dump_maps, masks_and_maps
+from memkd_jax.memory_diagnostics import split_cosines, summarize
 from memkd_jax.progress import progress_bar
 from memkd_jax.protocol import compute_metrics
 from memkd_jax.report.curves import write_curves
 from memkd_jax.report.figure import write_figure
+from memkd_jax.report.memory_figure import write_memory_figure
 from memkd_jax.system import System
 from memkd_jax.training_step import TrainState
 
@@ -21,7 +26,7 @@ from memkd_jax.training_step import TrainState
 def score_images(
   system: System, state: TrainState, images: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-  """Anomaly maps and image scores, in batches that are padded and un-padded.
+  """Anomaly maps and image scores.
 
   Args:
     system: the compiled steps.
@@ -31,37 +36,28 @@ def score_images(
   Returns:
     (maps [N, S, S], scores [N]), raw: neither clipped nor normalised.
   """
-  devices = system.devices
-  batch_size = devices.round_up(system.config.eval.batch_size)
-  variables = devices.replicate({'params': state.params, 'batch_stats': state.batch_stats})
-  all_maps, all_scores = [], []
-  with progress_bar('scoring', len(images)) as progress:
-    for begin in range(0, len(images), batch_size):
-      batch = images[begin : begin + batch_size]
-      padded = devices.split_padded(batch, batch_size)
-      maps, scores = system.score_step(variables, system.teacher_params, padded)
-      all_maps.append(devices.join(maps, len(batch)))
-      all_scores.append(devices.join(scores, len(batch)))
-      progress.update(len(batch))
-  return np.concatenate(all_maps), np.concatenate(all_scores)
+  maps, scores = _in_batches(system, system.score_step, state, images, 'scoring')
+  return maps, scores
 
 
 def evaluate_category(
   system: System,
   state: TrainState,
   category: str,
+  train_images: np.ndarray,
   test: Split,
   folder: Path,
   maps_folder: Path | None = None,
 ) -> dict[str, float]:
-  """Scores a test split, and writes its figure and its curves.
+  """Scores a test split, and writes its figure, its curves, and what its memories do.
 
   Args:
     system: the compiled steps.
     state: trained, numpy arrays.
     category: named in errors.
+    train_images: uint8 [N, S, S, 3], over which the memories' usage is counted.
     test: the decoded split.
-    folder: where figure.png and curves.png go.
+    folder: where figure.png, curves.png, memory.png and memory.json go.
     maps_folder: where the maps go as TIFF files, None for nowhere.
 
   Returns:
@@ -82,7 +78,59 @@ def evaluate_category(
   figures = compute_metrics(category, test.labels, scores, pixels)
   write_figure(folder / 'figure.png', test, maps, scores)
   write_curves(folder / 'curves.png', test.labels, scores, pixels)
+  if system.memories:
+    _diagnose_memories(system, state, train_images, test, folder)
   return figures
+
+
+def _diagnose_memories(
+  system: System, state: TrainState, train_images: np.ndarray, test: Split, folder: Path
+) -> None:
+  """Writes memory.json and memory.png."""
+  run = functools.partial(_in_batches, system, system.diagnose_step, state)
+  on_train, on_test = (run(x, 'looking into memories') for x in (train_images, test.images))
+  cosines, summaries = {}, {}
+  for name, train in on_train.items():
+    cosines[name] = split_cosines(on_test[name]['cosine'], test.labels, test.masks)
+    memory = state.params[f'memory_{name}']
+    summaries[name] = summarize(train['usage'], train['entropy'], cosines[name], memory)
+  files.write_json(folder / 'memory.json', summaries)
+  log = folder / 'metrics.jsonl'
+  write_memory_figure(folder / 'memory.png', summaries, cosines, log)
+
+
+def _in_batches(
+  system: System,
+  step: Callable[..., Any],
+  state: TrainState,
+  images: np.ndarray,
+  description: str,
+) -> Any:
+  """Runs a pmapped step on all images, in batches that are padded and un-padded.
+
+  Args:
+    system: the compiled steps.
+    step: `(variables, teacher_params, images) -> tree`, one of the system's.
+    state: trained, numpy arrays.
+    images: uint8 [N, S, S, 3].
+    description: for the progress bar.
+
+  Returns:
+    The step's tree, with leaves [N, ...].
+  """
+  devices = system.devices
+  batch_size = devices.round_up(system.config.eval.batch_size)
+  variables = devices.replicate({'params': state.params, 'batch_stats': state.batch_stats})
+  results = []
+  with progress_bar(description, len(images)) as progress:
+    for begin in range(0, len(images), batch_size):
+      batch = images[begin : begin + batch_size]
+      padded = devices.split_padded(batch, batch_size)
+      outputs = step(variables, system.teacher_params, padded)
+      unpad = functools.partial(devices.join, number=len(batch))
+      results.append(jax.tree.map(unpad, outputs))
+      progress.update(len(batch))
+  return jax.tree.map(lambda *parts: np.concatenate(parts), *results)
 
 
 def check_test_split(category: str, samples: Sequence[Sample]) -> None:

@@ -93,42 +93,54 @@ def anomalous_positions(masks: np.ndarray, size: int) -> np.ndarray:
   return np.asarray(masks.reshape(number, size, side, size, side).any(axis=(2, 4)))
 
 
+def split_cosines(
+  cosine: np.ndarray, labels: np.ndarray, masks: np.ndarray | None
+) -> tuple[np.ndarray, np.ndarray]:
+  """Tells the positions of test images apart.
+
+  Args:
+    cosine: [N, H, W].
+    labels: [N], 1 for an anomalous image.
+    masks: bool [N, S, S], or None, where all positions of an anomalous image
+      count as anomalous.
+
+  Returns:
+    The cosines of normal and of anomalous positions, [P] and [Q].
+  """
+  anomalous = np.broadcast_to((labels == 1)[:, None, None], cosine.shape)
+  if masks is not None:
+    anomalous = anomalous_positions(masks, cosine.shape[1])
+  return cosine[~anomalous], cosine[anomalous]
+
+
 def summarize(
-  train: Mapping[str, np.ndarray],
-  test: Mapping[str, np.ndarray],
-  labels: np.ndarray,
-  masks: np.ndarray | None,
+  usage: np.ndarray,
+  entropy: np.ndarray,
+  cosines: tuple[np.ndarray, np.ndarray],
   memory: Mapping[str, np.ndarray],
 ) -> dict[str, Any]:
   """The figures of one memory that a run writes down.
 
   Args:
-    train: 'usage' [N, L] and 'entropy' [N, H, W] of the training images.
-    test: 'cosine' [M, H, W] of the test images.
-    labels: [M], 1 for an anomalous image.
-    masks: bool [M, S, S], or None, where all positions of an anomalous image
-      count as anomalous.
+    usage: mean weights [N, L] of the training images.
+    entropy: [N, H, W] of the training images.
+    cosines: see `split_cosines`.
     memory: its 'keys' and 'values' [L, C].
 
   Returns:
-    {'usage': [L], 'entropy', 'used_items' (the exponential of the mean entropy, of
-    L), 'keys_cosine', 'values_cosine', 'cosine': {'normal': mean, 'anomalous':
-    mean}}, JSON values.
+    {'usage': [L], 'entropy', 'used_items' (L to the power of the mean entropy),
+    'keys_cosine', 'values_cosine', 'cosine': {'normal': mean, 'anomalous': mean}},
+    JSON values.
   """
-  cosine = test['cosine']
-  anomalous = np.broadcast_to((labels == 1)[:, None, None], cosine.shape)
-  if masks is not None:
-    anomalous = anomalous_positions(masks, cosine.shape[1])
-  usage = train['usage'].mean(axis=0, dtype=np.float64)
-  entropy = float(train['entropy'].mean(dtype=np.float64))
+  mean_entropy = float(entropy.mean(dtype=np.float64))
   return {
-    'usage': usage.tolist(),
-    'entropy': entropy,
-    'used_items': float(len(usage) ** entropy),
+    'usage': usage.mean(axis=0, dtype=np.float64).tolist(),
+    'entropy': mean_entropy,
+    'used_items': float(usage.shape[1] ** mean_entropy),
     'keys_cosine': float(mean_absolute_cosine(jnp.asarray(memory['keys']))),
     'values_cosine': float(mean_absolute_cosine(jnp.asarray(memory['values']))),
     'cosine': {
-      'normal': float(cosine[~anomalous].mean(dtype=np.float64)),
-      'anomalous': float(cosine[anomalous].mean(dtype=np.float64)),
+      name: float(values.mean(dtype=np.float64))
+      for name, values in zip(('normal', 'anomalous'), cosines, strict=True)
     },
   }

@@ -13,6 +13,7 @@ from memkd_jax.anomaly_map import anomaly_maps, image_scores
 from memkd_jax.config import RANDOM_TEACHER
 from memkd_jax.data.order import category_seed, exemplar_indices
 from memkd_jax.errors import UserError
+from memkd_jax.memory_diagnostics import per_position
 from memkd_jax.models.distiller import Distiller
 from memkd_jax.models.forward import ForwardDistiller, check_pair
 from memkd_jax.models.resnet import Teacher
@@ -21,6 +22,7 @@ from memkd_jax.normalization import normalize_images
 from memkd_jax.parallel import AXIS, Devices
 from memkd_jax.training_step import (
   TrainState,
+  addressing,
   make_train_step,
   memory_targets,
   teacher_features,
@@ -39,6 +41,7 @@ class System:
     notes: sentences that must stand beside the figures.
     train_step: pmapped, see `training_step.make_train_step`; donates its state.
     score_step: pmapped `(variables, teacher_params, images) -> (maps, scores)`.
+    diagnose_step: pmapped likewise, see `memory_diagnostics.per_position`.
     teacher_params: replicated.
   """
 
@@ -105,6 +108,7 @@ class System:
       donate=[0],
     )
     self.score_step = self.devices.map(self._score)
+    self.diagnose_step = self.devices.map(self._diagnose)
 
   def init_state(self, category: str, seed: int, images: np.ndarray) -> TrainState:
     """The state before the first step, a tree of numpy arrays.
@@ -169,6 +173,18 @@ class System:
       sigma=options.sigma,
     )
     return maps, image_scores(maps)
+
+  def _diagnose(
+    self, variables: Any, teacher_params: Any, images: jax.Array
+  ) -> dict[str, dict[str, jax.Array]]:
+    inputs = normalize_images(images, self._teacher.dtype)
+    features: Any = self._exemplar_teacher.apply({'params': teacher_params}, inputs)
+    distilled, sown = self._distiller.apply(
+      variables, inputs, features, mutable=['intermediates']
+    )
+    targets = memory_targets(features, distilled.embedding, self._target_stages)
+    recalled: Any = self._distiller.apply(variables, targets, method='recall_by_values')
+    return per_position(addressing(sown, self.memories), targets, recalled)
 
   def _inputs(
     self, teacher_params: Any, images: jax.Array

@@ -228,17 +228,18 @@ def _run_category(
   test_samples = source.list_samples(category, 'test')
   check_test_split(category, test_samples)
   category_folder = folder.category(category, seed)
+  test = load_split(test_samples, size, threads)
+  train_samples = source.list_samples(category, 'train')
+  train = load_split(train_samples, size, threads)
   if mode == 'train':
-    train_samples = source.list_samples(category, 'train')
-    test = load_split(test_samples, size, threads)
-    train = load_split(train_samples, size, threads)
     state, _ = train_category(system, category, seed, train.images, category_folder)
     train_images = len(train_samples)
   else:
-    test = load_split(test_samples, size, threads)
     state, train_images = _final_state(system, category, seed, test.images, category_folder)
   maps_folder = folder.maps(category, seed) if dump_maps else None
-  figures = evaluate_category(system, state, category, test, category_folder, maps_folder)
+  figures = evaluate_category(
+    system, state, category, train.images, test, category_folder, maps_folder
+  )
   counts = count(train_images, test_samples)
   result: dict[str, Any] = {'metrics': figures, 'counts': counts}
   if incomplete := differences(config.data.dataset, category, counts):

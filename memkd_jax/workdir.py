@@ -6,6 +6,7 @@ config.json                              the resolved config
 <category>/seed_<seed>/result.json       figures and counts; written last
 <category>/seed_<seed>/figure.png        images, ground truth, maps
 <category>/seed_<seed>/curves.png        ROC and the like, histogram of the scores
+<category>/seed_<seed>/memory.*          how the memories are used, where there are any
 anomaly_maps/seed_<seed>/<category>/     test/<defect>/<id>.tiff, with --dump-maps
 results.json, results.md, report.html    all categories together
 """

@@ -36,17 +36,13 @@ def test_positions_below_which_any_pixel_is_anomalous():
 @pytest.mark.parametrize('with_masks', [True, False])
 def test_a_summary(rng, with_masks):
   weights = rng.dirichlet(np.ones(5), size=(6, 2, 2))
-  train = {
-    'usage': weights.mean((1, 2)),
-    'entropy': np.asarray(diagnostics.addressing_entropy(weights)),
-  }
+  entropy = np.asarray(diagnostics.addressing_entropy(weights))
   cosine, labels = rng.random((3, 2, 2)), np.array([0, 1, 1])
   masks = np.zeros((3, 4, 4), bool)
   masks[1, 0, 0] = masks[2, 3, 3] = True
   memory = {'keys': np.eye(5), 'values': np.ones((5, 2))}
-  summary = diagnostics.summarize(
-    train, {'cosine': cosine}, labels, masks if with_masks else None, memory
-  )
+  cosines = diagnostics.split_cosines(cosine, labels, masks if with_masks else None)
+  summary = diagnostics.summarize(weights.mean((1, 2)), entropy, cosines, memory)
   assert sum(summary['usage']) == pytest.approx(1)
   assert summary['usage'] == pytest.approx(weights.reshape(-1, 5).mean(0))
   assert summary['used_items'] == pytest.approx(5 ** summary['entropy'])

@@ -46,6 +46,11 @@ _METHODS = {
 # The paper shows these without figures.
 _WITHOUT_FIGURES = ('mvtec_3d', 'eyecandies')
 
+_MEMORY_HELP = (
+  '<p class="remark">Entropy 1: every item of the memory is recalled alike, whatever the '
+  'query; 0: one item is recalled alone.</p>'
+)
+
 # Nothing is loaded and nothing runs, whatever a name in the report may hold.
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 
@@ -218,10 +223,14 @@ def _category_sections(
       ),
       _picture(folder / 'figure.png', f'{category}: {cases}'),
     ]
+    if (folder / 'memory.png').exists():
+      alt = f'{category}: weights of the items, cosines of feature and recall, entropy'
+      pictures.append(f'{_picture(folder / "memory.png", alt)}\n{_MEMORY_HELP}')
+    joined = '\n'.join(pictures)
     sections.append(
       f'<section class="category" id="category-{i}">\n<h3>{escape(category)}</h3>\n'
-      f'<p class="counts">{line}</p>\n<div class="pictures">\n{pictures[0]}\n'
-      f'{pictures[1]}\n</div>\n</section>'
+      f'<p class="counts">{line}</p>\n<div class="pictures">\n{joined}\n'
+      '</div>\n</section>'
     )
   return sections
 
