@@ -66,6 +66,7 @@ def variants(config: ConfigDict) -> dict[str, ConfigDict]:
   for name, overrides in config.sweep.variants:
     variant = config.copy_and_resolve_references()
     variant.sweep.variants, variant.sweep.paper = (), ''
+    variant.lock()  # so that no new field appears
     try:
       variant.update_from_flattened_dict(dict(overrides))
     except (KeyError, TypeError, ValueError) as error:

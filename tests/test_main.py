@@ -79,7 +79,7 @@ def flags_of(config, workdir):
   ],
 )
 def test_bad_input_is_one_sentence(tmp_path, arguments, message):
-  (tmp_path / 'data').mkdir()
+  (tmp_path / 'data' / 'bottle').mkdir(parents=True)
   flags = [
     '--config=configs/mvtec.py',
     f'--config.data.dir={tmp_path}/data',

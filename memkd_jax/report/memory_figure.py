@@ -43,8 +43,8 @@ def write_memory_figure(
     histogram.legend(fontsize=8)
     for term in ('entropy', 'keys_cosine', 'values_cosine'):
       logged = [line for line in course if f'{name}_{term}' in line]
-      values = [line[f'{name}_{term}'] for line in logged]
-      training.plot([line['step'] for line in logged], values, label=term.replace('_', ' '))
+      heights = [line[f'{name}_{term}'] for line in logged]
+      training.plot([line['step'] for line in logged], heights, label=term.replace('_', ' '))
     training.set(title='during training', xlabel='step', ylim=(-0.02, 1.02))
     training.legend(fontsize=8)
   with files.replacing(path) as temporary:

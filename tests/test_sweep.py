@@ -1,0 +1,123 @@
+"""Ablations: the variants, their table, and every config of configs/ablations."""
+
+import importlib.util
+import json
+from pathlib import Path
+
+import pytest
+
+from memkd_jax import config as base
+from memkd_jax import sweep, train
+from memkd_jax.errors import UserError
+
+ABLATIONS = sorted((Path(__file__).parents[1] / 'configs' / 'ablations').glob('*.py'))
+
+
+def load(path):
+  spec = importlib.util.spec_from_file_location(path.stem, path)
+  module = importlib.util.module_from_spec(spec)
+  spec.loader.exec_module(module)
+  return module.get_config()
+
+
+def test_there_are_ablations():
+  assert {p.stem for p in ABLATIONS} >= {
+    'backbones',
+    'stages',
+    'memories',
+    'memory_size',
+    'lambdas',
+    'exemplars',
+    'temperature',
+    'fusion',
+    'kd',
+    'memory_init',
+    'm3_target',
+    'systems',
+  }
+
+
+@pytest.mark.parametrize('path', ABLATIONS, ids=lambda p: p.stem)
+def test_every_variant_resolves(path):
+  config = load(path)
+  variants = sweep.variants(config)
+  assert len(variants) == len(config.sweep.variants) >= 2
+  resolved = [json.loads(base.resolve(v).to_json()) for v in variants.values()]
+  # An override that changes nothing from another variant's is a mistake, save that
+  # two one-dimensional sweeps both pass through the default.
+  assert len({json.dumps(v) for v in resolved}) >= len(variants) - 1
+  assert all(not v['sweep']['variants'] for v in resolved)
+  assert len({sweep.folder_name(name) for name in variants}) == len(variants)
+
+
+def test_variants_are_run_reported_and_skipped_when_finished(
+  tiny_config, tmp_path, make_category, capsys
+):
+  make_category(tmp_path / 'data')
+  tiny_config.train.epochs = 1
+  tiny_config.train.batch_size = 4
+  tiny_config.sweep.paper = 'table6_memories'
+  tiny_config.sweep.variants = (
+    ('1+2+3', ()),
+    ('none', (('model.memories', ()), ('train.log_steps', 1))),
+    ('missing weights', (('model.teacher_weights', str(tmp_path / 'gone.safetensors')),)),
+  )
+  summary = sweep.run(tiny_config, tmp_path / 'run')
+  assert json.loads((tmp_path / 'run' / 'sweep.json').read_text()) == summary
+  assert list(summary['failed']) == ['missing weights']
+  table = (tmp_path / 'run' / 'sweep.md').read_text()
+  lines = {line.split('|')[1].strip(): line for line in table.splitlines() if '|' in line}
+  cells = [cell.strip() for cell in lines['variant (%)'].split('|')[1:-1]]
+  assert cells[:3] == ['variant (%)', 'I-AUC', 'paper']
+  figures = summary['variants']['1+2+3']['mean']
+  row = [cell.strip() for cell in lines['1+2+3'].split('|')[1:-1]]
+  assert row[:3] == ['1+2+3', f'{100 * figures["I-AUC"]:.1f}', '99.6']
+  assert row[cells.index('P-PRO') + 1] == '94.5'
+  assert lines['none'].split('|')[3].strip() == '-'
+  assert 'missing weights failed: There is no teacher at' in table
+  assert 'MEAN NOTHING' in table
+  assert (tmp_path / 'run' / 'none' / 'report.html').exists()
+  capsys.readouterr()
+  again = sweep.run(tiny_config, tmp_path / 'run')
+  assert capsys.readouterr().out.count('bolt: finished already') == 2
+  for name in ('1+2+3', 'none'):
+    assert again['variants'][name]['per_seed'] == summary['variants'][name]['per_seed']
+
+
+@pytest.mark.parametrize(
+  'overrides', [(('model.nothing', 1),), (('nothing.at_all', 1),), (('train.epochs', 'many'),)]
+)
+def test_an_override_that_cannot_be_is_named(tiny_config, overrides):
+  tiny_config.sweep.variants = (('odd', overrides),)
+  with pytest.raises(UserError, match='variant odd cannot be made'):
+    sweep.variants(tiny_config)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('path', ABLATIONS, ids=lambda p: p.stem)
+def test_every_ablation_runs_from_end_to_end(tiny_config, tmp_path, make_category, path):
+  make_category(tmp_path / 'data')
+  config = load(path)
+  tiny_config.sweep = config.sweep
+  tiny_config.train.epochs = 1
+  variants = []
+  for name, overrides in config.sweep.variants:
+    # Small stand-ins for the four backbones.
+    small = {'model.backbone': 'tiny_basic' if '50' not in name else 'tiny_bottleneck'}
+    variants.append((name, tuple((f, small.get(f, value)) for f, value in overrides)))
+  tiny_config.sweep.variants = tuple(variants)
+  summary = sweep.run(tiny_config, tmp_path / 'run')
+  assert summary['failed'] == {}
+  for results in summary['variants'].values():
+    assert len(results['mean']) == 7
+
+
+def test_the_table_of_a_run_that_failed_as_a_whole(tiny_config, tmp_path, monkeypatch):
+  def fail(*_):
+    raise UserError('nothing works')
+
+  monkeypatch.setattr(train, 'run', fail)
+  tiny_config.sweep.variants = (('a', ()), ('b', ()))
+  summary = sweep.run(tiny_config, tmp_path / 'run')
+  assert summary['failed'] == {'a': 'nothing works', 'b': 'nothing works'}
+  assert 'a failed: nothing works' in (tmp_path / 'run' / 'sweep.md').read_text()
