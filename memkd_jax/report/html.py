@@ -217,20 +217,17 @@ def _category_sections(
     )
     curves = 'ROC, precision-recall' + (' and PRO' if 'P-PRO' in figures else '')
     cases = 'images and anomaly maps of the worst, median and best decisions'
-    pictures = [
-      _picture(
-        folder / 'curves.png', f'{category}: {curves} curves, histogram of image scores'
-      ),
-      _picture(folder / 'figure.png', f'{category}: {cases}'),
+    left = [
+      _picture(folder / 'curves.png', f'{category}: {curves} curves, histogram of image scores')
     ]
     if (folder / 'memory.png').exists():
       alt = f'{category}: weights of the items, cosines of feature and recall, entropy'
-      pictures.append(f'{_picture(folder / "memory.png", alt)}\n{_MEMORY_HELP}')
-    joined = '\n'.join(pictures)
+      left += [_picture(folder / 'memory.png', alt), _MEMORY_HELP]
+    right = _picture(folder / 'figure.png', f'{category}: {cases}')
     sections.append(
       f'<section class="category" id="category-{i}">\n<h3>{escape(category)}</h3>\n'
-      f'<p class="counts">{line}</p>\n<div class="pictures">\n{joined}\n'
-      '</div>\n</section>'
+      f'<p class="counts">{line}</p>\n<div class="pictures">\n<div>{"".join(left)}</div>\n'
+      f'{right}\n</div>\n</section>'
     )
   return sections
 

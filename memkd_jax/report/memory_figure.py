@@ -28,7 +28,7 @@ def write_memory_figure(
   """
   rows = sorted(summaries)
   course = _read(log)
-  figure = Figure(figsize=(9, 2.8 * len(rows)), layout='constrained')
+  figure = Figure(figsize=(7.2, 2.4 * len(rows)), layout='constrained')
   axes = figure.subplots(len(rows), 3, squeeze=False)
   for name, (usage, histogram, training) in zip(rows, axes, strict=True):
     summary, title = summaries[name], f'M_{name[1:]}'
@@ -36,19 +36,19 @@ def write_memory_figure(
     usage.bar(range(items), sorted(summary['usage'], reverse=True), width=1)
     usage.axhline(1 / items, color='black', linestyle=':', label='all alike')
     usage.set(title=f'{title}: mean weight', xlabel='item, most used first', ylim=(0, None))
-    usage.legend(fontsize=8)
+    usage.legend(fontsize=7.5)
     for values, label, color in zip(cosines[name], ('normal', 'anomalous'), 'br', strict=True):
       histogram.hist(values, bins=40, density=True, alpha=0.5, color=color, label=label)
     histogram.set(title='cosine of feature and recall', xlabel='cosine', yticks=[])
-    histogram.legend(fontsize=8)
+    histogram.legend(fontsize=7.5)
     for term in ('entropy', 'keys_cosine', 'values_cosine'):
       logged = [line for line in course if f'{name}_{term}' in line]
       heights = [line[f'{name}_{term}'] for line in logged]
       training.plot([line['step'] for line in logged], heights, label=term.replace('_', ' '))
     training.set(title='during training', xlabel='step', ylim=(-0.02, 1.02))
-    training.legend(fontsize=8)
+    training.legend(fontsize=7.5)
   with files.replacing(path) as temporary:
-    figure.savefig(temporary, dpi=110)
+    figure.savefig(temporary, dpi=125)
 
 
 def _read(log: Path) -> list[dict[str, Any]]:

@@ -14,7 +14,7 @@ def test_a_row_for_each_memory(tmp_path, rng):
   log.write_text(''.join(json.dumps(line) + '\n' for line in lines))
   write_memory_figure(tmp_path / 'memory.png', summaries, cosines, log)
   with Image.open(tmp_path / 'memory.png') as figure:
-    assert figure.size == (990, 616)
+    assert figure.size == (900, 600)
   write_memory_figure(tmp_path / 'one.png', {'m1': summaries['m1']}, cosines, tmp_path / 'gone')
   with Image.open(tmp_path / 'one.png') as figure:
-    assert figure.size == (990, 308)
+    assert figure.size == (900, 300)
