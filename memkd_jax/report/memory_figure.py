@@ -35,18 +35,21 @@ def write_memory_figure(
     items = len(summary['usage'])
     usage.bar(range(items), sorted(summary['usage'], reverse=True), width=1)
     usage.axhline(1 / items, color='black', linestyle=':', label='all alike')
-    usage.set(title=f'{title}: mean weight', xlabel='item, most used first', ylim=(0, None))
+    usage.set(xlabel='item, most used first', ylim=(0, None))
     usage.legend(fontsize=7.5)
     for values, label, color in zip(cosines[name], ('normal', 'anomalous'), 'br', strict=True):
       histogram.hist(values, bins=40, density=True, alpha=0.5, color=color, label=label)
-    histogram.set(title='cosine of feature and recall', xlabel='cosine', yticks=[])
+    histogram.set(xlabel='cosine', yticks=[])
     histogram.legend(fontsize=7.5)
     for term in ('entropy', 'keys_cosine', 'values_cosine'):
       logged = [line for line in course if f'{name}_{term}' in line]
       heights = [line[f'{name}_{term}'] for line in logged]
       training.plot([line['step'] for line in logged], heights, label=term.replace('_', ' '))
-    training.set(title='during training', xlabel='step', ylim=(-0.02, 1.02))
+    training.set(xlabel='step', ylim=(-0.02, 1.02))
     training.legend(fontsize=7.5)
+    usage.set_title(f'{title}: mean weight', fontsize=10)
+    histogram.set_title('cosine of feature and recall', fontsize=10)
+    training.set_title('during training', fontsize=10)
   with files.replacing(path) as temporary:
     figure.savefig(temporary, dpi=125)
 

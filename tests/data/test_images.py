@@ -147,3 +147,12 @@ def test_mask_modes(tmp_path, grey):
   for name, image in modes.items():
     image.save(tmp_path / f'{name}.png')
     np.testing.assert_array_equal(read_mask(tmp_path / f'{name}.png', SIZE)[0], defect, name)
+
+
+def test_a_truncated_jpeg_is_named(tmp_path, rng):
+  path = tmp_path / 'cut.JPG'
+  Image.fromarray(rng.integers(0, 256, (64, 64, 3), np.uint8)).save(path)
+  content = path.read_bytes()
+  path.write_bytes(content[: len(content) // 2])
+  with pytest.raises(UserError, match=r'cut\.JPG is not a readable image .*truncated.*replace'):
+    read_image(path, 32)

@@ -1,0 +1,42 @@
+import errno
+
+import pytest
+
+from memkd_jax import train
+from memkd_jax.data import datasets
+from memkd_jax.errors import UserError, explain
+
+
+@pytest.mark.parametrize(
+  ('number', 'remedy'),
+  [
+    (errno.EACCES, 'give this user access to it'),
+    (errno.ENOSPC, 'make room there, and run the same command again'),
+    (errno.EROFS, 'choose a place that can be written to'),
+  ],
+)
+def test_the_systems_errors_come_with_a_remedy(number, remedy):
+  sentence = explain(OSError(number, 'Some reason', '/some/path'))
+  assert sentence == f'/some/path: Some reason; {remedy}.'
+
+
+def test_other_errors_stay_as_they_are():
+  assert explain(UserError('a sentence.')) == 'a sentence.'
+  assert explain(OSError(errno.EIO, 'Input/output error', '/x')).endswith("error: '/x'")
+
+
+def test_a_category_that_may_not_be_read_fails_alone(
+  tiny_config, tmp_path, make_category, monkeypatch
+):
+  make_category(tmp_path / 'data', 'bolt')
+  make_category(tmp_path / 'data', 'nut')
+
+  def forbidden(root, category, split):
+    raise PermissionError(errno.EACCES, 'Permission denied', f'{root}/{category}/{split}')
+
+  dataset = datasets.Dataset(None, 'Put your own images there', list_samples=forbidden)
+  monkeypatch.setitem(datasets.DATASETS, 'folder', dataset)
+  results = train.run(tiny_config, tmp_path / 'run')
+  denied = f'{tmp_path}/data/bolt/test: Permission denied; give this user access to it.'
+  assert results['failed']['bolt'] == denied
+  assert list(results['failed']) == ['bolt', 'nut']
