@@ -2,6 +2,7 @@ import jax
 import numpy as np
 import pytest
 
+from memkd_jax import config as base
 from memkd_jax import weights
 from memkd_jax.errors import UserError
 from memkd_jax.parallel import Devices
@@ -85,3 +86,47 @@ def test_initialisation_depends_on_the_category(tiny_config, one_device, images)
   system = System(tiny_config, one_device)
   a, b = (system.init_state(c, 0, images).params['memory_m1']['keys'] for c in ('bolt', 'nut'))
   assert not np.array_equal(a, b)
+
+
+def test_a_student_of_other_widths_is_refused(tiny_config, one_device):
+  tiny_config.model.paradigm = 'forward'
+  tiny_config.model.student = 'tiny_bottleneck'
+  with pytest.raises(UserError, match=r'student=tiny_bottleneck: .*projection=True'):
+    System(tiny_config, one_device)
+  tiny_config.model.projection = True
+  system = System(tiny_config, one_device)
+  assert system.memories == (1, 2)
+  assert system.notes[0].startswith('M_3 is not built')
+
+
+@pytest.mark.parametrize('paradigm', ['reverse', 'forward'])
+def test_what_is_diagnosed(tiny_config, one_device, images, paradigm):
+  """Against the formulas, from one position's query, feature and recall."""
+  tiny_config.model.paradigm = paradigm
+  system = System(base.resolve(tiny_config), one_device)
+  state = system.init_state('bolt', 0, images)
+  variables = {'params': state.params, 'batch_stats': state.batch_stats}
+  devices = system.devices
+  found = system.diagnose_step(
+    devices.replicate(variables), system.teacher_params, devices.split(images[:2])
+  )
+  found = jax.tree.map(lambda x: devices.join(x, 2), found)
+  assert set(found) == ({'m1', 'm2', 'm3'} if paradigm == 'reverse' else {'m1', 'm2'})
+
+  def unit(x):
+    return x / np.maximum(np.linalg.norm(x, axis=-1, keepdims=True), 1e-9)
+
+  inputs, features = system._inputs(weights.random_teacher('tiny_basic'), images[:2])
+  student = system._distiller.apply(variables, inputs, features).features
+  memory = state.params['memory_m1']
+  query = student[2] if paradigm == 'reverse' else student[1]
+  logits = unit(query) @ unit(memory['keys']).T
+  w = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
+  np.testing.assert_allclose(found['m1']['usage'], w.mean((1, 2)), rtol=1e-4)
+  entropy = -(w * np.log(w)).sum(-1) / np.log(w.shape[-1])
+  np.testing.assert_allclose(found['m1']['entropy'], entropy, rtol=1e-4)
+  feature = np.asarray(features[1] if paradigm == 'reverse' else features[0])
+  logits = unit(feature) @ unit(memory['values']).T
+  w = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
+  cosine = (unit(feature) * unit(w @ memory['values'])).sum(-1)
+  np.testing.assert_allclose(found['m1']['cosine'], cosine, atol=1e-4)
