@@ -19,6 +19,7 @@ from memkd_jax.losses import KD_READINGS
 from memkd_jax.map_sizes import PRESETS
 from memkd_jax.models.distiller import FUSIONS
 from memkd_jax.models.resnet import ARCHITECTURES, BACKBONES
+from memkd_jax.training_data import CACHES
 
 RANDOM_TEACHER = 'random'
 DTYPES = ('float32', 'float64')
@@ -37,6 +38,7 @@ FREE_FIELDS = (
   'model.teacher_weights',
   'seed',
   'seeds',
+  'train.cache_features',
   'train.checkpoint_steps',
   'train.log_steps',
   'train.tensorboard',
@@ -93,6 +95,9 @@ def get_config() -> ConfigDict:
   config.train.exemplars = 16  # N
   config.train.exemplar_resample = 'step'  # 'epoch', 'never'
   config.train.checkpoint_steps = 200
+  # The teacher's features of the training images, computed once: kept on the
+  # 'device' or on the 'host', or 'off'; 'auto' takes what fits.
+  config.train.cache_features = 'auto'
   config.train.log_steps = 10
   config.train.tensorboard = False  # True: event files beside metrics.jsonl
 
@@ -185,6 +190,7 @@ def _check(config: ConfigDict) -> None:
   _one_of('model.dtype', model.dtype, DTYPES)
   _one_of('loss.kd', config.loss.kd, KD_READINGS)
   _one_of('train.exemplar_resample', train.exemplar_resample, RESAMPLES)
+  _one_of('train.cache_features', train.cache_features, CACHES)
   _one_of('anomaly_map.combine', config.anomaly_map.combine, COMBINES)
   for field, value in (('model.stages', model.stages), ('model.memories', model.memories)):
     known = all(type(k) is int and k in (1, 2, 3) for k in value)

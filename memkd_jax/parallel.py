@@ -4,6 +4,7 @@ Every collective names `AXIS`, so that a move to shard_map changes this file
 alone. (`jax.pmap` is itself jit with shard_map inside since JAX 0.10.)
 """
 
+import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -25,6 +26,14 @@ class Devices:
 
   def __len__(self) -> int:
     return len(self._devices)
+
+  def free_memory(self) -> tuple[int, int]:
+    """Free bytes of a device, and of the host; a CPU device has the host's."""
+    host = os.sysconf('SC_AVPHYS_PAGES') * os.sysconf('SC_PAGE_SIZE')
+    statistics = self._devices[0].memory_stats() or {}
+    if 'bytes_limit' not in statistics:
+      return host // len(self), host
+    return statistics['bytes_limit'] - statistics['bytes_in_use'], host
 
   def check_divide(self, number: int, field: str) -> None:
     """Raises UserError unless `number` things can be shared out equally."""

@@ -20,6 +20,7 @@ from memkd_jax.models.resnet import Teacher
 from memkd_jax.models.reverse import ReverseDistiller
 from memkd_jax.normalization import normalize_images
 from memkd_jax.parallel import AXIS, Devices
+from memkd_jax.training_data import TrainingData, choose_cache, compute_features
 from memkd_jax.training_step import (
   TrainState,
   addressing,
@@ -40,6 +41,8 @@ class System:
     memories: that are built, see `built_memories` of the distiller.
     notes: sentences that must stand beside the figures.
     train_step: pmapped, see `training_step.make_train_step`; donates its state.
+    teacher_step: pmapped `(teacher_params, images) -> features`, of all the stages
+      that a step needs.
     score_step: pmapped `(variables, teacher_params, images) -> (maps, scores)`.
     diagnose_step: pmapped likewise, see `memory_diagnostics.per_position`.
     teacher_params: replicated.
@@ -107,6 +110,7 @@ class System:
       ),
       donate=[0],
     )
+    self.teacher_step = self.devices.map(self._exemplar_features)
     self.score_step = self.devices.map(self._score)
     self.diagnose_step = self.devices.map(self._diagnose)
 
@@ -138,15 +142,35 @@ class System:
     )
     return jax.tree.map(np.asarray, state)
 
-  def exemplars(
-    self, category: str, seed: int, images: np.ndarray, step: int
-  ) -> np.ndarray | None:
-    """The exemplar images of a step, shared out to the devices; None without memories."""
-    if not self.memories:
-      return None
-    return self.devices.split(images[self._exemplar_indices(category, seed, len(images), step)])
+  def training_data(self, images: np.ndarray) -> TrainingData:
+    """What batches are drawn from, with the teacher's features where they fit.
 
-  def _exemplar_indices(self, category: str, seed: int, number: int, step: int) -> np.ndarray:
+    Args:
+      images: uint8 [N, S, S, 3], the training images.
+    """
+    example = jax.ShapeDtypeStruct((1, *images.shape[1:]), images.dtype)
+    shapes = jax.eval_shape(self._exemplar_features, self._one_copy(), example)
+    cache = choose_cache(
+      self.config.train.cache_features,
+      len(images) * sum(stage.size for stage in shapes),
+      self._teacher.dtype,
+      *self.devices.free_memory(),
+    )
+    print(f'Note: {cache}.', flush=True)
+    features = None
+    if cache.place != 'off':
+      features = compute_features(
+        self.devices,
+        self.teacher_step,
+        self.teacher_params,
+        images,
+        self.config.train.batch_size,
+        cache.dtype,
+      )
+    return TrainingData(self.devices, images, features, cache.place)
+
+  def exemplar_indices(self, category: str, seed: int, number: int, step: int) -> np.ndarray:
+    """Which images are the exemplars of a step; see `data.order`."""
     train = self.config.train
     return exemplar_indices(
       seed,
@@ -186,6 +210,9 @@ class System:
     recalled: Any = self._distiller.apply(variables, targets, method='recall_by_values')
     return per_position(addressing(sown, self.memories), targets, recalled)
 
+  def _exemplar_features(self, teacher_params: Any, images: jax.Array) -> tuple[jax.Array, ...]:
+    return teacher_features(self._exemplar_teacher, teacher_params, images)
+
   def _inputs(
     self, teacher_params: Any, images: jax.Array
   ) -> tuple[jax.Array, tuple[jax.Array, ...]]:
@@ -201,7 +228,7 @@ class System:
     self, variables: Any, category: str, seed: int, images: np.ndarray
   ) -> Any:
     """Draws keys and values from positions of the exemplars' target features."""
-    exemplars = images[self._exemplar_indices(category, seed, len(images), 0)]
+    exemplars = images[self.exemplar_indices(category, seed, len(images), 0)]
     # Without an axis name: this runs outside of the mapped step.
     distiller = self._distiller.clone(axis_name=None)
 

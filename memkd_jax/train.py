@@ -135,6 +135,7 @@ def train_category(
     if start == steps:
       return host_state, last_terms
     state = devices.replicate(host_state)
+    data = system.training_data(images)
     with (
       MetricsLog(folder, start, train.tensorboard) as log,
       progress_bar(category, steps * batch_size, start * batch_size, leave=True) as progress,
@@ -142,11 +143,12 @@ def train_category(
       reporter = _Reporter(system, category, log, progress, steps)
       for step in range(start, steps):
         indices = batch_indices(seed, category, len(images), batch_size, step)
+        exemplars = system.exemplar_indices(category, seed, len(images), step)
         state, terms = system.train_step(
           state,
           system.teacher_params,
-          devices.split(images[indices]),
-          system.exemplars(category, seed, images, step),
+          data.draw(indices),
+          data.draw(exemplars) if system.memories else None,
         )
         done = step + 1
         reporter.begin(done, terms)

@@ -34,6 +34,19 @@ class TrainState:
   opt_state: Any
 
 
+@flax.struct.dataclass
+class Batch:
+  """Images, and the teacher's features of them where they are known already.
+
+  Attributes:
+    images: uint8 [B, S, S, 3].
+    features: the teacher's stages 1 to 3 or 4, [B, H_k, W_k, C_k], or None.
+  """
+
+  images: Any
+  features: tuple[Any, ...] | None = None
+
+
 def teacher_features(teacher: Teacher, params: Any, images: jax.Array) -> tuple[jax.Array, ...]:
   """The teacher's stages of uint8 images [B, S, S, 3]: [B, H_k, W_k, C_k] each."""
   features: Any = teacher.apply({'params': params}, normalize_images(images, teacher.dtype))
@@ -85,7 +98,7 @@ def make_train_step(
   lambda_nm: float,
   lambda_orth: float,
 ) -> Callable:
-  """Builds `train_step(state, teacher_params, images, exemplars)`.
+  """Builds `train_step(state, teacher_params, batch, exemplars)`.
 
   Args:
     teacher: computes stages 1 to 3.
@@ -99,20 +112,20 @@ def make_train_step(
 
   Returns:
     A pure function of the state, the teacher's parameters, and this device's
-    shares of the batch and of the exemplars, uint8 [B, S, S, 3] (exemplars are
-    None without memories), which gives the new state and the terms {'loss',
+    shares of the batch and of the exemplars, both `Batch` (exemplars are None
+    without memories), which gives the new state and the terms {'loss',
     'kd', 'nm', 'orth', 'kd_<k>', 'grad_norm'} of the global batch, and those of
     `memory_diagnostics.step_terms`.
   """
 
   def train_step(
-    state: TrainState, teacher_params: Any, images: jax.Array, exemplars: jax.Array | None
+    state: TrainState, teacher_params: Any, batch: Batch, exemplars: Batch | None
   ) -> tuple[TrainState, dict[str, jax.Array]]:
-    inputs = normalize_images(images, teacher.dtype)
-    features: Any = teacher.apply({'params': teacher_params}, inputs)
+    inputs = normalize_images(batch.images, teacher.dtype)
+    features = _known_or_computed(teacher, teacher_params, batch)
     exemplar_features: tuple[jax.Array, ...] = ()
     if exemplars is not None:
-      exemplar_features = teacher_features(exemplar_teacher, teacher_params, exemplars)
+      exemplar_features = _known_or_computed(exemplar_teacher, teacher_params, exemplars)
 
     def loss_fn(params: Any) -> tuple[jax.Array, tuple[dict[str, jax.Array], Any]]:
       variables = {'params': params, 'batch_stats': state.batch_stats}
@@ -143,3 +156,9 @@ def make_train_step(
     return TrainState(state.step + 1, params, batch_stats, opt_state), terms
 
   return train_step
+
+
+def _known_or_computed(teacher: Teacher, params: Any, batch: Batch) -> tuple[jax.Array, ...]:
+  if batch.features is None:
+    return teacher_features(teacher, params, batch.images)
+  return tuple(f.astype(teacher.dtype) for f in batch.features)

@@ -99,7 +99,7 @@ def test_a_run_writes_all_that_it_promises(tiny_config, tmp_path, make_category,
   assert environment['versions'].keys() > {'python', 'jax', 'jaxlib', 'flax', 'numpy'}
   assert datetime.fromisoformat(environment['finished']).tzinfo == UTC
   report = (workdir / 'report.html').read_text()
-  assert report.count('<img') == 4
+  assert report.count('<img') == 6
   assert 'THESE FIGURES MEAN NOTHING' in report
   config = json.loads((workdir / 'config.json').read_text())
   assert config['model']['teacher_sha256'] == 'random'

@@ -1,0 +1,143 @@
+"""Where batches are drawn from: images, and teacher features computed once.
+
+There is no augmentation, so the teacher's features of the training images are
+constants. Images and features live on the device where they fit, and batches are
+gathered there; the host sends indices.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from memkd_jax.parallel import Devices
+from memkd_jax.progress import progress_bar
+from memkd_jax.training_step import Batch
+
+CACHES = ('auto', 'device', 'host', 'off')
+# What training itself needs must still fit beside the features.
+_SHARE = 0.5
+
+
+@dataclasses.dataclass(frozen=True)
+class Cache:
+  """What is kept of the teacher's features.
+
+  Attributes:
+    place: 'device', 'host' or 'off'.
+    dtype: in which.
+    size: in bytes; 0 for 'off'.
+  """
+
+  place: str
+  dtype: Any
+  size: int
+
+  def __str__(self) -> str:
+    if self.place == 'off':
+      return "the teacher's features are computed at every step"
+    name = jnp.dtype(self.dtype).name
+    return (
+      f"the teacher's features are kept on the {self.place}: {self.size / 1e6:,.0f} MB, {name}"
+    )
+
+
+class TrainingData:
+  """The training images of a category, and perhaps the teacher's features of them."""
+
+  def __init__(
+    self,
+    devices: Devices,
+    images: np.ndarray,
+    features: Sequence[np.ndarray] | None,
+    place: str,
+  ):
+    """Puts everything where it is to be.
+
+    Args:
+      devices: of the run.
+      images: uint8 [N, S, S, 3].
+      features: the teacher's stages, [N, H_k, W_k, C_k] each, or None.
+      place: 'host' for the host's memory, else the devices'.
+    """
+    self._devices = devices
+    data = Batch(images, None if features is None else tuple(features))
+    self._on_host = data if place == 'host' else None
+    self._on_device = None if place == 'host' else devices.replicate(data)
+    # A program of its own: the number of images must not be compiled into the step.
+    self._gather = devices.map(_take)
+
+  def draw(self, indices: np.ndarray) -> Batch:
+    """The batch of some images, shared out to the devices: leaves [D, B / D, ...]."""
+    if self._on_host is not None:
+      return jax.tree.map(self._devices.split, _take(self._on_host, indices))
+    batch: Batch = self._gather(self._on_device, self._devices.split(indices))
+    return batch
+
+
+def compute_features(
+  devices: Devices,
+  step: Callable[..., Any],
+  teacher_params: Any,
+  images: np.ndarray,
+  batch_size: int,
+  dtype: Any,
+) -> list[np.ndarray]:
+  """The teacher's features of all images, in one pass.
+
+  Args:
+    devices: of the run.
+    step: pmapped `(teacher_params, images) -> features`.
+    teacher_params: replicated.
+    images: uint8 [N, S, S, 3].
+    batch_size: of all devices together.
+    dtype: in which they are kept.
+
+  Returns:
+    [N, H_k, W_k, C_k] of each stage.
+  """
+  batch_size = devices.round_up(batch_size)
+  parts = []
+  with progress_bar('teacher', len(images)) as progress:
+    for begin in range(0, len(images), batch_size):
+      batch = images[begin : begin + batch_size]
+      features = step(teacher_params, devices.split_padded(batch, batch_size))
+      parts.append([devices.join(f, len(batch)).astype(dtype) for f in features])
+      progress.update(len(batch))
+  return [np.concatenate(stage) for stage in zip(*parts, strict=True)]
+
+
+def choose_cache(
+  wanted: str, values: int, dtype: Any, device_memory: int, host_memory: int
+) -> Cache:
+  """Decides where features are kept: in full precision first, on the device first.
+
+  Args:
+    wanted: of `CACHES`; 'auto' chooses what fits.
+    values: number of features of all images together.
+    dtype: the compute dtype.
+    device_memory: free bytes of a device.
+    host_memory: free bytes of the host.
+  """
+  dtypes = [dtype] if jnp.dtype(dtype).itemsize <= 2 else [dtype, jnp.bfloat16]
+  sizes = {d: values * jnp.dtype(d).itemsize for d in dtypes}
+  if wanted in ('device', 'host'):
+    return Cache(wanted, dtype, sizes[dtype])
+  if wanted == 'auto':
+    for place, memory in (('device', device_memory), ('host', host_memory)):
+      for kept, size in sizes.items():
+        if size <= _SHARE * memory:
+          return Cache(place, kept, size)
+  return Cache('off', dtype, 0)
+
+
+def _take(data: Batch, indices: Any) -> Batch:
+  return jax.tree.map(functools.partial(_rows, indices), data)
+
+
+def _rows(indices: Any, array: Any) -> Any:
+  return array[indices]
