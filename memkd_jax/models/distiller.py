@@ -42,8 +42,11 @@ class Distiller(nn.Module):
     axis_name: the mapped axis over which batch statistics are averaged.
   """
 
-  # Which teacher stage the values of memory m imitate, less m (method, section 4).
+  # Which teacher stage the values of memory m imitate, less m (method, section 4);
+  # the memory sits before the student stage that follows in running order.
   TARGET_OFFSET: ClassVar[int]
+  # Of the student's stages.
+  RUNNING_ORDER: ClassVar[tuple[int, int, int]]
 
   arch: str
   stages: tuple[int, ...] = (1, 2, 3)
@@ -55,11 +58,22 @@ class Distiller(nn.Module):
   axis_name: str | None = None
 
   @classmethod
+  def built_stages(cls, stages: tuple[int, ...]) -> tuple[int, ...]:
+    """Student stages that are distilled or on the way to one, in running order."""
+    return cls.RUNNING_ORDER[: 1 + max(cls.RUNNING_ORDER.index(k) for k in stages)]
+
+  @classmethod
   def built_memories(
     cls, stages: tuple[int, ...], memories: tuple[int, ...]
   ) -> tuple[int, ...]:
-    """Those memories behind which a stage is built, in running order."""
-    raise NotImplementedError
+    """Those memories behind which a stage is built, in running order.
+
+    Args:
+      stages: the distilled stages.
+      memories: the memories switched on.
+    """
+    before = (k - 1 + cls.TARGET_OFFSET for k in cls.built_stages(stages))
+    return tuple(m for m in before if m in memories)
 
   def recall_by_values(self, targets: Mapping[int, jax.Array]) -> dict[int, jax.Array]:
     """Queries each memory by its values with its target, for L_NM.

@@ -23,21 +23,10 @@ class ForwardDistiller(Distiller):
   """
 
   TARGET_OFFSET = 0
+  RUNNING_ORDER = (1, 2, 3)
 
   student: str = 'resnet50'
   projection: bool = False
-
-  @staticmethod
-  def built_stages(stages: tuple[int, ...]) -> tuple[int, ...]:
-    """Student stages that are distilled or on the way to one, in running order."""
-    return tuple(range(1, max(stages) + 1))
-
-  @classmethod
-  def built_memories(
-    cls, stages: tuple[int, ...], memories: tuple[int, ...]
-  ) -> tuple[int, ...]:
-    """Those memories behind which a stage is built; M_k sits before stage k + 1."""
-    return tuple(k for k in cls.built_stages(stages)[:-1] if k in memories)
 
   def setup(self) -> None:
     teacher, student = ARCHITECTURES[self.arch], ARCHITECTURES[self.student]

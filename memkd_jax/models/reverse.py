@@ -15,18 +15,7 @@ class ReverseDistiller(Distiller):
   """
 
   TARGET_OFFSET = 1
-
-  @staticmethod
-  def built_stages(stages: tuple[int, ...]) -> tuple[int, ...]:
-    """Student stages that are distilled or on the way to one, in running order."""
-    return tuple(range(3, min(stages) - 1, -1))
-
-  @classmethod
-  def built_memories(
-    cls, stages: tuple[int, ...], memories: tuple[int, ...]
-  ) -> tuple[int, ...]:
-    """Those memories whose student stage is built; M_k sits before stage k."""
-    return tuple(m for m in cls.built_stages(stages) if m in memories)
+  RUNNING_ORDER = (3, 2, 1)
 
   def setup(self) -> None:
     arch = ARCHITECTURES[self.arch]
