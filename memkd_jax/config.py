@@ -22,7 +22,7 @@ from memkd_jax.models.resnet import ARCHITECTURES, BACKBONES
 from memkd_jax.training_data import CACHES
 
 RANDOM_TEACHER = 'random'
-DTYPES = ('float32', 'float64')
+DTYPES = ('float32', 'bfloat16', 'float64')
 PARADIGMS = ('reverse', 'forward')
 MEMORY_INITS = ('normal', 'exemplars')
 M3_TARGETS = ('auto', 'stage4', 'embedding')
@@ -79,7 +79,7 @@ def get_config() -> ConfigDict:
   config.model.fusion = 'concat'  # 'add', 'replace'
   config.model.memory_init = 'normal'  # 'exemplars'
   config.model.m3_target = 'auto'  # 'stage4', 'embedding'
-  config.model.dtype = 'float32'  # 'float64' with JAX_ENABLE_X64=1
+  config.model.dtype = 'float32'  # 'bfloat16'; 'float64' with JAX_ENABLE_X64=1
 
   config.loss = ConfigDict()
   config.loss.kd = 'flat'  # 'pixel'

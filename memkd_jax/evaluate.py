@@ -120,7 +120,7 @@ def _in_batches(
   """
   devices = system.devices
   batch_size = devices.round_up(system.config.eval.batch_size)
-  variables = devices.replicate({'params': state.params, 'batch_stats': state.batch_stats})
+  variables = system.inference_variables(state)
   results = []
   with progress_bar(description, len(images)) as progress:
     for begin in range(0, len(images), batch_size):

@@ -6,7 +6,7 @@ from pathlib import Path
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from memkd_jax import sweep, train
+from memkd_jax import compile_cache, sweep, train
 from memkd_jax.errors import UserError, explain
 
 _DEMO = str(Path(__file__).with_name('demo_config.py'))
@@ -30,6 +30,8 @@ def main(argv: list[str]) -> None:
     raise app.UsageError(f'unexpected argument {argv[1]!r}')
   logging.set_verbosity(logging.WARNING)
   workdir = _WORKDIR.value or Path('runs') / _CONFIG.value.data.dataset
+  if problem := compile_cache.enable():
+    print(f'Note: {problem}', flush=True)
   try:
     runner = sweep.run if _CONFIG.value.sweep.variants else train.run
     results = runner(_CONFIG.value, workdir, _MODE.value, _DUMP_MAPS.value)

@@ -15,6 +15,7 @@ from memkd_jax.data.order import category_seed, exemplar_indices
 from memkd_jax.errors import UserError
 from memkd_jax.memory_diagnostics import per_position
 from memkd_jax.models.distiller import Distiller
+from memkd_jax.models.folding import fold_batch_norm
 from memkd_jax.models.forward import ForwardDistiller, check_pair
 from memkd_jax.models.resnet import Teacher
 from memkd_jax.models.reverse import ReverseDistiller
@@ -43,7 +44,8 @@ class System:
     train_step: pmapped, see `training_step.make_train_step`; donates its state.
     teacher_step: pmapped `(teacher_params, images) -> features`, of all the stages
       that a step needs.
-    score_step: pmapped `(variables, teacher_params, images) -> (maps, scores)`.
+    score_step: pmapped `(variables, teacher_params, images) -> (maps, scores)`, with
+      the `inference_variables` of a state.
     diagnose_step: pmapped likewise, see `memory_diagnostics.per_position`.
     teacher_params: replicated.
   """
@@ -94,6 +96,7 @@ class System:
       AXIS,
       **options,
     )
+    self._folded = self._distiller.clone(folded=True)
     self._init = jax.jit(self._distiller.init)
     self._optimizer = optax.adam(train.learning_rate, b1=train.adam_b1, b2=train.adam_b2)
     self.teacher_params = self.devices.replicate(params)
@@ -142,6 +145,11 @@ class System:
     )
     return jax.tree.map(np.asarray, state)
 
+  def inference_variables(self, state: TrainState) -> Any:
+    """What scoring takes of a trained state, on every device."""
+    folded = fold_batch_norm(state.params, state.batch_stats)
+    return self.devices.replicate({'params': folded})
+
   def training_data(self, images: np.ndarray) -> TrainingData:
     """What batches are drawn from, with the teacher's features where they fit.
 
@@ -186,7 +194,7 @@ class System:
     self, variables: Any, teacher_params: Any, images: jax.Array
   ) -> tuple[jax.Array, jax.Array]:
     inputs, features = self._inputs(teacher_params, images)
-    distilled: Any = self._distiller.apply(variables, inputs, features)
+    distilled: Any = self._folded.apply(variables, inputs, features)
     options = self.config.anomaly_map
     maps = anomaly_maps(
       dict(enumerate(features, start=1)),
@@ -203,11 +211,9 @@ class System:
   ) -> dict[str, dict[str, jax.Array]]:
     inputs = normalize_images(images, self._teacher.dtype)
     features: Any = self._exemplar_teacher.apply({'params': teacher_params}, inputs)
-    distilled, sown = self._distiller.apply(
-      variables, inputs, features, mutable=['intermediates']
-    )
+    distilled, sown = self._folded.apply(variables, inputs, features, mutable=['intermediates'])
     targets = memory_targets(features, distilled.embedding, self._target_stages)
-    recalled: Any = self._distiller.apply(variables, targets, method='recall_by_values')
+    recalled: Any = self._folded.apply(variables, targets, method='recall_by_values')
     return per_position(addressing(sown, self.memories), targets, recalled)
 
   def _exemplar_features(self, teacher_params: Any, images: jax.Array) -> tuple[jax.Array, ...]:

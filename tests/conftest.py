@@ -13,6 +13,11 @@ os.environ['XLA_FLAGS'] = ' '.join(
   ]
 )
 
+# What a test's own process compiles is kept beside pytest's other leftovers.
+os.environ.setdefault(
+  'MEMKD_CACHE', os.path.join(os.path.dirname(__file__), '..', '.pytest_cache', 'programs')
+)
+
 from collections.abc import Callable
 from pathlib import Path
 

@@ -71,7 +71,7 @@ def test_memories_can_start_from_exemplar_features(tiny_config, one_device, imag
   tiny_config.model.memory_init = 'exemplars'
   system = System(tiny_config, one_device)
   params = system.init_state('bolt', 0, images).params
-  chosen = images[system._exemplar_indices('bolt', 0, 10, 0)]
+  chosen = images[system.exemplar_indices('bolt', 0, 10, 0)]
   _, features = jax.jit(system._inputs)(weights.random_teacher('tiny_basic'), chosen)
   rows = np.asarray(features[2]).reshape(-1, features[2].shape[-1])  # M_2 <- stage 3
   memory = params['memory_m2']
@@ -108,7 +108,7 @@ def test_what_is_diagnosed(tiny_config, one_device, images, paradigm):
   variables = {'params': state.params, 'batch_stats': state.batch_stats}
   devices = system.devices
   found = system.diagnose_step(
-    devices.replicate(variables), system.teacher_params, devices.split(images[:2])
+    system.inference_variables(state), system.teacher_params, devices.split(images[:2])
   )
   found = jax.tree.map(lambda x: devices.join(x, 2), found)
   assert set(found) == ({'m1', 'm2', 'm3'} if paradigm == 'reverse' else {'m1', 'm2'})
@@ -130,3 +130,30 @@ def test_what_is_diagnosed(tiny_config, one_device, images, paradigm):
   w = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
   cosine = (unit(feature) * unit(w @ memory['values'])).sum(-1)
   np.testing.assert_allclose(found['m1']['cosine'], cosine, atol=1e-4)
+
+
+def test_bfloat16_computes_in_it_and_keeps_float32(tiny_config, one_device, images):
+  losses, scores = [], []
+  for dtype in ('float32', 'bfloat16'):
+    tiny_config.model.dtype = dtype
+    system = System(base.resolve(tiny_config), one_device)
+    state = one_device.replicate(system.init_state('bolt', 0, images))
+    data = system.training_data(images)
+    for step in range(4):
+      indices = system.exemplar_indices('bolt', 0, len(images), step)
+      state, terms = system.train_step(
+        state, system.teacher_params, data.draw(np.arange(8)), data.draw(indices)
+      )
+      assert {x.dtype.name for x in jax.tree.leaves(terms)} == {'float32'}
+      losses.append(float(terms['loss'][0]))
+    trained = one_device.fetch(state)
+    floats = [x for x in jax.tree.leaves(trained) if x.dtype != np.int32]
+    assert {x.dtype.name for x in floats} == {'float32'}
+    maps, score = system.score_step(
+      system.inference_variables(trained), system.teacher_params, images[None, :4]
+    )
+    assert maps.dtype == np.float32
+    scores.append(np.asarray(score))
+  assert losses[:4] != losses[4:]
+  np.testing.assert_allclose(losses[:4], losses[4:], rtol=0.03)
+  np.testing.assert_allclose(scores[0], scores[1], rtol=0.1)

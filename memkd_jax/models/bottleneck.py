@@ -16,11 +16,13 @@ class Bottleneck(nn.Module):
 
   Attributes:
     arch: the backbone, which gives block type and widths.
+    folded: see `layers.Conv`.
     dtype: compute dtype.
     axis_name: the mapped axis over which batch statistics are averaged.
   """
 
   arch: Architecture
+  folded: bool = False
   dtype: DTypeLike = jnp.float32
   axis_name: str | None = None
 
@@ -37,7 +39,7 @@ class Bottleneck(nn.Module):
     """
 
     def halve(x: jax.Array, channels: int, name: str) -> jax.Array:
-      conv = Conv(channels, 3, 2, dtype=self.dtype, axis_name=self.axis_name, name=name)
+      conv = Conv(channels, 3, 2, self.folded, self.dtype, self.axis_name, name=name)
       return nn.relu(conv(x, train))
 
     stage1, stage2, stage3 = features[:3]
@@ -46,5 +48,5 @@ class Bottleneck(nn.Module):
     stage2 = halve(stage2, c3, 'stage2_down')
     x = jnp.concatenate([stage1, stage2, stage3.astype(stage1.dtype)], axis=-1)
     return ResidualStage(
-      self.arch, 4, 2, dtype=self.dtype, axis_name=self.axis_name, name='embed'
+      self.arch, 4, 2, self.folded, self.dtype, self.axis_name, name='embed'
     )(x, train)

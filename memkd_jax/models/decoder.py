@@ -19,6 +19,7 @@ class DecoderBlock(nn.Module):
     arch: gives the block type and the widths.
     stage: 1 to 3, gives the channels.
     up: whether the resolution doubles.
+    folded: see `layers.Conv`.
     dtype: compute dtype.
     axis_name: the mapped axis over which batch statistics are averaged.
   """
@@ -26,6 +27,7 @@ class DecoderBlock(nn.Module):
   arch: Architecture
   stage: int
   up: bool = False
+  folded: bool = False
   dtype: DTypeLike = jnp.float32
   axis_name: str | None = None
 
@@ -34,17 +36,17 @@ class DecoderBlock(nn.Module):
     """[B, H, W, C] -> [B, H or 2H, W or 2W, C_stage]."""
 
     def conv(features: int, kernel_size: int, name: str) -> Conv:
-      return Conv(features, kernel_size, dtype=self.dtype, axis_name=self.axis_name, name=name)
+      return Conv(features, kernel_size, 1, self.folded, self.dtype, self.axis_name, name=name)
 
     def spatial(features: int, name: str) -> Conv | UpConv:
       if self.up:
-        return UpConv(features, self.dtype, self.axis_name, name=name)
+        return UpConv(features, self.folded, self.dtype, self.axis_name, name=name)
       return conv(features, 3, name)
 
     channels = self.arch.channels(self.stage)
     shortcut = x
     if self.up:
-      shortcut = UpConv(channels, self.dtype, self.axis_name, name='shortcut')(x, train)
+      shortcut = spatial(channels, 'shortcut')(x, train)
     if self.arch.block == 'basic':
       x = nn.relu(spatial(channels, 'conv1')(x, train))
       x = conv(channels, 3, 'conv2')(x, train)
@@ -67,6 +69,7 @@ class DecoderStage(nn.Module):
 
   arch: Architecture
   stage: int
+  folded: bool = False
   dtype: DTypeLike = jnp.float32
   axis_name: str | None = None
 
@@ -75,6 +78,12 @@ class DecoderStage(nn.Module):
     """[B, H, W, C] -> F_S^stage, [B, 2H, 2W, C_stage]."""
     for i in range(self.arch.blocks[3 - self.stage]):
       x = DecoderBlock(
-        self.arch, self.stage, i == 0, self.dtype, self.axis_name, name=f'block{i}'
+        self.arch,
+        self.stage,
+        i == 0,
+        self.folded,
+        self.dtype,
+        self.axis_name,
+        name=f'block{i}',
       )(x, train)
     return x

@@ -40,6 +40,7 @@ class Distiller(nn.Module):
       ('replace').
     dtype: compute dtype.
     axis_name: the mapped axis over which batch statistics are averaged.
+    folded: whether the parameters are those of `folding.fold_batch_norm`.
   """
 
   # Which teacher stage the values of memory m imitate, less m (method, section 4);
@@ -56,6 +57,7 @@ class Distiller(nn.Module):
   fusion: str = 'concat'
   dtype: DTypeLike = jnp.float32
   axis_name: str | None = None
+  folded: bool = False
 
   @classmethod
   def built_stages(cls, stages: tuple[int, ...]) -> tuple[int, ...]:

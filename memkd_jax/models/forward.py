@@ -32,13 +32,13 @@ class ForwardDistiller(Distiller):
     teacher, student = ARCHITECTURES[self.arch], ARCHITECTURES[self.student]
 
     def conv(features: int, kernel_size: int, stride: int = 1) -> Conv:
-      return Conv(features, kernel_size, stride, dtype=self.dtype, axis_name=self.axis_name)
+      return Conv(features, kernel_size, stride, self.folded, self.dtype, self.axis_name)
 
     built = self.built_stages(self.stages)
     self.stem = conv(student.planes, 7, 2)
     self.encoder = {
       f'stage{k}': ResidualStage(
-        student, k, 1 if k == 1 else 2, dtype=self.dtype, axis_name=self.axis_name
+        student, k, 1 if k == 1 else 2, self.folded, self.dtype, self.axis_name
       )
       for k in built
     }

@@ -39,8 +39,9 @@ class Conv(nn.Module):
     features: output channels.
     kernel_size: side of the square kernel.
     stride: step in both directions.
-    folded: True for the frozen teacher, whose BatchNorm is folded into kernel
-      and bias; False for a kernel without bias followed by a BatchNorm.
+    folded: True where the BatchNorm is folded into kernel and bias, as the frozen
+      teacher's and that of a trained student are; False for a kernel without bias
+      followed by a BatchNorm.
     dtype: compute dtype.
     axis_name: the mapped axis over which batch statistics are averaged.
   """
@@ -82,11 +83,13 @@ class UpConv(nn.Module):
 
   Attributes:
     features: output channels.
+    folded: see `Conv`.
     dtype: compute dtype.
     axis_name: the mapped axis over which batch statistics are averaged.
   """
 
   features: int
+  folded: bool = False
   dtype: DTypeLike = jnp.float32
   axis_name: str | None = None
 
@@ -108,4 +111,7 @@ class UpConv(nn.Module):
     x = x @ kernel.reshape(channels, -1)
     x = x.reshape(batch, height, width, 2, 2, self.features).transpose(0, 1, 3, 2, 4, 5)
     x = x.reshape(batch, 2 * height, 2 * width, self.features)
+    if self.folded:
+      bias = self.param('bias', nn.initializers.zeros, (self.features,), kernel.dtype)
+      return x + bias.astype(self.dtype)
     return batch_norm(train, self.dtype, self.axis_name)(x)

@@ -19,9 +19,9 @@ class ReverseDistiller(Distiller):
 
   def setup(self) -> None:
     arch = ARCHITECTURES[self.arch]
-    self.bottleneck = Bottleneck(arch, self.dtype, self.axis_name)
+    self.bottleneck = Bottleneck(arch, self.folded, self.dtype, self.axis_name)
     self.student = {
-      f'stage{k}': DecoderStage(arch, k, self.dtype, self.axis_name)
+      f'stage{k}': DecoderStage(arch, k, self.folded, self.dtype, self.axis_name)
       for k in self.built_stages(self.stages)
     }
     self.memory = self._build_memories()

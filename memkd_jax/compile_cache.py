@@ -1,0 +1,44 @@
+"""Keeps compiled programs between runs, in a directory that no one else can write to."""
+
+import os
+import stat
+from pathlib import Path
+
+import jax
+
+
+def default_directory() -> Path:
+  """$MEMKD_CACHE, or a folder of the user's cache."""
+  if own := os.environ.get('MEMKD_CACHE'):
+    return Path(own)
+  base = os.environ.get('XDG_CACHE_HOME') or '~/.cache'
+  return Path(base).expanduser() / 'memkd_jax' / 'programs'
+
+
+def enable(directory: Path | None = None) -> str | None:
+  """Turns on JAX's persistent compilation cache, unless the user has set one.
+
+  What lies there is executable code, so the directory must be the user's own, and
+  writable by nobody else.
+
+  Args:
+    directory: `default_directory` where None; made with mode 0700 if missing.
+
+  Returns:
+    Why there is no cache, one sentence; None where there is one.
+  """
+  if jax.config.read('jax_compilation_cache_dir'):
+    return None
+  directory = directory or default_directory()
+  try:
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    status = directory.stat()
+  except OSError as error:
+    return f'Compiled programs are not kept: {directory} cannot be used ({error.strerror}).'
+  if status.st_uid != os.getuid() or status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+    return (
+      f'Compiled programs are not kept: others may write to {directory}; remove it, or name '
+      'another with MEMKD_CACHE.'
+    )
+  jax.config.update('jax_compilation_cache_dir', str(directory))
+  return None
