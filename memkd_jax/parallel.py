@@ -48,7 +48,7 @@ class Devices:
     """The next multiple of the number of devices, for batches that are padded."""
     return -(-number // len(self)) * len(self)
 
-  def map(self, function: Callable, donate: Sequence[int] = ()) -> Callable:
+  def map(self, function: Callable, donate: Sequence[int] = ()) -> Any:
     """Pmaps `function` with the axis name 'batch' over arguments stacked by device."""
     return jax.pmap(
       function, axis_name=AXIS, devices=self._devices, donate_argnums=tuple(donate)

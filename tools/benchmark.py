@@ -1,0 +1,290 @@
+"""Times training and inference, turn by turn with PyTorch where it is wanted.
+
+  python tools/benchmark.py --backbones=resnet18 --against=torch
+  python tools/benchmark.py --backbones=wide_resnet50_2 --batch_size=8 --out=speed.json
+
+Figures are medians over repetitions in which every candidate has its turn; ratios are
+of the same run. Weights are random: speed does not depend on them. Stop other work on
+the machine first.
+"""
+
+import dataclasses
+import json
+import platform
+import resource
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import app, flags, logging
+
+from memkd_jax import config as base
+from memkd_jax import files
+from memkd_jax.errors import UserError
+from memkd_jax.report.results import markdown
+from memkd_jax.system import System
+
+_BACKBONES = flags.DEFINE_list('backbones', ['resnet18'], 'Names.')
+_PARADIGMS = flags.DEFINE_list('paradigms', ['reverse'], 'reverse, forward.')
+_BATCH_SIZE = flags.DEFINE_integer('batch_size', 16, 'Images, of all devices together.')
+_SIZE = flags.DEFINE_integer('size', 256, 'Side of the images in pixels.')
+_DTYPE = flags.DEFINE_enum('dtype', 'float32', base.DTYPES, 'Compute dtype of ours.')
+_MEMORIES = flags.DEFINE_bool('memories', True, 'With memories, or the baseline.')
+_REPETITIONS = flags.DEFINE_integer('repetitions', 5, 'Turns of each candidate.')
+_SECONDS = flags.DEFINE_float('seconds', 5.0, 'A turn lasts about so long.')
+_AGAINST = flags.DEFINE_enum('against', None, ['torch', 'torch_compile'], 'The other side.')
+_OUT = flags.DEFINE_string('out', None, 'A JSON file for the figures.')
+
+
+@dataclasses.dataclass
+class Candidate:
+  """Something that is timed.
+
+  Attributes:
+    name: for the table.
+    images: that one call processes.
+    run: does so, and returns when it is done.
+    flop: of one call, None where nobody counted.
+    facts: what else is known, such as compile seconds.
+  """
+
+  name: str
+  images: int
+  run: Callable[[], Any]
+  flop: float | None = None
+  facts: dict[str, float] = dataclasses.field(default_factory=dict)
+
+
+def take_turns(candidates: list[Candidate]) -> dict[str, list[float]]:
+  """Images per second of each turn, by candidate."""
+  calls = {}
+  for candidate in candidates:
+    candidate.run()
+    begin = time.perf_counter()
+    candidate.run()
+    calls[candidate.name] = max(1, round(_SECONDS.value / (time.perf_counter() - begin)))
+  rates: dict[str, list[float]] = {candidate.name: [] for candidate in candidates}
+  for _ in range(_REPETITIONS.value):
+    for candidate in candidates:
+      begin = time.perf_counter()
+      for _ in range(calls[candidate.name]):
+        candidate.run()
+      seconds = time.perf_counter() - begin
+      rates[candidate.name].append(calls[candidate.name] * candidate.images / seconds)
+  return rates
+
+
+def latencies(run: Callable[[], Any], number: int = 40) -> dict[str, float]:
+  """Milliseconds of single calls: the median, and what 95 of 100 stay below."""
+  run()
+  times = []
+  for _ in range(number):
+    begin = time.perf_counter()
+    run()
+    times.append(1000 * (time.perf_counter() - begin))
+  return {'p50_ms': float(np.quantile(times, 0.5)), 'p95_ms': float(np.quantile(times, 0.95))}
+
+
+def measure_peak(dtype: str, side: int = 4096, repetitions: int = 5) -> float:
+  """FLOP per second of a large matrix product, the most that the machine gives."""
+  a = jnp.ones((side, side), dtype)
+  product = jax.jit(lambda a, b: a @ b)
+  product(a, a).block_until_ready()
+  times = []
+  for _ in range(repetitions):
+    begin = time.perf_counter()
+    product(a, a).block_until_ready()
+    times.append(time.perf_counter() - begin)
+  return 2 * side**3 / min(times)
+
+
+def our_candidates(backbone: str, paradigm: str, images: np.ndarray) -> list[Candidate]:
+  """Training with known and with recomputed teacher features, and inference."""
+  size = _BATCH_SIZE.value
+  candidates = []
+  for cache in ('auto', 'off'):
+    system = System(make_config(backbone, paradigm, cache))
+    state = system.devices.replicate(system.init_state('benchmark', 0, images))
+    data = system.training_data(images)
+    rng = np.random.default_rng(0)
+
+    def draw(data: Any = data, rng: Any = rng) -> Any:
+      return data.draw(rng.integers(0, len(images), size))
+
+    exemplars = draw() if system.memories else None
+    begin = time.perf_counter()
+    arguments = (state, system.teacher_params, draw(), exemplars)
+    program = system.train_step.lower(*arguments).compile()
+    facts = {'compile_s': time.perf_counter() - begin, **memory_of(program)}
+    holder = [state]
+
+    def train(
+      system: Any = system, holder: Any = holder, draw: Any = draw, exemplars: Any = exemplars
+    ) -> None:
+      again = draw() if exemplars is not None else None
+      holder[0], terms = system.train_step(holder[0], system.teacher_params, draw(), again)
+      jax.block_until_ready(terms)
+
+    name = 'ours, train' if cache == 'auto' else 'ours, train, teacher recomputed'
+    candidates.append(Candidate(name, size, train, flop_of(program), facts))
+  variables = system.inference_variables(system.devices.fetch(holder[0]))
+  batch = images[:size]
+
+  def infer() -> None:
+    jax.device_get(
+      system.score_step(variables, system.teacher_params, system.devices.split(batch))
+    )
+
+  begin = time.perf_counter()
+  program = system.score_step.lower(
+    variables, system.teacher_params, system.devices.split(batch)
+  ).compile()
+  facts = {'compile_s': time.perf_counter() - begin, **memory_of(program)}
+  if len(system.devices) == 1:
+    one = system.devices.split(images[:1])
+    facts |= latencies(
+      lambda: jax.device_get(system.score_step(variables, system.teacher_params, one))
+    )
+  candidates.append(Candidate('ours, inference', size, infer, flop_of(program), facts))
+  return candidates
+
+
+def make_config(backbone: str, paradigm: str, cache: str) -> Any:
+  """The paper's model with random weights."""
+  config = base.get_config()
+  config.data.image_size = _SIZE.value
+  config.model.backbone = backbone
+  config.model.paradigm = paradigm
+  config.model.teacher_weights = base.RANDOM_TEACHER
+  config.model.m3_target = 'embedding'  # as the PyTorch model does
+  config.model.dtype = _DTYPE.value
+  config.model.memories = (1, 2, 3) if _MEMORIES.value else ()
+  config.train.batch_size = _BATCH_SIZE.value
+  config.train.exemplars = _BATCH_SIZE.value
+  config.train.cache_features = cache
+  config.eval.batch_size = _BATCH_SIZE.value
+  return base.resolve(config)
+
+
+def flop_of(program: Any) -> float | None:
+  """Of one call, as XLA counts them."""
+  analysis = program.cost_analysis()
+  return float(analysis['flops']) if analysis and 'flops' in analysis else None
+
+
+def memory_of(program: Any) -> dict[str, float]:
+  """Megabytes that a program needs beside its arguments."""
+  analysis = program.memory_analysis()
+  return {'temporary_MB': analysis.temp_size_in_bytes / 1e6} if analysis else {}
+
+
+def torch_candidates(backbone: str, images: np.ndarray, compiled: bool) -> list[Candidate]:
+  """The same work in PyTorch."""
+  try:
+    import torch
+    import torch_rd
+  except ImportError as error:
+    raise UserError('--against needs torch: pip install "memkd_jax[convert]".') from error
+  size = _BATCH_SIZE.value
+  device = 'cuda' if torch.cuda.is_available() else 'cpu'
+  items = base.get_config().model.memory_items if _MEMORIES.value else 0
+  system = torch_rd.System(backbone, items, _SIZE.value, device, compiled)
+  batch = torch.from_numpy(images[:size])
+  name = 'torch.compile' if compiled else 'torch'
+  return [
+    Candidate(f'{name}, train', size, lambda: system.train_step(batch, batch)),
+    Candidate(f'{name}, inference', size, lambda: system.score(batch)),
+  ]
+
+
+def report(
+  candidates: list[Candidate], rates: dict[str, list[float]], peak: float
+) -> list[dict[str, Any]]:
+  """A line of figures for each candidate; ratios against the other side's same work."""
+  medians = {name: statistics.median(values) for name, values in rates.items()}
+  lines = []
+  for candidate in candidates:
+    line: dict[str, Any] = {
+      'name': candidate.name,
+      'images_per_second': medians[candidate.name],
+    }
+    line['turns'] = rates[candidate.name]
+    if candidate.flop is not None:
+      per_image = candidate.flop / candidate.images
+      line['gflop_per_image'] = per_image / 1e9
+      line['share_of_peak'] = per_image * medians[candidate.name] / peak
+    work = 'train' if 'train' in candidate.name else 'inference'
+    for other in (f'torch, {work}', f'torch.compile, {work}'):
+      if candidate.name.startswith('ours') and other in medians:
+        line['ratio'] = medians[candidate.name] / medians[other]
+    lines.append(line | candidate.facts)
+  return lines
+
+
+def main(argv: list[str]) -> None:
+  if len(argv) > 1:
+    raise app.UsageError(f'unexpected argument {argv[1]!r}')
+  logging.set_verbosity(logging.WARNING)
+  try:
+    figures = _run()
+  except UserError as error:
+    sys.exit(f'benchmark: {error}')
+  if _OUT.value:
+    files.write_json(_OUT.value, figures)
+
+
+def _run() -> dict[str, Any]:
+  number = max(4 * _BATCH_SIZE.value, 32)
+  shape = (number, _SIZE.value, _SIZE.value, 3)
+  images = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+  peak = measure_peak('bfloat16' if _DTYPE.value == 'bfloat16' else 'float32')
+  device = jax.devices()[0]
+  print(
+    f'{len(jax.devices())} x {device.device_kind}, {platform.machine()}, jax {jax.__version__}'
+  )
+  print(f'peak of a matrix product: {peak / 1e9:,.0f} GFLOP/s\n')
+  figures: dict[str, Any] = {'peak_flops': peak, 'device': device.device_kind, 'runs': []}
+  for backbone in _BACKBONES.value:
+    for paradigm in _PARADIGMS.value:
+      candidates = our_candidates(backbone, paradigm, images)
+      if _AGAINST.value and paradigm == 'reverse':
+        candidates += torch_candidates(backbone, images, _AGAINST.value == 'torch_compile')
+      lines = report(candidates, take_turns(candidates), peak)
+      print(f'{backbone}, {paradigm}, {_SIZE.value} pixels, batch {_BATCH_SIZE.value}')
+      print(_table(lines) + '\n', flush=True)
+      run = {'backbone': backbone, 'paradigm': paradigm, 'candidates': lines}
+      figures['runs'].append(
+        run | {'flags': json.loads(json.dumps(flags.FLAGS.flag_values_dict(), default=str))}
+      )
+  rss = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+  figures['peak_host_MB'] = rss / 1024
+  print(f'peak memory of this process: {rss / 1024:,.0f} MB')
+  return figures
+
+
+def _table(lines: list[dict[str, Any]]) -> str:
+  columns = {
+    'images_per_second': ('img/s', '{:.2f}'),
+    'ratio': ('against torch', '{:.2f}x'),
+    'gflop_per_image': ('GFLOP/img', '{:.1f}'),
+    'share_of_peak': ('of peak', '{:.0%}'),
+    'compile_s': ('compile s', '{:.1f}'),
+    'temporary_MB': ('temporary MB', '{:.0f}'),
+    'p50_ms': ('one image, p50 ms', '{:.0f}'),
+    'p95_ms': ('p95 ms', '{:.0f}'),
+  }
+  used = [key for key in columns if any(key in line for line in lines)]
+  rows = [
+    [line['name'], *(columns[k][1].format(line[k]) if k in line else '' for k in used)]
+    for line in lines
+  ]
+  return markdown(['', *(columns[key][0] for key in used)], rows)
+
+
+if __name__ == '__main__':
+  app.run(main)
