@@ -13,10 +13,12 @@ os.environ['XLA_FLAGS'] = ' '.join(
   ]
 )
 
-# What a test's own process compiles is kept beside pytest's other leftovers.
+# Most time goes to compiling: workers, and the processes that tests start, share it.
 os.environ.setdefault(
-  'MEMKD_CACHE', os.path.join(os.path.dirname(__file__), '..', '.pytest_cache', 'programs')
+  'JAX_COMPILATION_CACHE_DIR',
+  os.path.join(os.path.dirname(__file__), '..', '.pytest_cache', 'programs'),
 )
+os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0.3')
 
 from collections.abc import Callable
 from pathlib import Path
