@@ -12,7 +12,4 @@ from memkd_jax import config as base
 
 
 def get_config() -> ConfigDict:
-  config = base.get_config()
-  config.data.dataset = 'eyecandies'
-  config.data.dir = base.data_dir('eyecandies')
-  return config
+  return base.get_config('eyecandies')

@@ -14,7 +14,4 @@ from memkd_jax import config as base
 
 
 def get_config() -> ConfigDict:
-  config = base.get_config()
-  config.data.dataset = 'folder'
-  config.data.dir = base.data_dir('folder')
-  return config
+  return base.get_config('folder')

@@ -13,7 +13,4 @@ from memkd_jax import config as base
 
 
 def get_config() -> ConfigDict:
-  config = base.get_config()
-  config.data.dataset = 'mpdd'
-  config.data.dir = base.data_dir('mpdd')
-  return config
+  return base.get_config('mpdd')

@@ -15,7 +15,4 @@ from memkd_jax import config as base
 
 
 def get_config() -> ConfigDict:
-  config = base.get_config()
-  config.data.dataset = 'mvtec_ad'
-  config.data.dir = base.data_dir('mvtec_ad')
-  return config
+  return base.get_config('mvtec_ad')

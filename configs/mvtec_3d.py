@@ -12,7 +12,4 @@ from memkd_jax import config as base
 
 
 def get_config() -> ConfigDict:
-  config = base.get_config()
-  config.data.dataset = 'mvtec_3d'
-  config.data.dir = base.data_dir('mvtec_3d')
-  return config
+  return base.get_config('mvtec_3d')

@@ -45,8 +45,12 @@ FREE_FIELDS = (
 )
 
 
-def get_config() -> ConfigDict:
-  """The paper's main model, where the paper and the specification fix a value."""
+def get_config(dataset: str = 'mvtec_ad') -> ConfigDict:
+  """The paper's main model, where the paper and the specification fix a value.
+
+  Args:
+    dataset: a key of `DATASETS`.
+  """
   config = ConfigDict()
   config.seed = 0
   config.seeds = ()  # several, in place of seed: figures are means over them
@@ -57,9 +61,9 @@ def get_config() -> ConfigDict:
   config.sweep.paper = ''
 
   config.data = ConfigDict()
-  config.data.dataset = 'mvtec_ad'
+  config.data.dataset = dataset
   config.data.source = 'folder'  # 'tfds': what tools/prepare_tfds.py made of it
-  config.data.dir = data_dir('mvtec_ad')  # for 'tfds' any path that TFDS opens
+  config.data.dir = data_dir(dataset)  # for 'tfds' any path that TFDS opens
   config.data.categories = 'all'  # or names separated by commas
   config.data.image_size = 256  # pixels; a multiple of 32
   config.data.threads = 8  # that decode images

@@ -6,8 +6,7 @@ from memkd_jax import config as base
 
 
 def get_config() -> ConfigDict:
-  config = base.get_config()
-  config.data.dataset = 'demo'
+  config = base.get_config('demo')
   config.data.dir = base.data_dir('memkd_demo')
   config.data.image_size = 128
   config.model.backbone = 'resnet18'
