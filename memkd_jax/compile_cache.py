@@ -27,7 +27,7 @@ def enable(directory: Path | None = None) -> str | None:
   Returns:
     Why there is no cache, one sentence; None where there is one.
   """
-  if jax.config.read('jax_compilation_cache_dir'):
+  if jax.config.jax_compilation_cache_dir:  # type: ignore[attr-defined]
     return None
   directory = directory or default_directory()
   try:
