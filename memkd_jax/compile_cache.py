@@ -10,13 +10,16 @@ import jax
 def default_directory() -> Path:
   """$MEMKD_CACHE, or a folder of the user's cache."""
   if own := os.environ.get('MEMKD_CACHE'):
-    return Path(own)
+    return Path(own).expanduser()
   base = os.environ.get('XDG_CACHE_HOME') or '~/.cache'
   return Path(base).expanduser() / 'memkd_jax' / 'programs'
 
 
 def enable(directory: Path | None = None) -> str | None:
-  """Turns on JAX's persistent compilation cache, unless the user has set one.
+  """Turns on JAX's persistent compilation cache, on GPU and TPU.
+
+  It stays as it is where the user has set one, and off on CPU, where JAX 0.10.2 was
+  seen to crash in reading its programs back.
 
   What lies there is executable code, so the directory must be the user's own, and
   writable by nobody else.
@@ -25,8 +28,10 @@ def enable(directory: Path | None = None) -> str | None:
     directory: `default_directory` where None; made with mode 0700 if missing.
 
   Returns:
-    Why there is no cache, one sentence; None where there is one.
+    Why the directory cannot be used, one sentence, or None.
   """
+  if jax.default_backend() == 'cpu':
+    return None
   if jax.config.jax_compilation_cache_dir:  # type: ignore[attr-defined]
     return None
   directory = directory or default_directory()

@@ -133,12 +133,17 @@ def _in_batches(
   return jax.tree.map(lambda *parts: np.concatenate(parts), *results)
 
 
-def check_test_split(category: str, samples: Sequence[Sample]) -> None:
-  """Raises UserError where the image metrics would be undefined."""
-  labels = {s.label for s in samples}
+def check_splits(category: str, train: Sequence[Sample], test: Sequence[Sample]) -> None:
+  """Raises UserError where training would see defects, or a metric would be undefined."""
+  for sample in train:
+    if sample.label:
+      raise UserError(
+        f'{category}: {sample.image} is among the training images but not normal; move it.'
+      )
+  labels = {s.label for s in test}
   for label, kind in ((0, 'normal'), (1, 'anomalous')):
     if label not in labels:
       raise UserError(
         f'{category} has no {kind} test images, without which its metrics are undefined; '
-        f'add some beside {samples[0].image}.'
+        f'add some beside {test[0].image}.'
       )

@@ -29,18 +29,22 @@ def main(argv: list[str]) -> None:
   if len(argv) > 1:
     raise app.UsageError(f'unexpected argument {argv[1]!r}')
   logging.set_verbosity(logging.WARNING)
+  ablation = bool(_CONFIG.value.sweep.variants)
+  if ablation and not _WORKDIR.value:  # variants of several ablations have the same names
+    sys.exit('memkd_jax: an ablation needs a folder of its own; name it with --workdir.')
   workdir = _WORKDIR.value or Path('runs') / _CONFIG.value.data.dataset
   if problem := compile_cache.enable():
     print(f'Note: {problem}', flush=True)
   try:
-    runner = sweep.run if _CONFIG.value.sweep.variants else train.run
+    runner = sweep.run if ablation else train.run
     results = runner(_CONFIG.value, workdir, _MODE.value, _DUMP_MAPS.value)
   except (UserError, OSError) as error:
     sys.exit(f'memkd_jax: {explain(error)}')
   except KeyboardInterrupt:
     print('\nInterrupted; the same command resumes from the last checkpoint.', file=sys.stderr)
     sys.exit(130)
-  print(f'Report: {Path(workdir).expanduser() / "report.html"}', flush=True)
+  page = Path(workdir).expanduser() / ('sweep.md' if ablation else 'report.html')
+  print(f'Report: {page}', flush=True)
   sys.exit(1 if results['failed'] else 0)
 
 

@@ -129,8 +129,8 @@ def summarize(
 
   Returns:
     {'usage': [L], 'entropy', 'used_items' (L to the power of the mean entropy),
-    'keys_cosine', 'values_cosine', 'cosine': {'normal': mean, 'anomalous': mean}},
-    JSON values.
+    'keys_cosine', 'values_cosine', 'cosine': {'normal': mean, 'anomalous': mean,
+    None where there is no such position}}, JSON values.
   """
   mean_entropy = float(entropy.mean(dtype=np.float64))
   return {
@@ -140,7 +140,7 @@ def summarize(
     'keys_cosine': float(mean_absolute_cosine(jnp.asarray(memory['keys']))),
     'values_cosine': float(mean_absolute_cosine(jnp.asarray(memory['values']))),
     'cosine': {
-      name: float(values.mean(dtype=np.float64))
+      name: float(values.mean(dtype=np.float64)) if values.size else None
       for name, values in zip(('normal', 'anomalous'), cosines, strict=True)
     },
   }

@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 from types import TracebackType
-from typing import Protocol
+from typing import Any, Protocol
 
 from memkd_jax import files
 from memkd_jax.errors import UserError
@@ -37,18 +37,27 @@ class JsonLines:
     self._file.close()
 
 
+def check_tensorboard() -> Any:
+  """The class that writes event files.
+
+  Raises:
+    UserError: its package is not installed.
+  """
+  try:
+    from tensorboardX import SummaryWriter
+  except ImportError as error:
+    raise UserError(
+      '--config.train.tensorboard=True needs: pip install "memkd_jax[tensorboard]".'
+    ) from error
+  return SummaryWriter
+
+
 class TensorBoard:
   """An event file in tensorboard/, to be looked at with `tensorboard --logdir`."""
 
   def __init__(self, folder: Path, step: int):
     """Opens a new event file, which hides what older ones hold after `step`."""
-    try:
-      from tensorboardX import SummaryWriter
-    except ImportError as error:
-      raise UserError(
-        '--config.train.tensorboard=True needs: pip install "memkd_jax[tensorboard]".'
-      ) from error
-    self._writer = SummaryWriter(str(folder / 'tensorboard'), purge_step=step + 1)
+    self._writer = check_tensorboard()(str(folder / 'tensorboard'), purge_step=step + 1)
 
   def write(self, step: int, values: dict[str, float]) -> None:
     for name, value in values.items():

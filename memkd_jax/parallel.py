@@ -4,8 +4,8 @@ Every collective names `AXIS`, so that a move to shard_map changes this file
 alone. (`jax.pmap` is itself jit with shard_map inside since JAX 0.10.)
 """
 
-import os
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -29,7 +29,7 @@ class Devices:
 
   def free_memory(self) -> tuple[int, int]:
     """Free bytes of a device, and of the host; a CPU device has the host's."""
-    host = os.sysconf('SC_AVPHYS_PAGES') * os.sysconf('SC_PAGE_SIZE')
+    host = _free_host_memory()
     statistics = self._devices[0].memory_stats() or {}
     if 'bytes_limit' not in statistics:
       return host // len(self), host
@@ -77,3 +77,20 @@ class Devices:
     """Undoes `split_padded`: [D, B / D, ...] -> [number, ...]."""
     array = np.asarray(array)
     return array.reshape(-1, *array.shape[2:])[:number]
+
+
+def _free_host_memory() -> int:
+  """Bytes that this process may still take; 0 where the system does not say."""
+  try:
+    lines = Path('/proc/meminfo').read_text(encoding='ascii').splitlines()
+    free = next(
+      1024 * int(line.split()[1]) for line in lines if line.startswith('MemAvailable')
+    )
+  except (OSError, StopIteration):
+    return 0
+  try:  # a container may have less
+    group = Path('/sys/fs/cgroup')
+    used = int((group / 'memory.current').read_text(encoding='ascii'))
+    return min(free, int((group / 'memory.max').read_text(encoding='ascii')) - used)
+  except (OSError, ValueError):  # 'max' where there is no limit
+    return free

@@ -21,7 +21,7 @@ from memkd_jax.models.resnet import Teacher
 from memkd_jax.models.reverse import ReverseDistiller
 from memkd_jax.normalization import normalize_images
 from memkd_jax.parallel import AXIS, Devices
-from memkd_jax.training_data import TrainingData, choose_cache, compute_features
+from memkd_jax.training_data import TrainingData, choose_place, compute_features
 from memkd_jax.training_step import (
   TrainState,
   addressing,
@@ -158,24 +158,29 @@ class System:
     """
     example = jax.ShapeDtypeStruct((1, *images.shape[1:]), images.dtype)
     shapes = jax.eval_shape(self._exemplar_features, self._one_copy(), example)
-    cache = choose_cache(
-      self.config.train.cache_features,
-      len(images) * sum(stage.size for stage in shapes),
-      self._teacher.dtype,
-      *self.devices.free_memory(),
+    size = (
+      len(images)
+      * sum(stage.size for stage in shapes)
+      * jnp.dtype(self._teacher.dtype).itemsize
     )
-    print(f'Note: {cache}.', flush=True)
+    wanted = self.config.train.cache_features
+    place = choose_place(wanted, size, *self.devices.free_memory())
     features = None
-    if cache.place != 'off':
+    if place == 'off':
+      print("Note: the teacher's features are computed at every step.", flush=True)
+    else:
+      print(
+        f"Note: the teacher's features are kept on the {place}: {size / 1e6:,.0f} MB.",
+        flush=True,
+      )
       features = compute_features(
         self.devices,
         self.teacher_step,
         self.teacher_params,
         images,
         self.config.train.batch_size,
-        cache.dtype,
       )
-    return TrainingData(self.devices, images, features, cache.place)
+    return TrainingData(self.devices, images, features, place)
 
   def exemplar_indices(self, category: str, seed: int, number: int, step: int) -> np.ndarray:
     """Which images are the exemplars of a step; see `data.order`."""

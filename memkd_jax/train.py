@@ -11,7 +11,7 @@ import numpy as np
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
-from memkd_jax import weights
+from memkd_jax import metrics_log, weights
 from memkd_jax.checkpoint import Checkpoints
 from memkd_jax.config import RANDOM_TEACHER, resolve
 from memkd_jax.data.arrays import load_split
@@ -19,7 +19,7 @@ from memkd_jax.data.counts import count, differences
 from memkd_jax.data.datasets import Source, choose_categories, open_source
 from memkd_jax.data.order import batch_indices, number_of_steps
 from memkd_jax.errors import UserError, explain
-from memkd_jax.evaluate import check_test_split, evaluate_category
+from memkd_jax.evaluate import check_splits, evaluate_category
 from memkd_jax.metrics_log import MetricsLog
 from memkd_jax.progress import progress_bar
 from memkd_jax.report.environment import describe_environment
@@ -59,6 +59,8 @@ def run(
   folder = Workdir(workdir)
   if mode == 'evaluate':
     folder.check_exists()
+  if config.train.tensorboard:
+    metrics_log.check_tensorboard()
   system = System(config)
   claimed = _with_teacher_hash(config)
   folder.claim(claimed)
@@ -69,7 +71,8 @@ def run(
   for seed, category in itertools.product(config.seeds, categories):
     name = category if len(config.seeds) == 1 else f'{category}, seed {seed}'
     try:
-      if mode == 'train' and folder.read_result(category, seed) is not None:
+      finished = folder.read_result(category, seed) is not None
+      if mode == 'train' and finished and not dump_maps:
         print(f'{name}: finished already', flush=True)
       else:
         _run_category(system, source, category, seed, folder, mode, dump_maps)
@@ -228,21 +231,25 @@ def _run_category(
   # light only after the training.
   size, threads = config.data.image_size, config.data.threads
   test_samples = source.list_samples(category, 'test')
-  check_test_split(category, test_samples)
+  # Scoring alone needs them only to see how the memories are used.
+  with_train = mode == 'train' or bool(system.memories)
+  train_samples = source.list_samples(category, 'train') if with_train else []
+  check_splits(category, train_samples, test_samples)
   category_folder = folder.category(category, seed)
   test = load_split(test_samples, size, threads)
-  train_samples = source.list_samples(category, 'train')
-  train = load_split(train_samples, size, threads)
+  images = test.images[:0]
+  if with_train:
+    images = load_split(train_samples, size, threads).images
   if mode == 'train':
-    state, _ = train_category(system, category, seed, train.images, category_folder)
-    train_images = len(train_samples)
+    state, _ = train_category(system, category, seed, images, category_folder)
+    number = len(images)
   else:
-    state, train_images = _final_state(system, category, seed, test.images, category_folder)
+    state, number = _final_state(system, category, seed, test.images, category_folder)
   maps_folder = folder.maps(category, seed) if dump_maps else None
   figures = evaluate_category(
-    system, state, category, train.images, test, category_folder, maps_folder
+    system, state, category, images, test, category_folder, maps_folder
   )
-  counts = count(train_images, test_samples)
+  counts = count(number, test_samples)
   result: dict[str, Any] = {'metrics': figures, 'counts': counts}
   if incomplete := differences(config.data.dataset, category, counts):
     print(f'Note: {incomplete}', flush=True)

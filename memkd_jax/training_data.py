@@ -5,45 +5,21 @@ constants. Images and features live on the device where they fit, and batches ar
 gathered there; the host sends indices.
 """
 
-import dataclasses
 import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
+from memkd_jax.errors import UserError
 from memkd_jax.parallel import Devices
 from memkd_jax.progress import progress_bar
 from memkd_jax.training_step import Batch
 
 CACHES = ('auto', 'device', 'host', 'off')
-# What training itself needs must still fit beside the features.
-_SHARE = 0.5
-
-
-@dataclasses.dataclass(frozen=True)
-class Cache:
-  """What is kept of the teacher's features.
-
-  Attributes:
-    place: 'device', 'host' or 'off'.
-    dtype: in which.
-    size: in bytes; 0 for 'off'.
-  """
-
-  place: str
-  dtype: Any
-  size: int
-
-  def __str__(self) -> str:
-    if self.place == 'off':
-      return "the teacher's features are computed at every step"
-    name = jnp.dtype(self.dtype).name
-    return (
-      f"the teacher's features are kept on the {self.place}: {self.size / 1e6:,.0f} MB, {name}"
-    )
+# Of the memory that is free: training needs its own, and copying doubles for a while.
+_SHARE = 0.25
 
 
 class TrainingData:
@@ -85,7 +61,6 @@ def compute_features(
   teacher_params: Any,
   images: np.ndarray,
   batch_size: int,
-  dtype: Any,
 ) -> list[np.ndarray]:
   """The teacher's features of all images, in one pass.
 
@@ -95,7 +70,6 @@ def compute_features(
     teacher_params: replicated.
     images: uint8 [N, S, S, 3].
     batch_size: of all devices together.
-    dtype: in which they are kept.
 
   Returns:
     [N, H_k, W_k, C_k] of each stage.
@@ -106,33 +80,35 @@ def compute_features(
     for begin in range(0, len(images), batch_size):
       batch = images[begin : begin + batch_size]
       features = step(teacher_params, devices.split_padded(batch, batch_size))
-      parts.append([devices.join(f, len(batch)).astype(dtype) for f in features])
+      parts.append([devices.join(f, len(batch)) for f in features])
       progress.update(len(batch))
   return [np.concatenate(stage) for stage in zip(*parts, strict=True)]
 
 
-def choose_cache(
-  wanted: str, values: int, dtype: Any, device_memory: int, host_memory: int
-) -> Cache:
-  """Decides where features are kept: in full precision first, on the device first.
+def choose_place(wanted: str, size: int, device_memory: int, host_memory: int) -> str:
+  """Decides where the teacher's features are kept; it changes no figure.
 
   Args:
-    wanted: of `CACHES`; 'auto' chooses what fits.
-    values: number of features of all images together.
-    dtype: the compute dtype.
+    wanted: of `CACHES`; 'auto' takes the device, else the host, else 'off'.
+    size: of the features, in bytes.
     device_memory: free bytes of a device.
     host_memory: free bytes of the host.
+
+  Returns:
+    'device', 'host' or 'off'.
+
+  Raises:
+    UserError: the place asked for is too small.
   """
-  dtypes = [dtype] if jnp.dtype(dtype).itemsize <= 2 else [dtype, jnp.bfloat16]
-  sizes = {d: values * jnp.dtype(d).itemsize for d in dtypes}
-  if wanted in ('device', 'host'):
-    return Cache(wanted, dtype, sizes[dtype])
+  free = {'device': device_memory, 'host': host_memory}
   if wanted == 'auto':
-    for place, memory in (('device', device_memory), ('host', host_memory)):
-      for kept, size in sizes.items():
-        if size <= _SHARE * memory:
-          return Cache(place, kept, size)
-  return Cache('off', dtype, 0)
+    return next((p for p, memory in free.items() if size <= _SHARE * memory), 'off')
+  if wanted in free and size > free[wanted]:
+    raise UserError(
+      f"--config.train.cache_features={wanted}: the teacher's features need {size / 1e6:,.0f} "
+      f'MB and {free[wanted] / 1e6:,.0f} MB are free; use auto, or off.'
+    )
+  return wanted
 
 
 def _take(data: Batch, indices: Any) -> Batch:

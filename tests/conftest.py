@@ -13,13 +13,6 @@ os.environ['XLA_FLAGS'] = ' '.join(
   ]
 )
 
-# Most time goes to compiling: workers, and the processes that tests start, share it.
-os.environ.setdefault(
-  'JAX_COMPILATION_CACHE_DIR',
-  os.path.join(os.path.dirname(__file__), '..', '.pytest_cache', 'programs'),
-)
-os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0.3')
-
 from collections.abc import Callable
 from pathlib import Path
 

@@ -7,7 +7,8 @@ from memkd_jax import compile_cache
 
 
 @pytest.fixture(autouse=True)
-def no_cache():
+def no_cache(monkeypatch):
+  monkeypatch.setattr(jax, 'default_backend', lambda: 'gpu')
   before = jax.config.jax_compilation_cache_dir
   jax.config.update('jax_compilation_cache_dir', None)
   yield
@@ -38,6 +39,13 @@ def test_a_directory_of_another_owner_is_not_used(tmp_path, monkeypatch):
 def test_a_file_in_its_place_is_named(tmp_path):
   (tmp_path / 'file').write_text('')
   assert 'cannot be used' in compile_cache.enable(tmp_path / 'file' / 'programs')
+
+
+def test_on_cpu_there_is_none(tmp_path, monkeypatch):
+  monkeypatch.setattr(jax, 'default_backend', lambda: 'cpu')
+  assert compile_cache.enable(tmp_path / 'programs') is None
+  assert list(tmp_path.iterdir()) == []
+  assert jax.config.jax_compilation_cache_dir is None
 
 
 def test_the_users_own_cache_stays(tmp_path):

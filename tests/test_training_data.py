@@ -1,12 +1,12 @@
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from memkd_jax import config as base
+from memkd_jax.errors import UserError
 from memkd_jax.parallel import Devices
 from memkd_jax.system import System
-from memkd_jax.training_data import choose_cache
+from memkd_jax.training_data import choose_place
 
 
 @pytest.fixture
@@ -38,7 +38,7 @@ def test_known_features_change_nothing(tiny_config, images, paradigm, capsys):
     runs.append(losses_of(tiny_config, images, 1))
   output = capsys.readouterr().out
   assert "the teacher's features are computed at every step" in output
-  assert "the teacher's features are kept on the device: 0 MB, float32" in output
+  assert "the teacher's features are kept on the device: 0 MB" in output
   for other in runs[1:]:
     assert other[0] == runs[0][0]
     jax.tree.map(np.testing.assert_array_equal, runs[0][1], other[1])
@@ -62,15 +62,10 @@ def test_batches_are_shared_out(tiny_config, images):
 
 
 def test_the_cache_is_where_it_fits():
-  def choose(wanted, device, host, dtype=jnp.float32):
-    cache = choose_cache(wanted, 1000, dtype, device, host)
-    return cache.place, jnp.dtype(cache.dtype).name, cache.size
-
-  assert choose('auto', 8000, 0) == ('device', 'float32', 4000)
-  assert choose('auto', 7999, 10**9) == ('device', 'bfloat16', 2000)
-  assert choose('auto', 3999, 8000) == ('host', 'float32', 4000)
-  assert choose('auto', 3999, 4000) == ('host', 'bfloat16', 2000)
-  assert choose('auto', 3999, 3999) == ('off', 'float32', 0)
-  assert choose('off', 10**9, 10**9) == ('off', 'float32', 0)
-  assert choose('device', 0, 0) == ('device', 'float32', 4000)
-  assert choose('auto', 4000, 0, jnp.bfloat16) == ('device', 'bfloat16', 2000)
+  assert choose_place('auto', 100, 400, 0) == 'device'
+  assert choose_place('auto', 100, 399, 400) == 'host'
+  assert choose_place('auto', 100, 399, 399) == 'off'
+  assert choose_place('off', 100, 10**9, 10**9) == 'off'
+  assert choose_place('device', 100, 100, 0) == 'device'
+  with pytest.raises(UserError, match=r'cache_features=host: .* need 200 MB and 100 MB are'):
+    choose_place('host', 200_000_000, 0, 100_000_000)

@@ -25,7 +25,7 @@ from absl import app, flags, logging
 
 from memkd_jax import config as base
 from memkd_jax import files
-from memkd_jax.errors import UserError
+from memkd_jax.errors import UserError, explain
 from memkd_jax.report.results import markdown
 from memkd_jax.system import System
 
@@ -215,9 +215,10 @@ def report(
     }
     line['turns'] = rates[candidate.name]
     if candidate.flop is not None:
-      per_image = candidate.flop / candidate.images
+      # XLA counts what one device does.
+      per_image = candidate.flop * len(jax.devices()) / candidate.images
       line['gflop_per_image'] = per_image / 1e9
-      line['share_of_peak'] = per_image * medians[candidate.name] / peak
+      line['share_of_peak'] = per_image * medians[candidate.name] / peak / len(jax.devices())
     work = 'train' if 'train' in candidate.name else 'inference'
     for other in (f'torch, {work}', f'torch.compile, {work}'):
       if candidate.name.startswith('ours') and other in medians:
@@ -232,10 +233,10 @@ def main(argv: list[str]) -> None:
   logging.set_verbosity(logging.WARNING)
   try:
     figures = _run()
-  except UserError as error:
-    sys.exit(f'benchmark: {error}')
-  if _OUT.value:
-    files.write_json(_OUT.value, figures)
+    if _OUT.value:
+      files.write_json(_OUT.value, figures)
+  except (UserError, OSError) as error:
+    sys.exit(f'benchmark: {explain(error)}')
 
 
 def _run() -> dict[str, Any]:

@@ -57,7 +57,11 @@ def _convert() -> None:
   print(f'{out}: {arch}, stages {stages}, {_DTYPE.value}')
   if _CHECK.value:
     folder = _IMAGES.value and Path(_IMAGES.value).expanduser()
-    print(conversion_check.compare(source, out, folder))
+    try:
+      print(conversion_check.compare(source, out, folder))
+    except UserError:
+      out.unlink()  # a wrong teacher must not lie where the training looks for it
+      raise
 
 
 if __name__ == '__main__':

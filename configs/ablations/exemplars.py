@@ -12,10 +12,10 @@ from memkd_jax import config as base
 def get_config() -> ConfigDict:
   config = base.get_config()
   config.sweep.variants = (
-    *((f'N = {number}', (('train.exemplars', number),)) for number in (4, 8, 16, 32)),
+    ('N = 16, redrawn at every step', ()),
+    *((f'N = {number}', (('train.exemplars', number),)) for number in (4, 8, 32)),
     *(
-      (f'redrawn: {when}', (('train.exemplar_resample', when),))
-      for when in ('step', 'epoch', 'never')
+      (f'redrawn: {when}', (('train.exemplar_resample', when),)) for when in ('epoch', 'never')
     ),
   )
   return config

@@ -11,9 +11,12 @@ from memkd_jax import config as base
 
 def get_config() -> ConfigDict:
   config = base.get_config()
-  config.sweep.variants = tuple(
-    (f'{symbol} = {value}', ((field, value),))
-    for symbol, field in (('lambda_1', 'loss.lambda_nm'), ('lambda_2', 'loss.lambda_orth'))
-    for value in (0.0, 0.01, 0.1, 1.0)
+  config.sweep.variants = (
+    ('lambda_1 = lambda_2 = 0.1', ()),
+    *(
+      (f'{symbol} = {value}', ((field, value),))
+      for symbol, field in (('lambda_1', 'loss.lambda_nm'), ('lambda_2', 'loss.lambda_orth'))
+      for value in (0.0, 0.01, 1.0)
+    ),
   )
   return config

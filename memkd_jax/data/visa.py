@@ -68,7 +68,7 @@ def _read_split(root: Path) -> list[dict[str, str]]:
         raise UserError(
           f'{path} has no column {", ".join(missing)}; take the file that comes with VisA.'
         )
-      return list(reader)
+      rows = list(reader)
   except FileNotFoundError as error:
     raise UserError(
       f'There is no split file {path}; it comes with VisA, expected layout: {LAYOUT}.'
@@ -77,3 +77,7 @@ def _read_split(root: Path) -> list[dict[str, str]]:
     raise UserError(
       f'{path} cannot be read ({error}); take the file that comes with VisA.'
     ) from error
+  for number, row in enumerate(rows, start=2):
+    if None in row.values() or not row['image'].startswith(f'{row["object"]}/'):
+      raise UserError(f'{path}, line {number}, is damaged; take the file that comes with VisA.')
+  return rows

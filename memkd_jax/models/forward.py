@@ -18,8 +18,8 @@ class ForwardDistiller(Distiller):
 
   Attributes:
     student: the student, a key of `ARCHITECTURES`.
-    projection: whether a 1x1 convolution brings each student stage to the width
-      of the teacher's; what it gives is F_S^k, for the loss and the stage behind.
+    projection: whether a 1x1 convolution brings student stages of other widths to
+      the teacher's; what it gives is F_S^k, for the loss and the stage behind.
   """
 
   TARGET_OFFSET = 0
@@ -42,7 +42,11 @@ class ForwardDistiller(Distiller):
       )
       for k in built
     }
-    self.project = {f'stage{k}': conv(teacher.channels(k), 1) for k in built if self.projection}
+    self.project = {
+      f'stage{k}': conv(teacher.channels(k), 1)
+      for k in built
+      if self.projection and student.channels(k) != teacher.channels(k)
+    }
     self.memory = self._build_memories()
 
   def __call__(
@@ -63,7 +67,7 @@ class ForwardDistiller(Distiller):
     outputs = {}
     for k in self.built_stages(self.stages):
       x = self.encoder[f'stage{k}'](x, train)
-      if self.projection:
+      if f'stage{k}' in self.project:
         x = self.project[f'stage{k}'](x, train)
       if k in self.stages:
         outputs[k] = x

@@ -15,6 +15,8 @@ from PIL import Image
 
 from memkd_jax import config as base
 from memkd_jax import files
+from memkd_jax.models.forward import ForwardDistiller
+from memkd_jax.models.reverse import ReverseDistiller
 from memkd_jax.protocol import METRICS
 from memkd_jax.report.comparison import Row, compare
 from memkd_jax.report.paper import BACKBONE, PaperTable, load_table
@@ -36,12 +38,12 @@ _NAMES = {
   'demo': 'the demo',
   'folder': 'your own images',
 }
-# By paradigm, and whether there are memories.
+# By paradigm, and whether memories are built.
 _METHODS = {
   ('reverse', True): 'MemKD',
   ('reverse', False): 'RD',
   ('forward', True): 'MemMKD',
-  ('forward', False): 'MKD',
+  ('forward', False): 'Multiresolution distillation',
 }
 # The paper shows these without figures.
 _WITHOUT_FIGURES = ('mvtec_3d', 'eyecandies')
@@ -68,7 +70,10 @@ def write_report(workdir: Workdir, config: ConfigDict, results: dict[str, Any]) 
     Its path.
   """
   name = _NAMES.get(results['dataset'], results['dataset'])
-  method = _METHODS[config.model.paradigm, bool(config.model.memories)]
+  paradigm, model = config.model.paradigm, config.model
+  kind = ForwardDistiller if paradigm == 'forward' else ReverseDistiller
+  built = kind.built_memories(tuple(model.stages), tuple(model.memories))
+  method = _METHODS[paradigm, bool(built)]
   title = f'{method} on {name}'
   paper = load_table(results['dataset'], method)
   rows = compare(results, paper, config.model.backbone)

@@ -38,7 +38,8 @@ def write_memory_figure(
     usage.set(xlabel='item, most used first', ylim=(0, None))
     usage.legend(fontsize=7.5)
     for values, label, color in zip(cosines[name], ('normal', 'anomalous'), 'br', strict=True):
-      histogram.hist(values, bins=40, density=True, alpha=0.5, color=color, label=label)
+      if values.size:
+        histogram.hist(values, bins=40, density=True, alpha=0.5, color=color, label=label)
     histogram.set(xlabel='cosine', yticks=[])
     histogram.legend(fontsize=7.5)
     for term in ('entropy', 'keys_cosine', 'values_cosine'):

@@ -44,7 +44,7 @@ def test_every_layout_is_read(tmp_path, name):
   arrays = load_split(test, 32, 2)
   # Class ids 1, 2, 3 are defects as 255 is.
   assert arrays.masks.any((1, 2)).tolist() == (arrays.labels == 1).tolist()
-  assert 'train' not in {s.id for s in test} & {s.id for s in train}
+  assert not {str(s.image) for s in test} & {str(s.image) for s in train}
 
 
 @pytest.mark.parametrize('name', ['mvtec_3d', 'eyecandies'])
@@ -93,6 +93,10 @@ def test_split_files_of_visa_are_checked(tmp_path):
   path.write_text('\n'.join(row for row in rows if not row.startswith('candle')))
   with pytest.raises(UserError, match=r'1cls\.csv lists no test image of candle'):
     list_samples('visa', tmp_path)
+  for damaged in ('candle,test', 'candle,test,normal,pcb1/Data/Images/Normal/0000.JPG,'):
+    path.write_text('\n'.join([*rows[:3], damaged]))
+    with pytest.raises(UserError, match=r'1cls\.csv, line 4, is damaged'):
+      list_samples('visa', tmp_path)
   path.write_text('a,b\n1,2\n')
   with pytest.raises(UserError, match=r'1cls\.csv has no column object, split'):
     list_samples('visa', tmp_path)
