@@ -183,7 +183,7 @@ class System:
     self.optimizer.zero_grad(set_to_none=True)
     loss.backward()
     self.optimizer.step()
-    return float(loss)
+    return loss.item()
 
   @torch.inference_mode()
   def score(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
