@@ -51,6 +51,7 @@ def test_a_benchmark_from_end_to_end(tmp_path, name):
   categories = sorted(p.name for p in (tmp_path / 'data').iterdir() if p.is_dir())
   categories = [c for c in categories if c != 'split_csv']
   missing = {'mvtec_ad': 'wood', 'visa': 'fryum', 'mpdd': 'connector'}.get(name)
+  seeds = [0, 5] if name == 'mvtec_ad' else [5]
   chosen = [*categories, *([missing] if missing else [])]
   result = run(
     name,
@@ -58,7 +59,7 @@ def test_a_benchmark_from_end_to_end(tmp_path, name):
     f'--config.data.categories={",".join(chosen)}',
     '--config.eval.preset=original',
     '--config.train.tensorboard',
-    '--config.seeds=0,5',
+    f'--config.seeds={",".join(map(str, seeds))}',
     '--dump-maps',
     *(['--config.model.paradigm=forward'] if name == 'mpdd' else []),
   )
@@ -68,13 +69,13 @@ def test_a_benchmark_from_end_to_end(tmp_path, name):
   assert list(results['failed']) == ([missing] if missing else [])
   assert results['dataset'] == name
   assert list(results['categories']) == categories
-  assert list(results['per_seed']) == ['0', '5']
+  assert list(results['per_seed']) == [str(seed) for seed in seeds]
   for category in categories:
     assert len(results['categories'][category]) == 7
     assert results['counts'][category]['train'] == 9
     assert any(note.startswith(f'{category} has 9 train images') for note in results['notes'])
   assert (results['mean'] is None) == (missing is not None)
-  assert '±' in result.stdout
+  assert ('±' in result.stdout) == (len(seeds) > 1)
   folder = tmp_path / 'run' / categories[0] / 'seed_5'
   for file in (
     'figure.png',
