@@ -8,6 +8,8 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax.typing import DTypeLike
 
+from memkd_jax.models.convolution import convolution
+
 # Kaiming normal, fan-out, as RD initialises its convolutions (method, section 2).
 kaiming_normal = nn.initializers.variance_scaling(2.0, 'fan_out', 'normal')
 
@@ -66,6 +68,7 @@ class Conv(nn.Module):
       dtype=self.dtype,
       param_dtype=param_dtype(self.dtype),
       kernel_init=kaiming_normal,
+      conv_general_dilated=convolution,
       name='conv',
     )(x)
     if self.folded:
