@@ -41,6 +41,7 @@ FREE_FIELDS = (
   'train.cache_features',
   'train.checkpoint_steps',
   'train.log_steps',
+  'train.profile',
   'train.tensorboard',
 )
 
@@ -103,6 +104,7 @@ def get_config(dataset: str = 'mvtec_ad') -> ConfigDict:
   # 'device' or on the 'host', or 'off'; 'auto' takes what fits.
   config.train.cache_features = 'auto'
   config.train.log_steps = 10
+  config.train.profile = False  # True: a trace of a few steps, in profile/
   config.train.tensorboard = False  # True: event files beside metrics.jsonl
 
   config.anomaly_map = ConfigDict()

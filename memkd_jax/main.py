@@ -3,6 +3,11 @@
 import sys
 from pathlib import Path
 
+from memkd_jax import huge_pages
+
+if __name__ == '__main__':
+  huge_pages.restart_with_huge_pages()  # before the imports that take seconds
+
 from absl import app, flags, logging
 from ml_collections import config_flags
 
@@ -23,12 +28,17 @@ _MODE = flags.DEFINE_enum(
 _DUMP_MAPS = flags.DEFINE_bool(
   'dump-maps', False, 'Write the maps of what is scored to DIR/anomaly_maps, as float32 TIFFs.'
 )
+_PROFILE = flags.DEFINE_bool(
+  'profile', False, 'Write a trace of a few steps of each training to its folder, profile/.'
+)
 
 
 def main(argv: list[str]) -> None:
   if len(argv) > 1:
     raise app.UsageError(f'unexpected argument {argv[1]!r}')
   logging.set_verbosity(logging.WARNING)
+  if _PROFILE.value:
+    _CONFIG.value.train.profile = True
   ablation = bool(_CONFIG.value.sweep.variants)
   if ablation and not _WORKDIR.value:  # variants of several ablations have the same names
     sys.exit('memkd_jax: an ablation needs a folder of its own; name it with --workdir.')

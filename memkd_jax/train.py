@@ -25,6 +25,7 @@ from memkd_jax.progress import progress_bar
 from memkd_jax.report.environment import describe_environment
 from memkd_jax.report.html import write_report
 from memkd_jax.report.results import collect, results_table, write_results
+from memkd_jax.step_trace import StepTrace
 from memkd_jax.system import System
 from memkd_jax.training_step import TrainState
 from memkd_jax.workdir import Workdir
@@ -141,10 +142,13 @@ def train_category(
     data = system.training_data(images)
     with (
       MetricsLog(folder, start, train.tensorboard) as log,
+      StepTrace(folder, start, train.profile) as trace,
       progress_bar(category, steps * batch_size, start * batch_size, leave=True) as progress,
     ):
       reporter = _Reporter(system, category, log, progress, steps)
       for step in range(start, steps):
+        trace.before_step(step, state)
+        reporter.begin_input()
         indices = batch_indices(seed, category, len(images), batch_size, step)
         exemplars = system.exemplar_indices(category, seed, len(images), step)
         state, terms = system.train_step(
@@ -184,9 +188,19 @@ class _Reporter:
     self._pending: tuple[int, Any] | None = None
     self._since = time.monotonic()
     self._images = 0
+    self._input_since = 0.0
+    self._stalled = 0.0
+
+  def begin_input(self) -> None:
+    """Notes the time at which the host turns to the next batch."""
+    self._input_since = time.monotonic()
 
   def begin(self, step: int, terms: Any) -> None:
     """Takes the terms of a step that the device still works on."""
+    # Where the step before has ended by now, the device waited for this one, and no
+    # longer than its input took.
+    if self._pending is not None and self._pending[1]['loss'].is_ready():
+      self._stalled += time.monotonic() - self._input_since
     self.finish()
     self._pending = step, terms
 
@@ -210,9 +224,10 @@ class _Reporter:
     if step % self._log_steps == 0 or step == self._steps:
       now = time.monotonic()
       rate = self._images / (now - self._since)
-      self._since, self._images = now, 0
+      timing = {'images_per_second': rate, 'stall_seconds': self._stalled}
+      self._since, self._images, self._stalled = now, 0, 0.0
       ordered = {name: terms[name] for name in sorted(terms, key=_log_order)}
-      self._log.write(step, ordered | {'images_per_second': rate})
+      self._log.write(step, ordered | timing)
     return terms
 
 

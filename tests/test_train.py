@@ -1,6 +1,7 @@
 """Training, resuming and scoring through `run`, on four virtual devices."""
 
 import json
+import time
 from datetime import UTC, datetime
 
 import jax
@@ -92,7 +93,8 @@ def test_a_run_writes_all_that_it_promises(tiny_config, tmp_path, make_category,
   log = log_of(workdir)
   assert [line['step'] for line in log] == list(range(1, STEPS + 1))
   for line in log:
-    assert {'step', 'loss', 'kd', 'nm', 'orth', 'images_per_second'} <= line.keys()
+    terms = {'step', 'loss', 'kd', 'nm', 'orth', 'images_per_second', 'stall_seconds'}
+    assert terms <= line.keys()
   assert (workdir / 'bolt' / 'seed_0' / 'figure.png').stat().st_size > 1000
   environment = results['environment']
   assert environment['device'] == {'platform': 'cpu', 'kind': 'cpu', 'number': 4}
@@ -108,6 +110,23 @@ def test_a_run_writes_all_that_it_promises(tiny_config, tmp_path, make_category,
   assert 'THESE FIGURES MEAN NOTHING' in (workdir / 'results.md').read_text()
   assert (workdir / 'results.md').read_text() in output.out
   assert 'img/s' in output.err
+
+
+def test_the_time_for_which_the_device_waits_is_logged(
+  tiny_config, tmp_path, make_category, monkeypatch
+):
+  make_category(tmp_path / 'data')
+  order = train.batch_indices
+
+  def slow(*arguments):
+    time.sleep(0.2)
+    return order(*arguments)
+
+  monkeypatch.setattr(train, 'batch_indices', slow)
+  train.run(tiny_config, tmp_path / 'run')
+  log = (tmp_path / 'run/bolt/seed_0/metrics.jsonl').read_text().splitlines()
+  # Each step but the first of an interval that began with none to wait for.
+  assert sum(json.loads(line)['stall_seconds'] for line in log) >= 0.2 * (STEPS - 2)
 
 
 def test_keys_and_values_are_trained_saved_and_restored(tiny_config, tmp_path, make_category):
