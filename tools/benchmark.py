@@ -4,12 +4,20 @@
   python tools/benchmark.py --backbones=wide_resnet50_2 --batch_size=8 --out=speed.json
 
 Figures are medians over repetitions in which every candidate has its turn; ratios are
-of the same run. Weights are random: speed does not depend on them. Stop other work on
-the machine first.
+of the same run. PyTorch has a process of its own, so that neither side's threads are in
+the other's way. Weights are random: speed does not depend on them. Stop other work on the
+machine first.
 """
 
+from memkd_jax import huge_pages
+
+if __name__ == '__main__':
+  huge_pages.restart_with_huge_pages()  # as memkd_jax.main does
+
 import dataclasses
+import importlib.util
 import json
+import multiprocessing
 import platform
 import resource
 import statistics
@@ -48,14 +56,14 @@ class Candidate:
   Attributes:
     name: for the table.
     images: that one call processes.
-    run: does so, and returns when it is done.
+    seconds: makes so many calls, and gives the seconds that they took.
     flop: of one call, None where nobody counted.
     facts: what else is known, such as compile seconds.
   """
 
   name: str
   images: int
-  run: Callable[[], Any]
+  seconds: Callable[[int], float]
   flop: float | None = None
   facts: dict[str, float] = dataclasses.field(default_factory=dict)
 
@@ -64,19 +72,26 @@ def take_turns(candidates: list[Candidate]) -> dict[str, list[float]]:
   """Images per second of each turn, by candidate."""
   calls = {}
   for candidate in candidates:
-    candidate.run()
-    begin = time.perf_counter()
-    candidate.run()
-    calls[candidate.name] = max(1, round(_SECONDS.value / (time.perf_counter() - begin)))
+    candidate.seconds(1)
+    calls[candidate.name] = max(1, round(_SECONDS.value / candidate.seconds(1)))
   rates: dict[str, list[float]] = {candidate.name: [] for candidate in candidates}
   for _ in range(_REPETITIONS.value):
     for candidate in candidates:
-      begin = time.perf_counter()
-      for _ in range(calls[candidate.name]):
-        candidate.run()
-      seconds = time.perf_counter() - begin
-      rates[candidate.name].append(calls[candidate.name] * candidate.images / seconds)
+      number = calls[candidate.name]
+      rates[candidate.name].append(number * candidate.images / candidate.seconds(number))
   return rates
+
+
+def timed(run: Callable[[], Any]) -> Callable[[int], float]:
+  """`Candidate.seconds` of what returns when it is done."""
+
+  def seconds(calls: int) -> float:
+    begin = time.perf_counter()
+    for _ in range(calls):
+      run()
+    return time.perf_counter() - begin
+
+  return seconds
 
 
 def latencies(run: Callable[[], Any], number: int = 40) -> dict[str, float]:
@@ -131,7 +146,7 @@ def our_candidates(backbone: str, paradigm: str, images: np.ndarray) -> list[Can
       jax.block_until_ready(terms)
 
     name = 'ours, train' if cache == 'auto' else 'ours, train, teacher recomputed'
-    candidates.append(Candidate(name, size, train, flop_of(program), facts))
+    candidates.append(Candidate(name, size, timed(train), flop_of(program), facts))
   variables = system.inference_variables(system.devices.fetch(holder[0]))
   batch = images[:size]
 
@@ -150,7 +165,7 @@ def our_candidates(backbone: str, paradigm: str, images: np.ndarray) -> list[Can
     facts |= latencies(
       lambda: jax.device_get(system.score_step(variables, system.teacher_params, one))
     )
-  candidates.append(Candidate('ours, inference', size, infer, flop_of(program), facts))
+  candidates.append(Candidate('ours, inference', size, timed(infer), flop_of(program), facts))
   return candidates
 
 
@@ -184,22 +199,54 @@ def memory_of(program: Any) -> dict[str, float]:
 
 
 def torch_candidates(backbone: str, images: np.ndarray, compiled: bool) -> list[Candidate]:
-  """The same work in PyTorch."""
-  try:
-    import torch
-    import torch_rd
-  except ImportError as error:
-    raise UserError('--against needs torch: pip install "memkd_jax[convert]".') from error
+  """The same work in PyTorch, in a process of its own."""
+  if importlib.util.find_spec('torch') is None:
+    raise UserError('--against needs torch: pip install "memkd_jax[convert]".')
   size = _BATCH_SIZE.value
-  device = 'cuda' if torch.cuda.is_available() else 'cpu'
   items = base.get_config().model.memory_items if _MEMORIES.value else 0
-  system = torch_rd.System(backbone, items, _SIZE.value, device, compiled)
-  batch = torch.from_numpy(images[:size])
+  context = multiprocessing.get_context('spawn')
+  ours, theirs = context.Pipe()
+  arguments = (theirs, backbone, items, images[:size], compiled)
+  context.Process(target=_work_in_torch, args=arguments, daemon=True).start()
+  theirs.close()  # so that the end of the process is seen here
+
+  def seconds_of(work: str) -> Callable[[int], float]:
+    def seconds(calls: int) -> float:
+      ours.send((work, calls))
+      try:
+        taken: float = ours.recv()
+      except EOFError as error:
+        raise UserError('The process with PyTorch ended; its error stands above.') from error
+      return taken
+
+    return seconds
+
   name = 'torch.compile' if compiled else 'torch'
   return [
-    Candidate(f'{name}, train', size, lambda: system.train_step(batch, batch)),
-    Candidate(f'{name}, inference', size, lambda: system.score(batch)),
+    Candidate(f'{name}, {work}', size, seconds_of(work)) for work in ('train', 'inference')
   ]
+
+
+def _work_in_torch(
+  connection: Any, backbone: str, items: int, images: np.ndarray, compiled: bool
+) -> None:
+  """What the process does: times calls that the other end of the connection asks for."""
+  import torch
+  import torch_rd
+
+  device = 'cuda' if torch.cuda.is_available() else 'cpu'
+  system = torch_rd.System(backbone, items, images.shape[1], device, compiled)
+  batch = torch.from_numpy(images)
+  works = {
+    'train': timed(lambda: system.train_step(batch, batch)),
+    'inference': timed(lambda: system.score(batch)),
+  }
+  while True:
+    try:
+      work, calls = connection.recv()
+    except EOFError:
+      return
+    connection.send(works[work](calls))
 
 
 def report(
