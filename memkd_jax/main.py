@@ -6,7 +6,7 @@ from pathlib import Path
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from memkd_jax import compile_cache, sweep, train
+from memkd_jax import compile_cache, determinism, interrupt, sweep, train
 from memkd_jax.errors import UserError, explain
 
 _DEMO = str(Path(__file__).with_name('demo_config.py'))
@@ -23,12 +23,17 @@ _MODE = flags.DEFINE_enum(
 _DUMP_MAPS = flags.DEFINE_bool(
   'dump-maps', False, 'Write the maps of what is scored to DIR/anomaly_maps, as float32 TIFFs.'
 )
+_DETERMINISTIC = flags.DEFINE_bool(
+  'deterministic', False, 'The same bits in every run, also on a GPU; slower there.'
+)
 
 
 def main(argv: list[str]) -> None:
   if len(argv) > 1:
     raise app.UsageError(f'unexpected argument {argv[1]!r}')
   logging.set_verbosity(logging.WARNING)
+  if _DETERMINISTIC.value:
+    determinism.enable()
   ablation = bool(_CONFIG.value.sweep.variants)
   if ablation and not _WORKDIR.value:  # variants of several ablations have the same names
     sys.exit('memkd_jax: an ablation needs a folder of its own; name it with --workdir.')
@@ -37,12 +42,13 @@ def main(argv: list[str]) -> None:
     print(f'Note: {problem}', flush=True)
   try:
     runner = sweep.run if ablation else train.run
-    results = runner(_CONFIG.value, workdir, _MODE.value, _DUMP_MAPS.value)
+    with interrupt.handled():
+      results = runner(_CONFIG.value, workdir, _MODE.value, _DUMP_MAPS.value)
   except (UserError, OSError) as error:
     sys.exit(f'memkd_jax: {explain(error)}')
-  except KeyboardInterrupt:
-    print('\nInterrupted; the same command resumes from the last checkpoint.', file=sys.stderr)
-    sys.exit(130)
+  except interrupt.Interrupted as signal:
+    print(f'\nmemkd_jax: stopped by {signal}; the same command resumes.', file=sys.stderr)
+    sys.exit(interrupt.EXIT_CODE)
   page = Path(workdir).expanduser() / ('sweep.md' if ablation else 'report.html')
   print(f'Report: {page}', flush=True)
   sys.exit(1 if results['failed'] else 0)
