@@ -2,6 +2,7 @@
 
 import errno
 
+_DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 _REMEDIES = {
   errno.EACCES: 'give this user access to it',
   errno.EPERM: 'give this user access to it',
@@ -24,3 +25,8 @@ def explain(error: Exception) -> str:
   if isinstance(error, OSError) and error.filename and error.errno in _REMEDIES:
     return f'{error.filename}: {error.strerror}; {_REMEDIES[error.errno]}.'
   return str(error)
+
+
+def is_disk_full(error: BaseException) -> bool:
+  """Whether going on with something else would fail in the same way."""
+  return isinstance(error, OSError) and error.errno in _DISK_FULL

@@ -3,29 +3,63 @@
 import json
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+# Nothing else is called so: what a killed run left can be told from what is the user's.
+_TEMPORARY = '.memkd_jax-'
+
 
 @contextmanager
 def replacing(path: Path | str) -> Iterator[Path]:
-  """Gives a temporary path beside `path` and renames it to `path` on success."""
+  """Gives a temporary path beside `path` and renames it to `path` on success.
+
+  Raises:
+    OSError: it cannot be written; its filename is `path`.
+  """
   path = Path(path)
   path.parent.mkdir(parents=True, exist_ok=True)
-  handle, name = tempfile.mkstemp(dir=path.parent, prefix=f'.{path.stem}-', suffix=path.suffix)
-  os.close(handle)
-  temporary = Path(name)
+  with naming(path):
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=_TEMPORARY, suffix=path.suffix)
+    os.close(handle)
+    temporary = Path(name)
+    try:
+      yield temporary
+      # mkstemp is private to the user; a result is as readable as any new file.
+      umask = os.umask(0)
+      os.umask(umask)
+      temporary.chmod(0o666 & ~umask)
+      # A rename that reaches the disk before its content would leave an empty file
+      # where the power fails.
+      with temporary.open('rb') as file:
+        os.fsync(file.fileno())
+      temporary.replace(path)
+    finally:
+      temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def naming(path: Path | str) -> Iterator[None]:
+  """Puts `path` in the place of no name, or of a temporary one, in an OSError."""
   try:
-    yield temporary
-    # mkstemp is private to the user; a result is as readable as any new file.
-    umask = os.umask(0)
-    os.umask(umask)
-    temporary.chmod(0o666 & ~umask)
-    temporary.replace(path)
-  finally:
-    temporary.unlink(missing_ok=True)
+    yield
+  except OSError as error:
+    if error.filename is None or Path(str(error.filename)).name.startswith(_TEMPORARY):
+      error.filename = str(path)
+    raise
+
+
+def remove_orphans(folders: Iterable[Path]) -> None:
+  """Removes the temporary files that killed processes left.
+
+  Args:
+    folders: in which no other process writes.
+  """
+  for folder in folders:
+    for path in folder.glob(f'{_TEMPORARY}*'):
+      path.unlink(missing_ok=True)
 
 
 def write_text(path: Path | str, text: str) -> None:

@@ -11,7 +11,7 @@ if __name__ == '__main__':
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from memkd_jax import compile_cache, sweep, train
+from memkd_jax import compile_cache, determinism, interrupt, sweep, train
 from memkd_jax.errors import UserError, explain
 
 _DEMO = str(Path(__file__).with_name('demo_config.py'))
@@ -31,6 +31,9 @@ _DUMP_MAPS = flags.DEFINE_bool(
 _PROFILE = flags.DEFINE_bool(
   'profile', False, 'Write a trace of a few steps of each training to its folder, profile/.'
 )
+_DETERMINISTIC = flags.DEFINE_bool(
+  'deterministic', False, 'The same bits in every run, also on a GPU; slower there.'
+)
 
 
 def main(argv: list[str]) -> None:
@@ -39,6 +42,8 @@ def main(argv: list[str]) -> None:
   logging.set_verbosity(logging.WARNING)
   if _PROFILE.value:
     _CONFIG.value.train.profile = True
+  if _DETERMINISTIC.value:
+    determinism.enable()
   ablation = bool(_CONFIG.value.sweep.variants)
   if ablation and not _WORKDIR.value:  # variants of several ablations have the same names
     sys.exit('memkd_jax: an ablation needs a folder of its own; name it with --workdir.')
@@ -47,12 +52,13 @@ def main(argv: list[str]) -> None:
     print(f'Note: {problem}', flush=True)
   try:
     runner = sweep.run if ablation else train.run
-    results = runner(_CONFIG.value, workdir, _MODE.value, _DUMP_MAPS.value)
+    with interrupt.handled():
+      results = runner(_CONFIG.value, workdir, _MODE.value, _DUMP_MAPS.value)
   except (UserError, OSError) as error:
     sys.exit(f'memkd_jax: {explain(error)}')
-  except KeyboardInterrupt:
-    print('\nInterrupted; the same command resumes from the last checkpoint.', file=sys.stderr)
-    sys.exit(130)
+  except interrupt.Interrupted as signal:
+    print(f'\nmemkd_jax: stopped by {signal}; the same command resumes.', file=sys.stderr)
+    sys.exit(interrupt.EXIT_CODE)
   page = Path(workdir).expanduser() / ('sweep.md' if ablation else 'report.html')
   print(f'Report: {page}', flush=True)
   sys.exit(1 if results['failed'] else 0)

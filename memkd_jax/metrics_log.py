@@ -24,14 +24,16 @@ class JsonLines:
 
   def __init__(self, folder: Path, step: int):
     """Opens the log, and drops the lines after `step`, where training resumes."""
-    path = folder / 'metrics.jsonl'
-    lines = path.read_text(encoding='utf-8').splitlines() if path.exists() else []
-    files.write_text(path, ''.join(f'{line}\n' for line in lines if _step(line) <= step))
-    self._file = path.open('a', encoding='utf-8')
+    self._path = folder / 'metrics.jsonl'
+    kept = [json.dumps(line) for line in read(self._path) if line['step'] <= step]
+    files.write_text(self._path, ''.join(f'{line}\n' for line in kept))
+    self._file = self._path.open('ab', buffering=0)
 
   def write(self, step: int, values: dict[str, float]) -> None:
-    self._file.write(json.dumps({'step': step} | values) + '\n')
-    self._file.flush()
+    line = (json.dumps({'step': step} | values) + '\n').encode()
+    with files.naming(self._path):
+      while line:  # where the disk is full, less than all is taken at first
+        line = line[self._file.write(line) :]
 
   def close(self) -> None:
     self._file.close()
@@ -100,9 +102,20 @@ class MetricsLog:
       writer.write(step, values)
 
 
-def _step(line: str) -> float:
-  """The step of a line; a line that a crash cut off counts as later than any."""
-  try:
-    return json.loads(line)['step']
-  except (ValueError, KeyError, TypeError):
-    return float('inf')
+def read(path: Path) -> list[dict[str, Any]]:
+  """The lines of a metrics.jsonl; those that a crash cut off are left out.
+
+  Args:
+    path: may be missing.
+  """
+  if not path.exists():
+    return []
+  lines = []
+  for text in path.read_text(encoding='utf-8', errors='replace').splitlines():
+    try:
+      line = json.loads(text)
+      if isinstance(line['step'], int):
+        lines.append(line)
+    except (ValueError, KeyError, TypeError):
+      continue
+  return lines

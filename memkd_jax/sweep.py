@@ -7,10 +7,11 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from memkd_jax import files, train
-from memkd_jax.errors import UserError, explain
+from memkd_jax.errors import UserError, explain, is_disk_full
 from memkd_jax.protocol import METRICS
 from memkd_jax.report import paper
 from memkd_jax.report.results import figure_cell, markdown
+from memkd_jax.workdir import Workdir
 
 
 def run(
@@ -30,10 +31,20 @@ def run(
     {'paper', 'variants': {name: results or None}, 'failed': {name: reason}}.
 
   Raises:
-    UserError: a variant overrides a field that is not there.
+    UserError: a variant overrides a field that is not there, or another process is
+      at work in the folder.
+    OSError: the disk is full.
   """
-  root = Path(workdir).expanduser()
+  folder = Workdir(workdir)
   configs = variants(config)
+  with folder.locked():
+    return _run_all(config.sweep.paper, configs, folder.root, mode, dump_maps)
+
+
+def _run_all(
+  paper_table: str, configs: dict[str, ConfigDict], root: Path, mode: str, dump_maps: bool
+) -> dict[str, Any]:
+  """The loop over variants, in a folder that belongs to this process."""
   results: dict[str, Any] = {}
   failed: dict[str, str] = {}
   for number, (name, variant) in enumerate(configs.items(), start=1):
@@ -43,9 +54,11 @@ def run(
       results[name] = train.run(variant, root / folder_name(name), mode, dump_maps)
       failed |= {f'{name}, {c}': reason for c, reason in results[name]['failed'].items()}
     except (UserError, OSError) as error:
+      if is_disk_full(error):
+        raise
       failed[name] = explain(error)
       print(f'{name} failed: {failed[name]}', flush=True)
-  summary = {'paper': config.sweep.paper, 'variants': results, 'failed': failed}
+  summary = {'paper': paper_table, 'variants': results, 'failed': failed}
   files.write_json(root / 'sweep.json', summary)
   table = sweep_table(summary)
   files.write_text(root / 'sweep.md', table)

@@ -40,6 +40,7 @@ class System:
     config: the resolved config.
     devices: that it runs on.
     memories: that are built, see `built_memories` of the distiller.
+    running_order: in which the student's stages follow each other.
     notes: sentences that must stand beside the figures.
     train_step: pmapped, see `training_step.make_train_step`; donates its state.
     teacher_step: pmapped `(teacher_params, images) -> features`, of all the stages
@@ -74,6 +75,7 @@ class System:
         },
       )
     self.memories = kind.built_memories(model.stages, model.memories)
+    self.running_order = kind.RUNNING_ORDER
     self._target_stages = {m: m + kind.TARGET_OFFSET for m in self.memories}
     if self.memories:
       self.devices.check_divide(train.exemplars, 'train.exemplars')

@@ -2,8 +2,8 @@
 
 import hashlib
 import itertools
-import math
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +11,14 @@ import numpy as np
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
-from memkd_jax import metrics_log, weights
+from memkd_jax import divergence, interrupt, metrics_log, nan_guard, weights
 from memkd_jax.checkpoint import Checkpoints
 from memkd_jax.config import RANDOM_TEACHER, resolve
 from memkd_jax.data.arrays import load_split
 from memkd_jax.data.counts import count, differences
 from memkd_jax.data.datasets import Source, choose_categories, open_source
 from memkd_jax.data.order import batch_indices, number_of_steps
-from memkd_jax.errors import UserError, explain
+from memkd_jax.errors import UserError, explain, is_disk_full
 from memkd_jax.evaluate import check_splits, evaluate_category
 from memkd_jax.metrics_log import MetricsLog
 from memkd_jax.progress import progress_bar
@@ -51,26 +51,45 @@ def run(
     What results.json holds: see `results.assemble`, and 'environment'.
 
   Raises:
-    UserError: the config, the weights, the data root or the folder is wrong.
+    UserError: the config, the weights, the data root or the folder is wrong, or
+      another process is at work in the folder.
+    OSError: the disk is full.
   """
   started = time.monotonic()
+  folder = Workdir(workdir)
   config = resolve(config)
   source = open_source(config.data.dataset, config.data.source, config.data.dir)
   categories = choose_categories(source, config.data.categories)
-  folder = Workdir(workdir)
   if mode == 'evaluate':
     folder.check_exists()
   if config.train.tensorboard:
     metrics_log.check_tensorboard()
   system = System(config)
   claimed = _with_teacher_hash(config)
-  folder.claim(claimed)
+  with folder.locked():
+    folder.claim(claimed)
+    return _run_all(system, source, categories, folder, claimed, mode, dump_maps, started)
+
+
+def _run_all(
+  system: System,
+  source: Source,
+  categories: Sequence[str],
+  folder: Workdir,
+  claimed: ConfigDict,
+  mode: str,
+  dump_maps: bool,
+  started: float,
+) -> dict[str, Any]:
+  """The loop over categories, in a folder that belongs to this process."""
+  config = system.config
   for note in system.notes:
     print(f'Note: {note}', flush=True)
 
   failed: dict[str, str] = {}
   for seed, category in itertools.product(config.seeds, categories):
     name = category if len(config.seeds) == 1 else f'{category}, seed {seed}'
+    interrupt.raise_if_asked()
     try:
       finished = folder.read_result(category, seed) is not None
       if mode == 'train' and finished and not dump_maps:
@@ -78,6 +97,8 @@ def run(
       else:
         _run_category(system, source, category, seed, folder, mode, dump_maps)
     except (UserError, OSError) as error:
+      if is_disk_full(error):
+        raise
       failed.setdefault(category, explain(error))
       print(f'{name} failed: {explain(error)}', flush=True)
   results = collect(folder, config, categories, failed, system.notes)
@@ -95,8 +116,8 @@ def train_category(
 
   The order, which resuming relies on: restore or initialise; then for each step
   gather, step, check and log the terms of the step before (so that the device
-  is never waited for), and save where it is due. Only states whose terms were
-  checked are saved.
+  is never waited for), and save where it is due or a signal came. Only states
+  whose terms were checked are saved.
 
   Args:
     system: the compiled steps.
@@ -110,8 +131,10 @@ def train_category(
     where nothing was left to do).
 
   Raises:
-    UserError: a term was NaN or infinite, or there is a checkpoint that is damaged
-      or was trained on other images.
+    UserError: a term was NaN or infinite, or there are checkpoints that are damaged
+      or were trained on other images.
+    OSError: a checkpoint could not be written.
+    interrupt.Interrupted: a signal came; what was done is saved.
   """
   train, devices = system.config.train, system.devices
   batch_size = train.batch_size
@@ -140,17 +163,27 @@ def train_category(
       return host_state, last_terms
     state = devices.replicate(host_state)
     data = system.training_data(images)
+
+    def draw(step: int) -> tuple[np.ndarray, np.ndarray]:
+      """Which images are the batch of a step, and which its exemplars."""
+      return (
+        batch_indices(seed, category, len(images), batch_size, step),
+        system.exemplar_indices(category, seed, len(images), step),
+      )
+
     with (
+      interrupt.deferred() as stop_after,
       MetricsLog(folder, start, train.tensorboard) as log,
       StepTrace(folder, start, train.profile) as trace,
       progress_bar(category, steps * batch_size, start * batch_size, leave=True) as progress,
     ):
-      reporter = _Reporter(system, category, log, progress, steps)
+      reporter = _Reporter(
+        system, category, log, progress, steps, lambda n: images[np.concatenate(draw(n - 1))]
+      )
       for step in range(start, steps):
         trace.before_step(step, state)
         reporter.begin_input()
-        indices = batch_indices(seed, category, len(images), batch_size, step)
-        exemplars = system.exemplar_indices(category, seed, len(images), step)
+        indices, exemplars = draw(step)
         state, terms = system.train_step(
           state,
           system.teacher_params,
@@ -159,10 +192,14 @@ def train_category(
         )
         done = step + 1
         reporter.begin(done, terms)
-        if done % train.checkpoint_steps == 0 or done == steps:
+        stopping = stop_after(done)
+        if done % train.checkpoint_steps == 0 or done == steps or stopping:
           last_terms = reporter.finish()
           host_state = devices.fetch(state)
           checkpoints.save(done, host_state, metadata)
+        if stopping:
+          break
+      checkpoints.wait()
   return host_state, last_terms
 
 
@@ -176,8 +213,16 @@ class _Reporter:
   """Checks the terms of each step once the next has begun, and logs them."""
 
   def __init__(
-    self, system: System, category: str, log: MetricsLog, progress: tqdm, steps: int
+    self,
+    system: System,
+    category: str,
+    log: MetricsLog,
+    progress: tqdm,
+    steps: int,
+    images_of: Callable[[int], np.ndarray],
   ):
+    self._system = system
+    self._images_of = images_of
     self._devices = system.devices
     self._batch_size = system.config.train.batch_size
     self._log_steps = system.config.train.log_steps
@@ -211,13 +256,7 @@ class _Reporter:
     step, replicated = self._pending
     self._pending = None
     terms = {name: float(value) for name, value in self._devices.fetch(replicated).items()}
-    bad = [f'{name}={value}' for name, value in terms.items() if not math.isfinite(value)]
-    if bad:
-      raise UserError(
-        f'{self._category}: training stopped at step {step}, where {", ".join(bad)}; '
-        'nothing after the last checkpoint was kept. A lower '
-        '--config.train.learning_rate may help.'
-      )
+    nan_guard.check(self._system, self._category, step, terms, self._images_of)
     self._images += self._batch_size
     self._progress.set_postfix_str(f'loss {terms["loss"]:.4f}', refresh=False)
     self._progress.update(self._batch_size)
@@ -266,9 +305,13 @@ def _run_category(
   )
   counts = count(number, test_samples)
   result: dict[str, Any] = {'metrics': figures, 'counts': counts}
-  if incomplete := differences(config.data.dataset, category, counts):
-    print(f'Note: {incomplete}', flush=True)
-    result['notes'] = [incomplete]
+  notes = (
+    differences(config.data.dataset, category, counts),
+    divergence.describe(category_folder / 'metrics.jsonl', category),
+  )
+  for note in filter(None, notes):
+    print(f'Note: {note}', flush=True)
+    result.setdefault('notes', []).append(note)
   folder.write_result(category, seed, result)
 
 

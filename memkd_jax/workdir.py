@@ -9,15 +9,18 @@ config.json                              the resolved config
 <category>/seed_<seed>/memory.*          how the memories are used, where there are any
 anomaly_maps/seed_<seed>/<category>/     test/<defect>/<id>.tiff, with --dump-maps
 results.json, results.md, report.html    all categories together
+.lock                                    held by the one process that may write here
 """
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict
 
-from memkd_jax import files
+from memkd_jax import files, run_lock
 from memkd_jax.config import FREE_FIELDS, flatten, get_config
 from memkd_jax.errors import UserError
 
@@ -26,7 +29,31 @@ class Workdir:
   """Paths of a run's folder."""
 
   def __init__(self, root: Path | str):
+    """Takes a local folder, which may be missing.
+
+    Raises:
+      UserError: it is of a bucket, where nothing can be locked, appended or renamed.
+    """
+    if '://' in str(root):
+      raise UserError(
+        f'--workdir={root}: a run needs a local folder; mount the bucket, or copy the folder '
+        'there when the run has ended.'
+      )
     self.root = Path(root).expanduser()
+
+  @contextmanager
+  def locked(self) -> Iterator[None]:
+    """Keeps other processes out, and removes what killed ones left half written.
+
+    Raises:
+      UserError: another process is at work here, or the folder cannot be written.
+    """
+    with run_lock.hold(self.root):
+      # Not all folders below: there may be another run among them.
+      below = ('*/seed_*', 'anomaly_maps/seed_*/*/test/*')
+      folders = [folder for pattern in below for folder in self.root.glob(pattern)]
+      files.remove_orphans([self.root, *folders])
+      yield
 
   def category(self, category: str, seed: int) -> Path:
     """The folder of one category's run."""

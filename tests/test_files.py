@@ -1,4 +1,6 @@
+import errno
 import os
+import re
 
 import pytest
 
@@ -21,3 +23,27 @@ def test_a_new_file_has_the_usual_permissions(tmp_path):
   files.write_text(tmp_path / 'a.txt', 'x')
   (tmp_path / 'b.txt').write_text('x')
   assert (tmp_path / 'a.txt').stat().st_mode == (tmp_path / 'b.txt').stat().st_mode
+
+
+def test_an_error_names_the_file_and_not_its_temporary_one(tmp_path):
+  path = tmp_path / 'results.json'
+  with pytest.raises(OSError) as error, files.replacing(path):
+    raise OSError(errno.ENOSPC, 'No space left on device')
+  assert error.value.filename == str(path)
+  with pytest.raises(FileNotFoundError) as error, files.replacing(path) as temporary:
+    temporary.unlink()
+  assert error.value.filename == str(path)
+  with pytest.raises(FileNotFoundError, match=re.escape('/another')), files.replacing(path):
+    (tmp_path / 'another').read_bytes()
+  assert os.listdir(tmp_path) == []
+
+
+def test_what_killed_processes_left_is_removed(tmp_path):
+  with files.replacing(tmp_path / 'figure.png') as temporary:
+    left = temporary.read_bytes()
+    name = temporary.name
+  (tmp_path / name).write_bytes(left)
+  for other in ('.hidden', 'results.json'):
+    (tmp_path / other).write_text('x')
+  files.remove_orphans([tmp_path, tmp_path / 'gone'])
+  assert sorted(os.listdir(tmp_path)) == ['.hidden', 'figure.png', 'results.json']

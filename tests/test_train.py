@@ -1,6 +1,9 @@
 """Training, resuming and scoring through `run`, on four virtual devices."""
 
+import errno
 import json
+import os
+import signal
 import time
 from datetime import UTC, datetime
 
@@ -8,14 +11,15 @@ import jax
 import numpy as np
 import pytest
 
-from memkd_jax import metrics, train
+from memkd_jax import interrupt, manifest, metrics, train
 from memkd_jax.checkpoint import Checkpoints
 from memkd_jax.config import resolve
 from memkd_jax.data import folder
 from memkd_jax.data.arrays import load_split
-from memkd_jax.errors import UserError
+from memkd_jax.errors import UserError, explain
 from memkd_jax.evaluate import score_images
 from memkd_jax.system import System
+from memkd_jax.workdir import Workdir
 
 STEPS = 4 * 10 // 8
 
@@ -171,6 +175,82 @@ def test_a_stopped_run_ends_as_an_undisturbed_one(
   assert [line['loss'] for line in stopped] == [line['loss'] for line in whole]
 
 
+def test_a_signal_ends_a_run_after_its_step_and_no_step_is_lost(
+  tiny_config, tmp_path, make_category, monkeypatch
+):
+  make_category(tmp_path / 'data', 'bolt')
+  make_category(tmp_path / 'data', 'nut')
+  whole = train.run(tiny_config, tmp_path / 'whole')
+  again = train.run(tiny_config, tmp_path / 'again')
+  assert_same(*(final_state(tiny_config, tmp_path / n) for n in ('whole', 'again')))
+  assert again['per_seed'] == whole['per_seed']
+
+  order, calls = train.batch_indices, []
+
+  def signalled(*arguments):
+    calls.append(arguments)
+    signal.raise_signal(signal.SIGTERM)
+    return order(*arguments)
+
+  for done in range(1, STEPS + 1):
+    with monkeypatch.context() as patch:
+      patch.setattr(train, 'batch_indices', signalled)
+      with interrupt.handled(), pytest.raises(interrupt.Interrupted, match='SIGTERM'):
+        train.run(tiny_config, tmp_path / 'stopped')
+    with Checkpoints(tmp_path / 'stopped' / 'bolt' / 'seed_0' / 'checkpoints') as checkpoints:
+      assert checkpoints.latest_step() == done == len(calls)
+    assert not (tmp_path / 'stopped' / 'nut').exists()
+  results = train.run(tiny_config, tmp_path / 'stopped')
+  assert results['per_seed'] == whole['per_seed']
+  for category in ('bolt', 'nut'):
+    states = [final_state(tiny_config, tmp_path / n, category) for n in ('whole', 'stopped')]
+    assert_same(*states)
+
+
+def test_a_full_disk_ends_the_run_and_leaves_what_it_has(
+  tiny_config, tmp_path, make_category, monkeypatch
+):
+  make_category(tmp_path / 'data', 'bolt')
+  make_category(tmp_path / 'data', 'nut')
+  tiny_config.train.checkpoint_steps = 2
+  write, calls = manifest.write, []
+
+  def full(folder):
+    calls.append(folder)
+    if len(calls) == 2:
+      raise OSError(errno.ENOSPC, 'No space left on device')
+    write(folder)
+
+  monkeypatch.setattr(manifest, 'write', full)
+  with pytest.raises(OSError) as error:
+    train.run(tiny_config, tmp_path / 'run')
+  folder = tmp_path / 'run' / 'bolt' / 'seed_0' / 'checkpoints'
+  assert explain(error.value) == (
+    f'{folder}: No space left on device; make room there, and run the same command again.'
+  )
+  assert not (tmp_path / 'run' / 'nut').exists()
+  with Checkpoints(folder) as checkpoints:
+    assert checkpoints.latest_step() == 2
+  assert train.run(tiny_config, tmp_path / 'run')['failed'] == {}
+
+
+def test_a_folder_that_another_process_uses_is_left_alone(tiny_config, tmp_path, make_category):
+  make_category(tmp_path / 'data')
+  (tmp_path / 'run').mkdir()
+  with Workdir(tmp_path / 'run').locked():
+    with pytest.raises(UserError, match=r'run is in use by process \d+ on .*; wait until'):
+      train.run(tiny_config, tmp_path / 'run')
+    assert os.listdir(tmp_path / 'run') == ['.lock']
+  train.run(tiny_config, tmp_path / 'run')
+  with (
+    Workdir(tmp_path / 'run').locked(),
+    pytest.raises(UserError, match='is in use by process'),
+  ):
+    train.run(tiny_config, tmp_path / 'run', 'evaluate')
+  with pytest.raises(UserError, match='a run needs a local folder'):
+    train.run(tiny_config, 'gs://bucket/run')
+
+
 def test_finished_categories_are_skipped_and_others_join_them(
   tiny_config, tmp_path, make_category, monkeypatch, capsys
 ):
@@ -271,11 +351,45 @@ def test_a_loss_that_is_not_finite_stops_with_its_step_and_terms(
   monkeypatch.setattr(system, 'train_step', poisoned)
   results = train.run(tiny_config, tmp_path / 'run')
   assert (
-    'bolt: training stopped at step 3, where loss=inf, nm=nan;' in results['failed']['bolt']
+    'bolt: training stopped at step 3, where nm=nan was the first that is not finite '
+    '(then loss=inf);' in results['failed']['bolt']
   )
   assert [line['step'] for line in log_of(tmp_path / 'run')] == [1, 2]
   with Checkpoints(tmp_path / 'run' / 'bolt' / 'seed_0' / 'checkpoints') as checkpoints:
     assert checkpoints.latest_step() == 2
+
+
+def test_a_teacher_that_is_not_finite_comes_before_all_terms(
+  tiny_config, tmp_path, make_category, monkeypatch
+):
+  make_category(tmp_path / 'data')
+  system = train.System(resolve(tiny_config))
+  broken = jax.tree.map(lambda x: x * np.nan, system.teacher_params['stage2'])
+  monkeypatch.setattr(system, 'teacher_params', {**system.teacher_params, 'stage2': broken})
+  reason = train.run(tiny_config, tmp_path / 'run')['failed']['bolt']
+  assert "at step 1, where the teacher's stage 2 was the first that is not finite" in reason
+  assert 'loss=nan' in reason
+  assert reason.endswith('Check random and the machine.')
+
+
+def test_a_loss_that_rises_is_a_note(tiny_config, tmp_path, make_category, monkeypatch):
+  make_category(tmp_path / 'data', train=20)  # for 10 steps
+  system = train.System(resolve(tiny_config))
+  step, calls = system.train_step, []
+
+  def rising(*arguments):
+    calls.append(1)
+    state, terms = step(*arguments)
+    return state, terms | {'loss': terms['loss'] * len(calls) ** 2}
+
+  monkeypatch.setattr(system, 'train_step', rising)
+  results = train.run(tiny_config, tmp_path / 'run')
+  (note,) = (n for n in results['notes'] if 'diverged' in n)
+  assert note.startswith('The training of bolt diverged: its loss was ')
+  assert note in (tmp_path / 'run' / 'results.md').read_text()
+  assert note in (tmp_path / 'run' / 'report.html').read_text()
+  evaluated = train.run(tiny_config, tmp_path / 'run', 'evaluate')
+  assert note in evaluated['notes']
 
 
 def test_padding_does_not_change_a_score(tiny_config, tmp_path, rng):

@@ -1,8 +1,13 @@
+import errno
 import json
+import signal
+import subprocess
+import sys
 
 import pytest
 
 from memkd_jax import config as base
+from memkd_jax import run_lock
 from memkd_jax.errors import UserError
 from memkd_jax.workdir import Workdir
 
@@ -71,3 +76,69 @@ def test_results_come_back_and_mark_the_finished(tmp_path):
     (tmp_path / 'bolt' / 'seed_0' / 'result.json').write_text(text)
     with pytest.raises(UserError, match=r'result\.json is damaged'):
       workdir.read_result('bolt', 0)
+
+
+def test_a_bucket_is_refused():
+  with pytest.raises(UserError, match=r'--workdir=gs://bucket/run: a run needs a local folder'):
+    Workdir('gs://bucket/run')
+
+
+def test_a_folder_belongs_to_one_process_until_it_ends(tmp_path):
+  root = tmp_path / 'run'
+  program = (
+    'import sys, time\nfrom memkd_jax.workdir import Workdir\n'
+    'with Workdir(sys.argv[1]).locked(): print("held", flush=True); time.sleep(600)'
+  )
+  command = [sys.executable, '-c', program, str(root)]
+  with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as other:
+    assert other.stdout.readline() == 'held\n'
+    with pytest.raises(UserError) as error, Workdir(root).locked():
+      pass
+    assert f'{root} is in use by process {other.pid} on ' in str(error.value)
+    assert 'choose another --workdir' in str(error.value)
+    with Workdir(tmp_path / 'another').locked():
+      pass
+    other.send_signal(signal.SIGKILL)
+  with (
+    Workdir(root).locked(),
+    pytest.raises(UserError, match='is in use by process'),
+    Workdir(root).locked(),  # also from within one process, as from a notebook
+  ):
+    pass
+  with Workdir(root).locked():
+    pass
+
+
+def test_what_killed_runs_left_half_written_is_removed(tmp_path):
+  workdir = Workdir(tmp_path)
+  mine = [tmp_path, workdir.category('bolt', 0), workdir.maps('bolt', 1) / 'test' / 'hole']
+  # Of a run that has its folder below this one, and may be going on.
+  others = [Workdir(tmp_path / 'other').category('bolt', 0)]
+  for folder in mine + others:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / '.memkd_jax-abc.png').write_text('half')
+    (folder / 'kept.png').write_text('whole')
+  with workdir.locked():
+    for folder in mine:
+      assert not (folder / '.memkd_jax-abc.png').exists()
+      assert (folder / 'kept.png').exists()
+  for folder in others:
+    assert (folder / '.memkd_jax-abc.png').exists()
+
+
+def test_a_file_system_without_locks_is_noted(tmp_path, monkeypatch, capsys):
+  def flock(*_):
+    raise OSError(errno.ENOLCK, 'No locks available')
+
+  monkeypatch.setattr(run_lock.fcntl, 'flock', flock)
+  with Workdir(tmp_path).locked():
+    assert 'has no locks' in capsys.readouterr().out
+
+
+def test_a_folder_that_cannot_be_made_is_named(tmp_path):
+  (tmp_path / 'run').write_text('')
+  with (
+    pytest.raises(UserError, match=r'Cannot use .*run as --workdir'),
+    Workdir(tmp_path / 'run').locked(),
+  ):
+    pass
