@@ -31,7 +31,8 @@ def replacing(path: Path | str) -> Iterator[Path]:
 def write_text(path: Path | str, text: str) -> None:
   """Writes UTF-8 text, complete or not at all."""
   with replacing(path) as temporary:
-    temporary.write_text(text, encoding='utf-8')
+    # File names may hold what is no UTF-8, and a page must not be lost for that.
+    temporary.write_text(text, encoding='utf-8', errors='backslashreplace')
 
 
 def write_json(path: Path | str, value: Any) -> None:

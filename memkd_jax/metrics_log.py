@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 from memkd_jax import files
 from memkd_jax.errors import UserError
+from memkd_jax.input_files import open_regular, parse_json
 
 
 class Writer(Protocol):
@@ -19,14 +20,36 @@ class Writer(Protocol):
     """Ends the file."""
 
 
+def read_lines(path: Path) -> list[dict[str, Any]]:
+  """The objects of a metrics.jsonl; none where it is missing.
+
+  Lines that a crash cut off, or that are damaged, are left out.
+
+  Raises:
+    OSError: it is there and cannot be read.
+  """
+  if not path.exists():
+    return []
+  lines = []
+  with open_regular(path) as file:
+    for line in file:
+      try:
+        values = parse_json(line.decode('utf-8'))
+      except ValueError:
+        continue
+      if isinstance(values, dict) and all(type(v) in (int, float) for v in values.values()):
+        lines.append(values)
+  return [values for values in lines if 'step' in values]
+
+
 class JsonLines:
   """metrics.jsonl: one JSON object a line, handed to the operating system at once."""
 
   def __init__(self, folder: Path, step: int):
     """Opens the log, and drops the lines after `step`, where training resumes."""
     path = folder / 'metrics.jsonl'
-    lines = path.read_text(encoding='utf-8').splitlines() if path.exists() else []
-    files.write_text(path, ''.join(f'{line}\n' for line in lines if _step(line) <= step))
+    kept = [json.dumps(values) for values in read_lines(path) if values['step'] <= step]
+    files.write_text(path, ''.join(f'{line}\n' for line in kept))
     self._file = path.open('a', encoding='utf-8')
 
   def write(self, step: int, values: dict[str, float]) -> None:
@@ -98,11 +121,3 @@ class MetricsLog:
     """Writes the figures of one step."""
     for writer in self._writers:
       writer.write(step, values)
-
-
-def _step(line: str) -> float:
-  """The step of a line; a line that a crash cut off counts as later than any."""
-  try:
-    return json.loads(line)['step']
-  except (ValueError, KeyError, TypeError):
-    return float('inf')

@@ -1,6 +1,5 @@
 """memory.png: whether each memory of a category recalls or merely averages."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,6 +8,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from memkd_jax import files
+from memkd_jax.metrics_log import read_lines
 
 
 def write_memory_figure(
@@ -27,7 +27,7 @@ def write_memory_figure(
     log: metrics.jsonl of the training; may be missing.
   """
   rows = sorted(summaries)
-  course = _read(log)
+  course = read_lines(log)
   figure = Figure(figsize=(7.2, 2.4 * len(rows)), layout='constrained')
   axes = figure.subplots(len(rows), 3, squeeze=False)
   for name, (usage, histogram, training) in zip(rows, axes, strict=True):
@@ -53,9 +53,3 @@ def write_memory_figure(
     training.set_title('during training', fontsize=10)
   with files.replacing(path) as temporary:
     figure.savefig(temporary, dpi=125)
-
-
-def _read(log: Path) -> list[dict[str, Any]]:
-  if not log.exists():
-    return []
-  return [json.loads(line) for line in log.read_text(encoding='utf-8').splitlines()]
