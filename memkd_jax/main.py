@@ -36,9 +36,6 @@ def main(argv: list[str]) -> None:
   if ablation and not _WORKDIR.value:  # variants of several ablations have the same names
     sys.exit('memkd_jax: an ablation needs a folder of its own; name it with --workdir.')
   workdir = _WORKDIR.value or Path('runs') / _CONFIG.value.data.dataset
-  for stream in (sys.stdout, sys.stderr):
-    if isinstance(stream, io.TextIOWrapper):  # file names may hold what no terminal shows
-      stream.reconfigure(errors='backslashreplace')
   if problem := compile_cache.enable():
     print(f'Note: {problem}', flush=True)
   try:
@@ -56,6 +53,9 @@ def main(argv: list[str]) -> None:
 
 def _parse_flags(argv: list[str]) -> list[str]:
   """Parses as absl does, and makes one sentence of what config_flags raises."""
+  for stream in (sys.stdout, sys.stderr):
+    if isinstance(stream, io.TextIOWrapper):  # file names may hold what no terminal shows
+      stream.reconfigure(errors='backslashreplace')
   try:
     rest = flags.FLAGS(argv)
     _ = _CONFIG.value.data  # a file that did not load is reported only here
@@ -72,7 +72,8 @@ def _parse_flags(argv: list[str]) -> list[str]:
   # What a config file raises, and what ml_collections does of fields that are none.
   except Exception as error:
     reason = (str(error).strip() or type(error).__name__).splitlines()[-1].strip()
-    _give_up(f'--config cannot be loaded: {reason}')
+    overrides = ' '.join(['--config', *(a for a in argv if a.startswith('--config.'))])
+    _give_up(f'{overrides} cannot be loaded: {reason}')
 
 
 def _give_up(reason: str) -> NoReturn:

@@ -20,35 +20,13 @@ class Writer(Protocol):
     """Ends the file."""
 
 
-def read_lines(path: Path) -> list[dict[str, Any]]:
-  """The objects of a metrics.jsonl; none where it is missing.
-
-  Lines that a crash cut off, or that are damaged, are left out.
-
-  Raises:
-    OSError: it is there and cannot be read.
-  """
-  if not path.exists():
-    return []
-  lines = []
-  with open_regular(path) as file:
-    for line in file:
-      try:
-        values = parse_json(line.decode('utf-8'))
-      except ValueError:
-        continue
-      if isinstance(values, dict) and all(type(v) in (int, float) for v in values.values()):
-        lines.append(values)
-  return [values for values in lines if 'step' in values]
-
-
 class JsonLines:
   """metrics.jsonl: one JSON object a line, handed to the operating system at once."""
 
   def __init__(self, folder: Path, step: int):
     """Opens the log, and drops the lines after `step`, where training resumes."""
     path = folder / 'metrics.jsonl'
-    kept = [json.dumps(values) for values in read_lines(path) if values['step'] <= step]
+    kept = [json.dumps(values) for values in read(path) if values['step'] <= step]
     files.write_text(path, ''.join(f'{line}\n' for line in kept))
     self._file = path.open('a', encoding='utf-8')
 
@@ -121,3 +99,26 @@ class MetricsLog:
     """Writes the figures of one step."""
     for writer in self._writers:
       writer.write(step, values)
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+  """The lines of a metrics.jsonl; those that a crash cut off or that are damaged are left out.
+
+  Args:
+    path: may be missing.
+
+  Raises:
+    OSError: it is there and cannot be read.
+  """
+  if not path.exists():
+    return []
+  lines = []
+  with open_regular(path) as file:
+    for text in file:
+      try:
+        line = parse_json(text.decode('utf-8'))
+      except ValueError:
+        continue
+      if isinstance(line, dict) and all(type(v) in (int, float) for v in line.values()):
+        lines.append(line)
+  return [line for line in lines if type(line.get('step')) is int]

@@ -77,7 +77,7 @@ def variants(config: ConfigDict) -> dict[str, ConfigDict]:
     try:
       variant.update_from_flattened_dict(overrides)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-      raise UserError(f'The variant {name} cannot be made: {error}') from error
+      raise UserError(f'--config.sweep.variants: {name} cannot be made: {error}') from error
     if name in configs:
       raise UserError(f'--config.sweep.variants: there are two variants {name}; rename one.')
     configs[name] = variant

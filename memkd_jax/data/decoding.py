@@ -82,7 +82,9 @@ _TOO_LARGE = f'it has more than {MAX_PIXELS:,} pixels; cut or shrink it'
 
 
 def _has_16_bits(file: ImageFile) -> bool:
-  return any('16' in str(tile[3]) for tile in file.tile)
+  arguments = [tile[3] for tile in file.tile]
+  raw_modes = [a[0] if isinstance(a, tuple) else a for a in arguments]
+  return any('16' in str(mode) for mode in raw_modes)
 
 
 def _open(path: Readable) -> IO[bytes]:

@@ -7,8 +7,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from memkd_jax import files
-from memkd_jax.metrics_log import read_lines
+from memkd_jax import files, metrics_log
 
 
 def write_memory_figure(
@@ -27,7 +26,7 @@ def write_memory_figure(
     log: metrics.jsonl of the training; may be missing.
   """
   rows = sorted(summaries)
-  course = read_lines(log)
+  course = metrics_log.read(log)
   figure = Figure(figsize=(7.2, 2.4 * len(rows)), layout='constrained')
   axes = figure.subplots(len(rows), 3, squeeze=False)
   for name, (usage, histogram, training) in zip(rows, axes, strict=True):
