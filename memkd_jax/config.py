@@ -45,6 +45,27 @@ FREE_FIELDS = (
   'train.tensorboard',
 )
 
+# What is larger is a mistake: it would take all memory before anything could be said.
+LARGEST = {
+  'anomaly_map.sigma': 1024,
+  'data.image_size': 8192,
+  'data.threads': 256,
+  'eval.batch_size': 2**16,
+  'loss.lambda_nm': 1e6,
+  'loss.lambda_orth': 1e6,
+  'model.memory_items': 2**20,
+  'model.temperature': 1e6,
+  'train.batch_size': 2**16,
+  'train.checkpoint_steps': 2**31 - 1,
+  'train.epochs': 10**6,
+  'train.exemplars': 2**16,
+  'train.learning_rate': 1e6,
+  'train.log_steps': 2**31 - 1,
+}
+_SMALLEST_TEMPERATURE = 1e-6  # by less, float32 would divide into infinity
+_LARGEST_SEED = 2**63 - 1
+_SHOWN = 200  # characters of a value in an error
+
 
 def get_config(dataset: str = 'mvtec_ad') -> ConfigDict:
   """The paper's main model, where the paper and the specification fix a value.
@@ -171,11 +192,12 @@ def _student(model: ConfigDict) -> str:
 def _absolute(field: str, path: str) -> str:
   try:
     return str(Path(path).expanduser().absolute())
-  except RuntimeError as error:  # ~ of a user who does not exist
-    raise UserError(f'--config.{field}={path}: {error}') from error
+  except (RuntimeError, ValueError) as error:  # ~ of a user who does not exist, a NUL
+    raise UserError(f'--config.{field}={_show(path)}: {error}') from error
 
 
 def _check(config: ConfigDict) -> None:
+  _check_fields(config)
   model, train = config.model, config.train
   _one_of('data.dataset', config.data.dataset, DATASETS)
   _one_of('data.source', config.data.source, SOURCES)
@@ -229,9 +251,35 @@ def _check(config: ConfigDict) -> None:
     _require(f'{section}.{name}', value, 0 <= value < math.inf, 'is finite and not negative')
   for name in ('adam_b1', 'adam_b2'):
     _require(f'train.{name}', train[name], 0 <= train[name] < 1, 'lies in [0, 1)')
+  for field, largest in LARGEST.items():
+    section, name = field.split('.')
+    value = config[section][name]
+    _require(field, value, value <= largest, f'is at most {largest:,}')
+  warm = model.temperature >= _SMALLEST_TEMPERATURE
+  _require('model.temperature', model.temperature, warm, f'is at least {_SMALLEST_TEMPERATURE}')
   for field, seeds in (('seed', (config.seed,)), ('seeds', config.seeds)):
-    whole = all(type(seed) is int and seed >= 0 for seed in seeds)
-    _require(field, config[field], whole, 'is whole and not negative')
+    whole = all(type(seed) is int and 0 <= seed <= _LARGEST_SEED for seed in seeds)
+    _require(field, config[field], whole, 'is whole, not negative, and below 2**63')
+
+
+def _check_fields(config: ConfigDict) -> None:
+  """Raises UserError where a field is missing or has another type than by default."""
+  default = get_config()
+  for section in ('', *(name for name, value in default.items() if _is_section(value))):
+    expected, found = (c[section] if section else c for c in (default, config))
+    for name, value in expected.items():
+      field = f'{section}.{name}' if section else name
+      if name not in found:
+        raise UserError(f'--config.{section}: it has no {name}; give single fields of it.')
+      fits = type(found[name]) is type(value)
+      fits |= type(value) is float and type(found[name]) is int
+      _require(field, found[name], fits, f'is of the type {type(value).__name__}')
+      if isinstance(value, str):
+        _require(field, found[name], found[name].isprintable(), 'can be printed')
+
+
+def _is_section(value: object) -> bool:
+  return isinstance(value, ConfigDict)
 
 
 def _one_of(field: str, value: str, known: Collection[str]) -> None:
@@ -240,4 +288,12 @@ def _one_of(field: str, value: str, known: Collection[str]) -> None:
 
 def _require(field: str, value: object, holds: bool, what: str) -> None:
   if not holds:
-    raise UserError(f'--config.{field}={value}: give a value that {what}.')
+    raise UserError(f'--config.{field}={_show(value)}: give a value that {what}.')
+
+
+def _show(value: object) -> str:
+  try:
+    text = str(value)
+  except ValueError:  # Python prints no whole number of more than 4300 digits
+    return '...'
+  return text if len(text) <= _SHOWN else f'{text[:_SHOWN]}...'

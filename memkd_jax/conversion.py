@@ -1,6 +1,8 @@
 """From a torchvision state dict to folded Flax parameters (method, section 1)."""
 
+import os
 import re
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
@@ -13,6 +15,7 @@ from safetensors.numpy import load_file
 
 from memkd_jax import __version__, weights
 from memkd_jax.errors import UserError
+from memkd_jax.input_files import open_regular
 from memkd_jax.models.resnet import ARCHITECTURES, Architecture
 from memkd_jax.normalization import IMAGENET_MEAN, IMAGENET_STD
 
@@ -46,7 +49,7 @@ def convert(
     UserError: the source is missing, unreadable, or not of this architecture.
   """
   source, out = Path(source), Path(out)
-  if source.resolve() == out.resolve():
+  if os.path.realpath(source) == os.path.realpath(out):  # which does not mind loops
     raise UserError(f'{out} would replace its own source: choose another --out.')
   params = fold(read_state_dict(source), ARCHITECTURES[arch], str(source))
   if problems := weights.mismatches(params, arch):
@@ -96,6 +99,8 @@ def read_state_dict(source: Path | str) -> dict[str, np.ndarray]:
   source = Path(source)
   if not source.is_file():
     raise UserError(f'There is no file {source}; pass a torchvision state dict as --source.')
+  with open_regular(source):  # what may not be read is told by the system's own error
+    pass
   if source.suffix == '.safetensors':
     state = _read_safetensors(source)
   elif source.suffix in ('.pth', '.pt'):
@@ -111,7 +116,8 @@ def read_state_dict(source: Path | str) -> dict[str, np.ndarray]:
 def _read_safetensors(source: Path) -> dict[str, np.ndarray]:
   try:
     return load_file(source)
-  except (SafetensorError, OSError, AttributeError, KeyError) as error:  # a dtype numpy lacks
+  # The latter of a dtype that numpy lacks.
+  except (SafetensorError, OSError, AttributeError, KeyError, TypeError, ValueError) as error:
     raise UserError(f'{source} is not a readable safetensors file: {error}.') from error
 
 
@@ -119,8 +125,15 @@ def _read_pickle(source: Path) -> dict[str, np.ndarray]:
   """The formats of torch before and since 1.6, tensors and containers only."""
   torch = import_torch(f'Reading {source} (a .safetensors file needs none)')
   try:
+    _check_archive(source)
     state = torch.load(source, map_location='cpu', weights_only=True)
     state = state.get('state_dict', state)
+    size = source.stat().st_size
+    for name, t in state.items():
+      if not isinstance(name, str):
+        raise TypeError
+      if t.numel() * t.element_size() > size:  # repeats what is stored
+        raise ValueError(f'{name} is larger than the file')
     return {
       # numpy lacks bfloat16, and knows no parameters.
       name: (t.detach().float() if t.is_floating_point() else t).numpy()
@@ -129,8 +142,19 @@ def _read_pickle(source: Path) -> dict[str, np.ndarray]:
   except (AttributeError, TypeError) as error:
     raise UserError(f'{source} is not a state dict of tensors.') from error
   except Exception as error:  # a damaged pickle may raise nearly anything
-    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    reason = ' '.join(str(error).split('. ')[0].split()) or type(error).__name__
     raise UserError(f'{source} is broken or holds more than tensors: {reason}') from error
+
+
+def _check_archive(source: Path) -> None:
+  """Checks what torch does not: the checksums of an archive, and that nothing inflates."""
+  if not zipfile.is_zipfile(source):  # the format before torch 1.6 has no checksums
+    return
+  with zipfile.ZipFile(source) as archive:
+    if any(member.compress_type != zipfile.ZIP_STORED for member in archive.infolist()):
+      raise ValueError('it is compressed, which torch never does')
+    if damaged := archive.testzip():
+      raise ValueError(f'the checksum of its part {damaged} is wrong')
 
 
 def fold(
@@ -184,10 +208,11 @@ def fold(
       raise UserError(f'{source}: {conv} and {norm} have shapes that do not belong together.')
     if not (variance > -BATCH_NORM_EPS).all():
       raise UserError(f'{source}: {norm}.running_var holds what is no variance.')
-    scale = gamma / np.sqrt(variance + BATCH_NORM_EPS)
-    folded = np.transpose(kernel, (2, 3, 1, 0)) * scale
-    params[f'{ours}/conv/kernel'] = np.ascontiguousarray(folded, np.float32)
-    params[f'{ours}/conv/bias'] = (beta - mean * scale).astype(np.float32)
+    with np.errstate(over='ignore', invalid='ignore'):  # `weights.mismatches` finds these
+      scale = gamma / np.sqrt(variance + BATCH_NORM_EPS)
+      folded = np.transpose(kernel, (2, 3, 1, 0)) * scale
+      params[f'{ours}/conv/kernel'] = np.ascontiguousarray(folded, np.float32)
+      params[f'{ours}/conv/bias'] = (beta - mean * scale).astype(np.float32)
   return params
 
 

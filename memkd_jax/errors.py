@@ -21,7 +21,18 @@ class UserError(Exception):
 
 
 def explain(error: Exception) -> str:
-  """One sentence for a `UserError` or for an `OSError`, with its remedy where there is one."""
+  """One line for a `UserError` or for an `OSError`, with its remedy where there is one.
+
+  A name that others chose can neither break the line nor command the terminal.
+  """
+  return ''.join(c if c.isprintable() else _escape(c) for c in _sentence(error))
+
+
+def _escape(character: str) -> str:
+  return character.encode('unicode_escape').decode('ascii')
+
+
+def _sentence(error: Exception) -> str:
   if isinstance(error, OSError) and error.filename and error.errno in _REMEDIES:
     return f'{error.filename}: {error.strerror}; {_REMEDIES[error.errno]}.'
   return str(error)

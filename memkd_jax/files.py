@@ -65,7 +65,8 @@ def remove_orphans(folders: Iterable[Path]) -> None:
 def write_text(path: Path | str, text: str) -> None:
   """Writes UTF-8 text, complete or not at all."""
   with replacing(path) as temporary:
-    temporary.write_text(text, encoding='utf-8')
+    # File names may hold what is no UTF-8, and a page must not be lost for that.
+    temporary.write_text(text, encoding='utf-8', errors='backslashreplace')
 
 
 def write_json(path: Path | str, value: Any) -> None:

@@ -1,7 +1,9 @@
 """Trains and evaluates: python -m memkd_jax.main --config=configs/mvtec.py."""
 
+import io
 import sys
 from pathlib import Path
+from typing import NoReturn
 
 from memkd_jax import huge_pages
 
@@ -14,6 +16,7 @@ from ml_collections import config_flags
 from memkd_jax import compile_cache, determinism, interrupt, sweep, train
 from memkd_jax.errors import UserError, explain
 
+_SHOWN = 200  # characters at either end of what is wrong with a flag
 _DEMO = str(Path(__file__).with_name('demo_config.py'))
 
 _CONFIG = config_flags.DEFINE_config_file(
@@ -66,22 +69,34 @@ def main(argv: list[str]) -> None:
 
 def _parse_flags(argv: list[str]) -> list[str]:
   """Parses as absl does, and makes one sentence of what config_flags raises."""
+  for stream in (sys.stdout, sys.stderr):
+    if isinstance(stream, io.TextIOWrapper):  # file names may hold what no terminal shows
+      stream.reconfigure(errors='backslashreplace')
   try:
     rest = flags.FLAGS(argv)
     _ = _CONFIG.value.data  # a file that did not load is reported only here
     return rest
   except flags.Error as error:
     lines = str(error).strip().splitlines()
-    sys.exit(f'memkd_jax: {" ".join(dict.fromkeys([lines[0], lines[-1].strip()]))}')
+    _give_up(' '.join(dict.fromkeys([lines[0], lines[-1].strip()])))
   except (AttributeError, KeyError) as error:
     cause: Exception = error
     while cause.args and isinstance(cause.args[0], Exception):
       cause = cause.args[0]  # ml_collections wraps what it means
     hint = ' '.join(str(cause.args[0]).split())
-    sys.exit(f'memkd_jax: the config has no field {hint} (memkd_jax/config.py lists them all)')
-  except (OSError, SyntaxError, ImportError, TypeError) as error:
-    reason = str(error).strip().splitlines()[-1].strip()
-    sys.exit(f'memkd_jax: --config cannot be loaded: {reason}')
+    _give_up(f'the config has no field {hint} (memkd_jax/config.py lists them all)')
+  # What a config file raises, and what ml_collections does of fields that are none.
+  except Exception as error:
+    reason = (str(error).strip() or type(error).__name__).splitlines()[-1].strip()
+    overrides = ' '.join(['--config', *(a for a in argv if a.startswith('--config.'))])
+    _give_up(f'{overrides} cannot be loaded: {reason}')
+
+
+def _give_up(reason: str) -> NoReturn:
+  """Ends with code 1 and one line, however long the value that it is about."""
+  if len(reason) > 2 * _SHOWN:
+    reason = f'{reason[:_SHOWN]} ... {reason[-_SHOWN:]}'
+  sys.exit(f'memkd_jax: {explain(UserError(reason))}')
 
 
 if __name__ == '__main__':

@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 from memkd_jax import files
 from memkd_jax.errors import UserError
+from memkd_jax.input_files import open_regular, parse_json
 
 
 class Writer(Protocol):
@@ -103,19 +104,23 @@ class MetricsLog:
 
 
 def read(path: Path) -> list[dict[str, Any]]:
-  """The lines of a metrics.jsonl; those that a crash cut off are left out.
+  """The lines of a metrics.jsonl; those that a crash cut off or that are damaged are left out.
 
   Args:
     path: may be missing.
+
+  Raises:
+    OSError: it is there and cannot be read.
   """
   if not path.exists():
     return []
   lines = []
-  for text in path.read_text(encoding='utf-8', errors='replace').splitlines():
-    try:
-      line = json.loads(text)
-      if isinstance(line['step'], int):
+  with open_regular(path) as file:
+    for text in file:
+      try:
+        line = parse_json(text.decode('utf-8'))
+      except ValueError:
+        continue
+      if isinstance(line, dict) and all(type(v) in (int, float) for v in line.values()):
         lines.append(line)
-    except (ValueError, KeyError, TypeError):
-      continue
-  return lines
+  return [line for line in lines if type(line.get('step')) is int]

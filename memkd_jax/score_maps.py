@@ -7,18 +7,21 @@ ships them:
   DATA/<category>/ground_truth/<defect>/<id>_mask.*
 """
 
+import io
+import math
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from memkd_jax import metrics
 from memkd_jax.data import folder
+from memkd_jax.data.decoding import MAX_BYTES, decode
 from memkd_jax.data.images import decode_mask
 from memkd_jax.data.sample import GOOD, Sample
 from memkd_jax.errors import UserError
+from memkd_jax.input_files import read_bytes
 from memkd_jax.progress import progress_bar
 from memkd_jax.protocol import compute_metrics
 
@@ -96,18 +99,31 @@ def read_map(path: Path) -> np.ndarray:
     UserError: it cannot be read, has no two axes, or is not finite.
   """
   try:
-    if path.suffix == '.npy':
-      map_ = np.load(path, allow_pickle=False)
-    else:
-      with Image.open(path) as file:
-        map_ = np.asarray(file)
-  except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
-    raise UserError(f'{path} is not a readable map: {error}') from error
+    map_ = _load_array(path) if path.suffix == '.npy' else np.asarray(decode(path))
+  except Exception as error:  # Pillow's plugins raise nearly anything
+    reason = ' '.join(str(error).split()) or type(error).__name__
+    raise UserError(f'{path} is not a readable map: {reason}') from error
   if map_.ndim != 2 or not map_.size or map_.dtype.kind not in 'buif':
     raise UserError(f'{path} is {map_.dtype} {map_.shape}, not real numbers [H, W].')
   if not np.isfinite(map_).all():
     raise UserError(f'{path} holds NaN or infinite values.')
   return map_
+
+
+def _load_array(path: Path) -> np.ndarray:
+  content = read_bytes(path, MAX_BYTES)
+  stream = io.BytesIO(content)
+  version = np.lib.format.read_magic(stream)
+  read_header = {
+    (1, 0): np.lib.format.read_array_header_1_0,
+    (2, 0): np.lib.format.read_array_header_2_0,
+  }.get(version)
+  if read_header is None:
+    raise ValueError(f'version {version} of the format is not known')
+  shape, _, dtype = read_header(stream)
+  if math.prod(shape) * dtype.itemsize != len(content) - stream.tell():
+    raise ValueError('its size is not that of its header')
+  return np.load(io.BytesIO(content), allow_pickle=False)
 
 
 def list_categories(maps_root: Path) -> list[str]:

@@ -1,6 +1,7 @@
 """An ablation: named variants of one config, run one after the other, and their table."""
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -73,19 +74,42 @@ def variants(config: ConfigDict) -> dict[str, ConfigDict]:
     config: whose `sweep.variants` is ((name, ((field, value), ...)), ...).
 
   Raises:
-    UserError: a field does not exist or has another type.
+    UserError: a field does not exist or has another type, or no such table of the
+      paper is known.
   """
-  configs = {}
-  for name, overrides in config.sweep.variants:
+  configs: dict[str, ConfigDict] = {}
+  if config.sweep.paper not in ('', *paper.ABLATIONS):
+    raise UserError(
+      f'--config.sweep.paper={config.sweep.paper[:100]}: give one of '
+      f'{", ".join(paper.ABLATIONS)}, or none.'
+    )
+  for name, overrides in _checked(config.sweep.variants):
     variant = config.copy_and_resolve_references()
     variant.sweep.variants, variant.sweep.paper = (), ''
     variant.lock()  # so that no new field appears
     try:
-      variant.update_from_flattened_dict(dict(overrides))
-    except (KeyError, TypeError, ValueError) as error:
-      raise UserError(f'The variant {name} cannot be made: {error}') from error
+      variant.update_from_flattened_dict(overrides)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+      raise UserError(f'--config.sweep.variants: {name} cannot be made: {error}') from error
+    if name in configs:
+      raise UserError(f'--config.sweep.variants: there are two variants {name}; rename one.')
     configs[name] = variant
   return configs
+
+
+def _checked(variants: tuple[Any, ...]) -> Iterator[tuple[str, dict[str, Any]]]:
+  """The variants; raises UserError where they are not ((name, ((field, value), ...)), ...)."""
+  for variant in variants:
+    try:
+      name, overrides = variant
+      fields = dict(overrides)
+      if not all(isinstance(text, str) and text for text in (name, *fields)):
+        raise TypeError('names are not texts')
+    except (TypeError, ValueError) as error:
+      raise UserError(
+        f'--config.sweep.variants: {str(variant)[:100]} is not a name and its fields ({error}).'
+      ) from error
+    yield name, fields
 
 
 def folder_name(name: str) -> str:

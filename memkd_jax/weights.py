@@ -15,6 +15,7 @@ from safetensors.numpy import load_file, save
 
 from memkd_jax import files
 from memkd_jax.errors import UserError
+from memkd_jax.input_files import parse_json
 from memkd_jax.models.resnet import ARCHITECTURES, Teacher
 
 # A file may store its values in half the bytes; in memory they are float32.
@@ -22,6 +23,9 @@ _STORED_DTYPES = (np.dtype(np.float32), jnp.dtype(jnp.bfloat16))
 # All metadata is one JSON string under one key: the order in which safetensors
 # writes several keys is not defined, and equal inputs must give equal files.
 _METADATA_KEY = 'memkd_jax'
+_DIGEST_KEY = 'tensors_sha256'
+# What reading a tensor raises whose dtype numpy lacks.
+_UNKNOWN_DTYPE = (AttributeError, KeyError, TypeError, ValueError)
 _HOW_TO_CONVERT = 'make it with: python tools/convert_torchvision.py --arch={arch} --out={path}'
 
 
@@ -37,10 +41,11 @@ def load(path: Path | str, expected_arch: str | None = None) -> tuple[str, dict[
 
   Raises:
     UserError: the file is missing, broken, not a converted one, of another
-      architecture, or does not hold what its architecture has; all mismatches
-      are named at once.
+      architecture, does not hold what its architecture has (all mismatches are named
+      at once), or holds other values than were written.
   """
-  arch = read_metadata(path, expected_arch)['arch']
+  metadata = read_metadata(path, expected_arch)
+  arch = metadata['arch']
   if expected_arch not in (None, arch):
     raise UserError(
       f'{path} holds a {arch}, but --config.model.backbone is {expected_arch}: change it, or '
@@ -49,10 +54,13 @@ def load(path: Path | str, expected_arch: str | None = None) -> tuple[str, dict[
   how = _HOW_TO_CONVERT.format(arch=arch, path=path)
   try:
     tensors = load_file(path)
-  except (SafetensorError, AttributeError) as error:  # of a dtype that numpy lacks
+  except (SafetensorError, OSError, *_UNKNOWN_DTYPE) as error:
     raise UserError(f'{path} holds tensors that cannot be read ({error}); {how}') from error
   if problems := mismatches(tensors, arch):
     raise UserError(f'{path} does not fit {arch}: {"; ".join(problems)}; {how}')
+  # Files of the first version have no digest.
+  if metadata.get(_DIGEST_KEY, found := _digest(tensors)) != found:
+    raise UserError(f'{path} is damaged: its values are not those that were written; {how}')
   tensors = {name: tensor.astype(np.float32) for name, tensor in tensors.items()}
   return arch, unflatten_dict(tensors, sep='/')
 
@@ -72,7 +80,7 @@ def read_metadata(path: Path | str, expected_arch: str | None = None) -> dict[st
     raise UserError(f'There is no teacher at {path}; {how}')
   try:
     with safe_open(path, framework='numpy') as file:
-      metadata = json.loads((file.metadata() or {})[_METADATA_KEY])
+      metadata = parse_json((file.metadata() or {})[_METADATA_KEY])
       if metadata['arch'] in ARCHITECTURES:
         return metadata
       raise UserError(f'{path} is for the unknown architecture {metadata["arch"]!r}; {how}')
@@ -100,7 +108,8 @@ def save_teacher(
   """
   tensors = flatten_dict(params, sep='/')
   stages = sorted({int(n[5]) for n in tensors if n.startswith('stage')})
-  text = json.dumps({'arch': arch, 'stages': stages} | metadata, sort_keys=True)
+  facts = {'arch': arch, 'stages': stages, _DIGEST_KEY: _digest(tensors)}
+  text = json.dumps(facts | metadata, sort_keys=True)
   with files.replacing(path) as temporary:
     temporary.write_bytes(save(tensors, {_METADATA_KEY: text}))
   return stages
@@ -155,6 +164,15 @@ def sha256(path: Path | str) -> str:
   """The file's sha256, in hexadecimal."""
   with open(path, 'rb') as file:
     return hashlib.file_digest(file, 'sha256').hexdigest()
+
+
+def _digest(tensors: dict[str, np.ndarray]) -> str:
+  """The sha256 of the names, dtypes, shapes and values, which the format does not have."""
+  digest = hashlib.sha256()
+  for name, tensor in sorted(tensors.items()):
+    digest.update(f'{name} {tensor.dtype} {tensor.shape}\n'.encode())
+    digest.update(tensor.tobytes())
+  return digest.hexdigest()
 
 
 @functools.cache

@@ -23,6 +23,8 @@ from ml_collections import ConfigDict
 from memkd_jax import files, run_lock
 from memkd_jax.config import FREE_FIELDS, flatten, get_config
 from memkd_jax.errors import UserError
+from memkd_jax.input_files import read_json
+from memkd_jax.result_check import DIGEST, check_result, digest
 
 
 class Workdir:
@@ -82,7 +84,10 @@ class Workdir:
         self._check_same(path, new)
       files.write_json(path, new)
     except OSError as error:
-      raise UserError(f'Cannot use {self.root} as --workdir: {error.strerror}.') from error
+      where = f'{path}, ' if path.exists() else ''
+      raise UserError(
+        f'Cannot use {self.root} as --workdir: {where}{error.strerror}.'
+      ) from error
 
   def read_result(self, category: str, seed: int) -> dict[str, Any] | None:
     """What `write_result` wrote, None where the category is not finished."""
@@ -90,9 +95,8 @@ class Workdir:
     if not path.exists():
       return None
     try:
-      result = json.loads(path.read_text(encoding='utf-8'))
-      return result | {name: dict(result[name]) for name in ('metrics', 'counts')}
-    except (ValueError, KeyError, TypeError) as error:
+      return check_result(read_json(path))
+    except ValueError as error:
       raise UserError(f'{path} is damaged ({error}); remove it to score again.') from error
 
   def write_result(self, category: str, seed: int, result: dict[str, Any]) -> None:
@@ -103,7 +107,8 @@ class Workdir:
       seed: of the run.
       result: JSON values, 'metrics' and 'counts' among them.
     """
-    files.write_json(self.category(category, seed) / 'result.json', result)
+    signed = result | {DIGEST: digest(result)}
+    files.write_json(self.category(category, seed) / 'result.json', signed)
 
   def finished(self, seed: int) -> list[str]:
     """Names of the categories that have a result, sorted."""
@@ -113,8 +118,8 @@ class Workdir:
     try:
       # A field that did not exist then had the value that is its default now.
       defaults = flatten(json.loads(get_config().to_json()))
-      old = defaults | flatten(json.loads(path.read_text(encoding='utf-8')))
-    except (ValueError, AttributeError) as error:
+      old = defaults | flatten(read_json(path))
+    except (ValueError, AttributeError, RecursionError) as error:
       raise UserError(f'{path} is damaged ({error}); choose another --workdir.') from error
     flat = flatten(new)
     differences = [

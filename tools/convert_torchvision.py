@@ -13,7 +13,7 @@ from pathlib import Path
 from absl import app, flags, logging
 
 from memkd_jax import conversion, conversion_check, download
-from memkd_jax.errors import UserError
+from memkd_jax.errors import UserError, explain
 from memkd_jax.models.resnet import BACKBONES
 
 _ARCH = flags.DEFINE_enum('arch', None, list(BACKBONES), 'Architecture.', required=True)
@@ -39,7 +39,8 @@ def main(argv: list[str]) -> None:
   except UserError as error:
     sys.exit(f'convert_torchvision: {error}')
   except OSError as error:
-    sys.exit(f'convert_torchvision: cannot write {_OUT.value}: {error.strerror}.')
+    what = explain(error) if error.filename else f'cannot write {_OUT.value}: {error.strerror}.'
+    sys.exit(f'convert_torchvision: {what}')
   except KeyboardInterrupt:
     sys.exit('convert_torchvision: interrupted; the same command goes on.')
 

@@ -51,9 +51,15 @@ def load_split(samples: Sequence[Sample], size: int, threads: int) -> Split:
     UserError: a file is broken, or a mask has another size than its image.
   """
   has_masks = any(s.mask is not None for s in samples)
-  images = np.empty((len(samples), size, size, 3), np.uint8)
-  sizes = np.empty((len(samples), 2), int)
-  masks = np.zeros((len(samples), size, size), bool) if has_masks else None
+  try:
+    images = np.empty((len(samples), size, size, 3), np.uint8)
+    sizes = np.empty((len(samples), 2), int)
+    masks = np.zeros((len(samples), size, size), bool) if has_masks else None
+  except MemoryError as error:
+    raise UserError(
+      f'{len(samples)} images of {size}x{size} pixels do not fit into memory; lower '
+      '--config.data.image_size.'
+    ) from error
 
   def load(i: int) -> None:
     sample = samples[i]

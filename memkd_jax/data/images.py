@@ -1,43 +1,48 @@
 """Decodes one image or mask file to a square uint8 array (protocol, data to arrays)."""
 
-import functools
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageOps
 
+from memkd_jax.data.decoding import decode, suffixes
 from memkd_jax.data.sample import Readable
 from memkd_jax.errors import UserError
 
-# What Pillow raises for files that are broken, hostile, or none of its formats.
-_DECODING_ERRORS = (
-  OSError,
-  SyntaxError,
-  ValueError,
-  EOFError,
-  MemoryError,
-  Image.DecompressionBombError,
-)
-
 
 def list_folders(folder: Path) -> list[Path]:
-  """The folders in a folder, sorted; hidden ones (.ipynb_checkpoints) are left out."""
-  return sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith('.'))
+  """The folders in a folder, sorted; hidden ones (.ipynb_checkpoints) are left out.
 
-
-def list_images(folder: Path) -> list[Path]:
-  """The files that Pillow can open by their suffix, sorted; hidden ones are left out.
-
-  Args:
-    folder: is looked through without its subfolders; it need not exist.
+  Raises:
+    UserError: a name cannot be printed.
   """
-  if not folder.is_dir():
-    return []
   return sorted(
     p
     for p in folder.iterdir()
-    if p.suffix.lower() in _suffixes() and not p.name.startswith('.') and p.is_file()
+    if p.is_dir() and not p.name.startswith('.') and _has_printable_name(p)
   )
+
+
+def list_images(folder: Path) -> list[Path]:
+  """The files that are images by their suffix, sorted; hidden ones are left out.
+
+  Args:
+    folder: is looked through without its subfolders; it need not exist.
+
+  Raises:
+    UserError: such a name is not that of a file, or cannot be printed.
+  """
+  if not folder.is_dir():
+    return []
+  images = sorted(
+    p
+    for p in folder.iterdir()
+    if p.suffix.lower() in suffixes() and not p.name.startswith('.') and _has_printable_name(p)
+  )
+  for image in images:
+    if not image.is_file():  # or it would be left out without a word
+      raise UserError(f'{image} is a folder, a broken link or a device; replace or remove it.')
+  return images
 
 
 def read_image(path: Readable, size: int) -> tuple[np.ndarray, tuple[int, int]]:
@@ -45,7 +50,8 @@ def read_image(path: Readable, size: int) -> tuple[np.ndarray, tuple[int, int]]:
 
   Grey and palette are expanded, alpha is dropped, 16-bit grey is scaled by 1/257,
   EXIF orientation is applied. (Pillow itself reads 16-bit colour as its high
-  bytes, which differs from the scaling by at most 1.)
+  bytes, which differs from the scaling by at most 1.) Of an animation or of several
+  pages the first is taken.
 
   Args:
     path: the file.
@@ -56,15 +62,19 @@ def read_image(path: Readable, size: int) -> tuple[np.ndarray, tuple[int, int]]:
     (width, height) of the oriented original.
 
   Raises:
-    UserError: the file cannot be decoded.
+    UserError: the file cannot be decoded, or exceeds the bounds of `decoding`.
   """
   try:
-    with path.open('rb') as stream, Image.open(stream) as file:
-      image = _to_rgb(ImageOps.exif_transpose(file))
+    file = decode(path)
+    ImageOps.exif_transpose(file, in_place=True)
+    image = _to_rgb(file)
     return np.asarray(image.resize((size, size), Image.Resampling.BILINEAR)), image.size
-  except _DECODING_ERRORS as error:
+  except UserError:
+    raise
+  # Pillow's plugins raise nearly anything on broken and hostile files.
+  except Exception as error:
     raise UserError(
-      f'{path} is not a readable image ({error}); replace or remove it.'
+      f'{path} is not a readable image ({_reason(error)}); replace or remove it.'
     ) from error
 
 
@@ -99,37 +109,45 @@ def decode_mask(path: Readable) -> np.ndarray:
     bool [H, W] at the original size, True where defective.
 
   Raises:
-    UserError: the file cannot be decoded.
+    UserError: the file cannot be decoded, or exceeds the bounds of `decoding`.
   """
   try:
-    with path.open('rb') as stream, Image.open(stream) as file:
-      if file.mode != 'I;16' and any('16' in str(tile.args) for tile in file.tile):
-        # Pillow keeps only the high bytes, and class ids are low bytes.
-        raise ValueError('it has 16 bits per colour; save it as a grey image')
-      values = np.asarray(file)
-      if file.mode in ('LA', 'PA', 'La', 'RGBA', 'RGBa'):
-        values = values[..., :-1]  # alpha says nothing about defects
-  except _DECODING_ERRORS as error:
-    raise UserError(f'{path} is not a readable mask ({error}); replace it.') from error
+    file = decode(path, reject_16_bit_color=True)
+    values = np.asarray(file)
+    if file.mode in ('LA', 'PA', 'La', 'RGBA', 'RGBa'):
+      values = values[..., :-1]  # alpha says nothing about defects
+  except UserError:
+    raise
+  except Exception as error:
+    raise UserError(f'{path} is not a readable mask ({_reason(error)}); replace it.') from error
   return np.asarray(values.any(axis=-1) if values.ndim == 3 else values != 0)
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
   if image.mode.startswith('I'):
     # Pillow's own conversion of 16 and 32 bit integers clips at 255.
-    values = np.asarray(image).astype(np.int64)
+    values = np.asarray(image)
     if values.min() < 0 or values.max() > 65535:
       raise ValueError('its integers exceed 16 bits; save it with 8 or 16 bits per channel')
-    image = Image.fromarray(np.rint(values / 257).astype(np.uint8))
+    # Rounds to the nearest, in a third of the memory that floating-point numbers need.
+    image = Image.fromarray(((values.astype(np.uint32) + 128) // 257).astype(np.uint8))
   elif image.mode == 'F':
     raise ValueError('it holds floating-point values; save it with 8 or 16 bits per channel')
   elif image.mode in ('P', 'PA'):
     # By way of RGBA, so that a transparent index keeps its colour silently.
     image = image.convert('RGBA')
-  return image.convert('RGB')
+  return image if image.mode == 'RGB' else image.convert('RGB')
 
 
-@functools.cache
-def _suffixes() -> frozenset[str]:
-  registered = Image.registered_extensions()
-  return frozenset(suffix for suffix, name in registered.items() if name in Image.OPEN)
+def _has_printable_name(path: Path) -> bool:
+  """True; raises UserError where tables and pages could not show the name."""
+  if not path.name.isprintable():
+    raise UserError(f'{path} has a name that cannot be printed; rename it.')
+  return True
+
+
+def _reason(error: Exception) -> str:
+  """Why decoding failed, in one line."""
+  if isinstance(error, OSError) and error.strerror:
+    return error.strerror
+  return ' '.join(str(error).split()) or type(error).__name__

@@ -1,12 +1,14 @@
 """VisA (Zou et al., ECCV 2022): 12 categories, split by its file 1cls.csv."""
 
 import csv
-from pathlib import Path
+import io
+from pathlib import Path, PurePosixPath
 
 from memkd_jax.data.layout import category_folder
 from memkd_jax.data.masks import with_masks
 from memkd_jax.data.sample import GOOD, Sample
 from memkd_jax.errors import UserError
+from memkd_jax.input_files import read_text
 
 CATEGORIES = (
   'candle',
@@ -62,22 +64,37 @@ def _split_file(root: Path) -> Path:
 def _read_split(root: Path) -> list[dict[str, str]]:
   path = _split_file(root)
   try:
-    with path.open(newline='', encoding='utf-8-sig') as file:
-      reader = csv.DictReader(file)
-      if missing := [c for c in _COLUMNS if c not in (reader.fieldnames or ())]:
-        raise UserError(
-          f'{path} has no column {", ".join(missing)}; take the file that comes with VisA.'
-        )
-      rows = list(reader)
+    reader = csv.DictReader(io.StringIO(read_text(path), newline=''), strict=True)
+    if missing := [c for c in _COLUMNS if c not in (reader.fieldnames or ())]:
+      raise UserError(
+        f'{path} has no column {", ".join(missing)}; take the file that comes with VisA.'
+      )
+    rows = list(reader)
   except FileNotFoundError as error:
     raise UserError(
       f'There is no split file {path}; it comes with VisA, expected layout: {LAYOUT}.'
     ) from error
-  except (OSError, UnicodeDecodeError, csv.Error) as error:
+  except (OSError, ValueError, csv.Error) as error:
     raise UserError(
       f'{path} cannot be read ({error}); take the file that comes with VisA.'
     ) from error
+  seen: set[str] = set()
   for number, row in enumerate(rows, start=2):
-    if None in row.values() or not row['image'].startswith(f'{row["object"]}/'):
+    if not _is_sound(row) or row['image'] in seen:
       raise UserError(f'{path}, line {number}, is damaged; take the file that comes with VisA.')
+    seen.add(row['image'])
   return rows
+
+
+def _is_sound(row: dict[str, str]) -> bool:
+  """Whether a row is whole, says nothing unknown, and names files of its own category."""
+  if None in row or None in row.values():
+    return False
+  files = [row['image'], *([row['mask']] if row['mask'] else [])]
+  return (
+    row['object'] in CATEGORIES
+    and row['split'] in ('train', 'test')
+    and row['label'] in ('normal', 'anomaly')
+    and all(name.isprintable() and '..' not in name for name in files)
+    and all(PurePosixPath(name).parts[0] == row['object'] for name in files)
+  )

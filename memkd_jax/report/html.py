@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict
-from PIL import Image
 
 from memkd_jax import config as base
 from memkd_jax import files
+from memkd_jax.data.decoding import decode
 from memkd_jax.models.forward import ForwardDistiller
 from memkd_jax.models.reverse import ReverseDistiller
 from memkd_jax.protocol import METRICS
@@ -241,10 +241,10 @@ def _picture(path: Path, description: str) -> str:
   """An image with its content inside, as WebP, which is a fraction of the PNG."""
   buffer = io.BytesIO()
   try:
-    with Image.open(path) as file:
-      width, height = file.size
-      file.convert('RGB').save(buffer, 'WEBP', quality=82)
-  except OSError:  # a picture is no reason to lose the figures
+    picture = decode(path)
+    width, height = picture.size
+    picture.convert('RGB').save(buffer, 'WEBP', quality=82)
+  except Exception:  # a picture is no reason to lose the figures
     return f'<p class="missing">{escape(path.name)} is missing.</p>'
   data = base64.b64encode(buffer.getvalue()).decode('ascii')
   return (

@@ -11,6 +11,7 @@ from collections.abc import Collection
 from importlib import resources
 
 BACKBONE = 'wide_resnet50_2'  # of the figures by category
+ABLATIONS = ('table4_backbones', 'table5_stages', 'table6_memories')
 
 _FILES = {
   'mvtec_ad': ('table1_mvtec_image_auroc.csv', 'table2_mvtec_pixel_auroc_pro.csv'),
@@ -123,7 +124,7 @@ def load_rows(name: str) -> dict[str, Figures]:
   """A table of means over MVTec AD: {row: {metric: percent}}.
 
   Args:
-    name: 'table4_backbones', 'table5_stages' or 'table6_memories'.
+    name: of `ABLATIONS`.
   """
   return {
     label: {metric: float(value) for metric, value in figures}

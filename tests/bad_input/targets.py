@@ -1,0 +1,34 @@
+"""All targets by name."""
+
+from bad_input import pictures
+from bad_input.image_targets import Folders, Images, Maps, Pictures
+from bad_input.override_target import Overrides
+from bad_input.target import Target
+from bad_input.text_targets import (
+  EyecandiesMetadata,
+  Log,
+  Results,
+  RunConfig,
+  VisaSplit,
+)
+from bad_input.weight_targets import CheckpointFolders, StateDicts, Teachers
+
+TARGETS: dict[str, Target] = {
+  target.name: target
+  for target in (
+    Images('images', pictures.images(), of_masks=False),
+    Images('masks', pictures.masks(), of_masks=True),
+    Maps('maps'),
+    Pictures('pictures'),
+    Folders('folders'),
+    VisaSplit('visa'),
+    EyecandiesMetadata('eyecandies'),
+    RunConfig('config_json'),
+    Results('results'),
+    Log('log'),
+    Overrides('overrides'),
+    Teachers('teachers'),
+    StateDicts('state_dicts'),
+    CheckpointFolders('checkpoints'),
+  )
+}
