@@ -22,7 +22,14 @@ class Checkpoints:
 
   def __init__(self, folder: Path):
     self._folder = folder
-    options = ocp.CheckpointManagerOptions(max_to_keep=2, create=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    # Alone: the other processes of a run do not come to orbax's barriers.
+    alone = ocp.options.MultiprocessingOptions(
+      primary_host=jax.process_index(), active_processes={jax.process_index()}
+    )
+    options = ocp.CheckpointManagerOptions(
+      max_to_keep=2, create=False, multiprocessing_options=alone
+    )
     self._manager = ocp.CheckpointManager(folder.absolute(), options=options)
 
   def __enter__(self) -> 'Checkpoints':

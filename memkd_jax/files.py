@@ -8,6 +8,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+# It can only be read by setting it, which threads must not do.
+_UMASK = os.umask(0o077)
+os.umask(_UMASK)
+
 
 @contextmanager
 def replacing(path: Path | str) -> Iterator[Path]:
@@ -20,9 +24,7 @@ def replacing(path: Path | str) -> Iterator[Path]:
   try:
     yield temporary
     # mkstemp is private to the user; a result is as readable as any new file.
-    umask = os.umask(0)
-    os.umask(umask)
-    temporary.chmod(0o666 & ~umask)
+    temporary.chmod(0o666 & ~_UMASK)
     temporary.replace(path)
   finally:
     temporary.unlink(missing_ok=True)

@@ -6,7 +6,7 @@ from pathlib import Path
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from memkd_jax import compile_cache, sweep, train
+from memkd_jax import compile_cache, processes, sweep, train
 from memkd_jax.errors import UserError, explain
 
 _DEMO = str(Path(__file__).with_name('demo_config.py'))
@@ -23,6 +23,18 @@ _MODE = flags.DEFINE_enum(
 _DUMP_MAPS = flags.DEFINE_bool(
   'dump-maps', False, 'Write the maps of what is scored to DIR/anomaly_maps, as float32 TIFFs.'
 )
+_COORDINATOR = flags.DEFINE_string(
+  'coordinator',
+  None,
+  'Where several processes run together: auto (TPU pod slice, SLURM, Open MPI), or HOST:PORT '
+  'of process 0.',
+)
+_PROCESS_COUNT = flags.DEFINE_integer(
+  'process-count', None, 'With --coordinator=HOST:PORT: how many processes there are.'
+)
+_PROCESS_ID = flags.DEFINE_integer(
+  'process-id', None, 'With --coordinator=HOST:PORT: which of them this is, from 0.'
+)
 
 
 def main(argv: list[str]) -> None:
@@ -33,18 +45,20 @@ def main(argv: list[str]) -> None:
   if ablation and not _WORKDIR.value:  # variants of several ablations have the same names
     sys.exit('memkd_jax: an ablation needs a folder of its own; name it with --workdir.')
   workdir = _WORKDIR.value or Path('runs') / _CONFIG.value.data.dataset
-  if problem := compile_cache.enable():
-    print(f'Note: {problem}', flush=True)
+  runner = sweep.run if ablation else train.run
   try:
-    runner = sweep.run if ablation else train.run
-    results = runner(_CONFIG.value, workdir, _MODE.value, _DUMP_MAPS.value)
+    processes.start(_COORDINATOR.value, _PROCESS_COUNT.value, _PROCESS_ID.value)
+    with processes.only_first_speaks():
+      if problem := compile_cache.enable():
+        print(f'Note: {problem}', flush=True)
+      results = runner(_CONFIG.value, workdir, _MODE.value, _DUMP_MAPS.value)
+      page = Path(workdir).expanduser() / ('sweep.md' if ablation else 'report.html')
+      print(f'Report: {page}', flush=True)
   except (UserError, OSError) as error:
     sys.exit(f'memkd_jax: {explain(error)}')
   except KeyboardInterrupt:
     print('\nInterrupted; the same command resumes from the last checkpoint.', file=sys.stderr)
     sys.exit(130)
-  page = Path(workdir).expanduser() / ('sweep.md' if ablation else 'report.html')
-  print(f'Report: {page}', flush=True)
   sys.exit(1 if results['failed'] else 0)
 
 

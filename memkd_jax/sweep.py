@@ -6,7 +6,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from memkd_jax import files, train
+from memkd_jax import files, processes, train
 from memkd_jax.errors import UserError, explain
 from memkd_jax.protocol import METRICS
 from memkd_jax.report import paper
@@ -46,9 +46,11 @@ def run(
       failed[name] = explain(error)
       print(f'{name} failed: {failed[name]}', flush=True)
   summary = {'paper': config.sweep.paper, 'variants': results, 'failed': failed}
-  files.write_json(root / 'sweep.json', summary)
   table = sweep_table(summary)
-  files.write_text(root / 'sweep.md', table)
+  with processes.agreed():
+    if processes.is_first():
+      files.write_json(root / 'sweep.json', summary)
+      files.write_text(root / 'sweep.md', table)
   print('\n' + table, flush=True)
   return summary
 

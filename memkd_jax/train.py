@@ -2,6 +2,7 @@
 
 import hashlib
 import itertools
+import json
 import math
 import time
 from pathlib import Path
@@ -11,9 +12,8 @@ import numpy as np
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
-from memkd_jax import metrics_log, weights
-from memkd_jax.checkpoint import Checkpoints
-from memkd_jax.config import RANDOM_TEACHER, resolve
+from memkd_jax import category_parallel, metrics_log, processes, weights
+from memkd_jax.config import RANDOM_TEACHER, flatten, resolve
 from memkd_jax.data.arrays import load_split
 from memkd_jax.data.counts import count, differences
 from memkd_jax.data.datasets import Source, choose_categories, open_source
@@ -25,6 +25,7 @@ from memkd_jax.progress import progress_bar
 from memkd_jax.report.environment import describe_environment
 from memkd_jax.report.html import write_report
 from memkd_jax.report.results import collect, results_table, write_results
+from memkd_jax.shared_checkpoints import SharedCheckpoints
 from memkd_jax.system import System
 from memkd_jax.training_step import TrainState
 from memkd_jax.workdir import Workdir
@@ -54,24 +55,32 @@ def run(
   """
   started = time.monotonic()
   config = resolve(config)
-  source = open_source(config.data.dataset, config.data.source, config.data.dir)
-  categories = choose_categories(source, config.data.categories)
+  category_parallel.check(config)
   folder = Workdir(workdir)
-  if mode == 'evaluate':
-    folder.check_exists()
-  if config.train.tensorboard:
-    metrics_log.check_tensorboard()
-  system = System(config)
-  claimed = _with_teacher_hash(config)
-  folder.claim(claimed)
+  with processes.agreed():
+    source = open_source(config.data.dataset, config.data.source, config.data.dir)
+    categories = choose_categories(source, config.data.categories)
+    if mode == 'evaluate' and processes.is_first():
+      folder.check_exists()
+    if config.train.tensorboard:
+      metrics_log.check_tensorboard()
+    system = System(config)
+    claimed = _with_teacher_hash(config)
+  processes.check_same(
+    lambda: [_what_counts(claimed), list(categories), mode, dump_maps], 'configs'
+  )
+  with processes.agreed():
+    if processes.is_first():
+      folder.claim(claimed)
   for note in system.notes:
     print(f'Note: {note}', flush=True)
 
   failed: dict[str, str] = {}
-  for seed, category in itertools.product(config.seeds, categories):
+
+  def run_one(system: System, seed: int, category: str) -> None:
     name = category if len(config.seeds) == 1 else f'{category}, seed {seed}'
     try:
-      finished = folder.read_result(category, seed) is not None
+      finished = processes.on_first(lambda: folder.read_result(category, seed) is not None)
       if mode == 'train' and finished and not dump_maps:
         print(f'{name}: finished already', flush=True)
       else:
@@ -79,12 +88,19 @@ def run(
     except (UserError, OSError) as error:
       failed.setdefault(category, explain(error))
       print(f'{name} failed: {explain(error)}', flush=True)
-  results = collect(folder, config, categories, failed, system.notes)
-  results['environment'] = describe_environment(started)
-  write_results(folder.root, results)
-  write_report(folder, claimed, results)
-  print('\n' + results_table(results), flush=True)
-  return results
+
+  category_parallel.run_all(system, itertools.product(config.seeds, categories), run_one)
+
+  def conclude() -> dict[str, Any]:
+    in_order = {category: failed[category] for category in categories if category in failed}
+    results = collect(folder, config, categories, in_order, system.notes)
+    results['environment'] = describe_environment(started)
+    write_results(folder.root, results)
+    write_report(folder, claimed, results)
+    print('\n' + results_table(results), flush=True)
+    return results
+
+  return processes.on_first(conclude)
 
 
 def train_category(
@@ -122,11 +138,11 @@ def train_category(
     )
   metadata = {
     'train_images': len(images),
-    'train_sha256': hashlib.sha256(images.data).hexdigest(),
+    'train_sha256': _sha256(images),
   }
   host_state = system.init_state(category, seed, images)
   last_terms: dict[str, float] = {}
-  with Checkpoints(folder / 'checkpoints') as checkpoints:
+  with SharedCheckpoints(folder / 'checkpoints') as checkpoints:
     if checkpoints.latest_step() is not None:
       if checkpoints.read_metadata() != metadata:
         raise UserError(
@@ -230,18 +246,21 @@ def _run_category(
   # Everything is listed and decoded first: a broken test image must not come to
   # light only after the training.
   size, threads = config.data.image_size, config.data.threads
-  test_samples = source.list_samples(category, 'test')
-  # Scoring alone needs them only to see how the memories are used.
-  with_train = mode == 'train' or bool(system.memories)
-  train_samples = source.list_samples(category, 'train') if with_train else []
-  check_splits(category, train_samples, test_samples)
-  category_folder = folder.category(category, seed)
-  test = load_split(test_samples, size, threads)
-  images = test.images[:0]
-  if with_train:
-    images = load_split(train_samples, size, threads).images
+  with processes.agreed():
+    test_samples = source.list_samples(category, 'test')
+    # Scoring alone needs them only to see how the memories are used.
+    with_train = mode == 'train' or bool(system.memories)
+    train_samples = source.list_samples(category, 'train') if with_train else []
+    check_splits(category, train_samples, test_samples)
+    category_folder = folder.category(category, seed)
+    test = load_split(test_samples, size, threads)
+    images = test.images[:0]
+    if with_train:
+      images = load_split(train_samples, size, threads).images
+  processes.check_same(lambda: [_sha256(test.images), _sha256(images)], f'images of {category}')
   if mode == 'train':
-    state, _ = train_category(system, category, seed, images, category_folder)
+    with system.training():
+      state, _ = train_category(system, category, seed, images, category_folder)
     number = len(images)
   else:
     state, number = _final_state(system, category, seed, test.images, category_folder)
@@ -254,7 +273,9 @@ def _run_category(
   if incomplete := differences(config.data.dataset, category, counts):
     print(f'Note: {incomplete}', flush=True)
     result['notes'] = [incomplete]
-  folder.write_result(category, seed, result)
+  with processes.agreed():
+    if processes.is_first():
+      folder.write_result(category, seed, result)
 
 
 def _final_state(
@@ -273,9 +294,9 @@ def _final_state(
     The state, and the number of images that it was trained on.
   """
   path, train = folder / 'checkpoints', system.config.train
-  if not path.is_dir():
+  if not processes.on_first(path.is_dir):
     raise UserError(f'There are no checkpoints in {path}; train without --mode=evaluate.')
-  with Checkpoints(path) as checkpoints:
+  with SharedCheckpoints(path) as checkpoints:
     latest = checkpoints.latest_step()
     train_images = checkpoints.read_metadata()['train_images'] if latest is not None else 0
     steps = number_of_steps(train.epochs, train_images, train.batch_size)
@@ -285,6 +306,17 @@ def _final_state(
         'finish it without --mode=evaluate.'
       )
     return checkpoints.restore(system.init_state(category, seed, images)), train_images
+
+
+def _sha256(images: np.ndarray) -> str:
+  return hashlib.sha256(images.data).hexdigest()
+
+
+def _what_counts(claimed: ConfigDict) -> dict[str, Any]:
+  """The fields in which processes that run together must agree."""
+  fields = flatten(json.loads(claimed.to_json()))
+  paths = ('data.dir', 'model.teacher_weights')
+  return {name: value for name, value in fields.items() if name not in paths}
 
 
 def _with_teacher_hash(config: ConfigDict) -> ConfigDict:

@@ -1,0 +1,188 @@
+"""Several processes that run as one: the only file that knows hosts.
+
+All processes run the same program on the same inputs, each with its own devices'
+share of every batch; only the first one reads and writes the run's folder. JAX's
+own runtime connects them.
+"""
+
+import json
+import os
+import re
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from typing import Any, TypeVar
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+from memkd_jax.errors import UserError, explain
+
+AUTO = 'auto'
+_T = TypeVar('_T')
+
+
+def start(coordinator: str | None, process_count: int | None, process_id: int | None) -> None:
+  """Joins the other processes of the run, before JAX is used for anything.
+
+  Args:
+    coordinator: None for a process alone, 'auto' for what JAX finds out by itself
+      (TPU pod slices, SLURM, Open MPI, Kubernetes), or HOST:PORT of the first process.
+    process_count: with HOST:PORT, how many processes there are.
+    process_id: with HOST:PORT, which of them this is, from 0.
+
+  Raises:
+    UserError: these do not fit together, or the processes have different numbers of
+      devices.
+  """
+  here = {'num_processes': process_count, 'process_id': process_id}
+  given = [value for value in here.values() if value is not None]
+  if not coordinator or coordinator == AUTO:
+    if given:
+      raise UserError('--process-count and --process-id need --coordinator=HOST:PORT.')
+    if not coordinator:
+      return
+    arguments: dict[str, Any] = {}
+    remedy = 'name it with --coordinator=HOST:PORT, --process-count and --process-id'
+  else:
+    _check_address(coordinator)
+    if process_count is None or process_id is None or not 0 <= process_id < process_count:
+      raise UserError(
+        f'--coordinator={coordinator} needs --process-count=N and a --process-id of 0 to N-1.'
+      )
+    arguments = here | {'coordinator_address': coordinator}
+    remedy = 'start all processes, with the same coordinator and count'
+    print(f'Process {process_id} of {process_count} looks for the others at {coordinator}.')
+  # Without it CPU devices of several processes could not exchange anything.
+  jax.config.update('jax_cpu_collectives_implementation', 'gloo')
+  try:
+    jax.distributed.initialize(**arguments)
+  except (RuntimeError, ValueError) as error:
+    reason = str(error).splitlines()[0].rstrip('.')
+    raise UserError(
+      f'--coordinator={coordinator}: there is nothing to join ({reason}); {remedy}.'
+    ) from error
+  owners = [device.process_index for device in jax.devices()]
+  numbers = [owners.count(i) for i in sorted(set(owners))]
+  if len(set(numbers)) > 1:
+    raise UserError(
+      f'The processes have {", ".join(map(str, numbers))} devices; give each as many.'
+    )
+
+
+def count() -> int:
+  """How many processes run together."""
+  return jax.process_count()
+
+
+def is_first() -> bool:
+  """Whether this is the process that reads and writes the run's folder."""
+  return jax.process_index() == 0
+
+
+@contextmanager
+def only_first_speaks() -> Iterator[None]:
+  """Drops what the other processes print, so that a run is told of once."""
+  if is_first():
+    yield
+    return
+  with (
+    open(os.devnull, 'w', encoding='utf-8') as nowhere,
+    redirect_stdout(nowhere),
+    redirect_stderr(nowhere),
+  ):
+    yield
+
+
+@contextmanager
+def agreed() -> Iterator[None]:
+  """Ends in all processes as in that where it went worst: none goes on alone.
+
+  The body must not communicate.
+
+  Raises:
+    UserError: there was one, or an OSError, in this or in another process.
+  """
+  problem: Exception | None = None
+  try:
+    yield
+  except (UserError, OSError) as error:
+    problem = error
+  texts = exchange(problem and explain(problem))
+  if problem is not None:
+    raise problem
+  for i, text in enumerate(texts):
+    if text is not None:
+      raise UserError(f'Process {i}: {text}')
+
+
+def on_first(function: Callable[[], _T]) -> _T:
+  """Calls `function` in the first process; all get its value, or its error.
+
+  Args:
+    function: must not communicate; its value is made of JSON's types.
+  """
+  value: Any = None
+  with agreed():
+    if is_first():
+      value = function()
+  return exchange(value)[0]
+
+
+def from_first(tree: Any) -> Any:
+  """The first process's tree of numpy arrays, in all processes.
+
+  Args:
+    tree: of the same structure, shapes and dtypes everywhere.
+  """
+  if count() == 1:
+    return tree
+  return jax.tree.map(np.asarray, multihost_utils.broadcast_one_to_all(tree))
+
+
+def check_same(describe: Callable[[], Any], what: str) -> None:
+  """Raises UserError in all processes unless they have something in common.
+
+  Args:
+    describe: gives a JSON value of it.
+    what: it is, for the error.
+  """
+  if count() == 1:
+    return
+  values = exchange(describe())
+  different = [str(i) for i, other in enumerate(values) if other != values[0]]
+  if different:
+    raise UserError(
+      f'Process 0 and process {", ".join(different)} have different {what}; start all of '
+      'them with the same flags, on the same data and weights.'
+    )
+
+
+def gather(array: np.ndarray) -> np.ndarray:
+  """Concatenates the arrays of all processes, [P, ...] each, in all of them."""
+  return np.asarray(multihost_utils.process_allgather(array, tiled=True))
+
+
+def exchange(value: Any) -> list[Any]:
+  """The JSON values of all processes, in their order."""
+  if count() == 1:
+    return [value]
+  data = np.frombuffer(json.dumps(value).encode(), np.uint8)
+  sizes = multihost_utils.process_allgather(np.array(len(data), np.int32))
+  # Powers of two, since each size is compiled anew.
+  padded = np.zeros(max(1024, 1 << int(np.max(sizes) - 1).bit_length()), np.uint8)
+  padded[: len(data)] = data
+  rows = np.asarray(multihost_utils.process_allgather(padded))
+  return [json.loads(row[:size].tobytes()) for row, size in zip(rows, sizes, strict=True)]
+
+
+def _check_address(address: str) -> None:
+  found = re.fullmatch(r'(?:\[([^]]+)\]|([^:]+)):(\d{1,5})', address)
+  if not found or not 0 < int(found[3]) < 65536:
+    raise UserError(f'--coordinator={address}: give auto, or HOST:PORT of the first process.')
+  host = found[1] or found[2]
+  try:
+    socket.getaddrinfo(host, int(found[3]))
+  except OSError as error:
+    raise UserError(f'--coordinator={address}: {host} is not known ({error}).') from error
