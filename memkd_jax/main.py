@@ -48,7 +48,7 @@ def main(argv: list[str]) -> None:
   runner = sweep.run if ablation else train.run
   try:
     processes.start(_COORDINATOR.value, _PROCESS_COUNT.value, _PROCESS_ID.value)
-    with processes.only_first_speaks():
+    with processes.one_run():
       if problem := compile_cache.enable():
         print(f'Note: {problem}', flush=True)
       results = runner(_CONFIG.value, workdir, _MODE.value, _DUMP_MAPS.value)

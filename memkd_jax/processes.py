@@ -9,8 +9,10 @@ import json
 import os
 import re
 import socket
+import sys
+import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
 from typing import Any, TypeVar
 
 import jax
@@ -82,39 +84,91 @@ def is_first() -> bool:
 
 
 @contextmanager
-def only_first_speaks() -> Iterator[None]:
-  """Drops what the other processes print, so that a run is told of once."""
-  if is_first():
+def one_run() -> Iterator[None]:
+  """What processes do together from beginning to end: they say it once.
+
+  An error that they do not share ends this process at once, with one sentence where it
+  is known: the others may be waiting for it, and JAX's own end would wait for them.
+  """
+  if count() == 1:
     yield
     return
-  with (
-    open(os.devnull, 'w', encoding='utf-8') as nowhere,
-    redirect_stdout(nowhere),
-    redirect_stderr(nowhere),
-  ):
-    yield
+  with ExitStack() as stack:
+    if not is_first():
+      nowhere = stack.enter_context(open(os.devnull, 'w', encoding='utf-8'))
+      stack.enter_context(redirect_stdout(nowhere))
+      stack.enter_context(redirect_stderr(nowhere))
+    try:
+      yield
+    except (UserError, EndedError, SystemExit):
+      raise
+    except BaseException as error:
+      stack.close()
+      _say_why(error)
+      sys.stdout.flush()
+      sys.stderr.flush()
+      os._exit(130 if isinstance(error, KeyboardInterrupt) else 1)
+
+
+def _say_why(error: BaseException) -> None:
+  remedy = 'the same command in all processes resumes from the last checkpoint'
+  match error:
+    case KeyboardInterrupt():
+      print(f'\nInterrupted; {remedy}.', file=sys.stderr)
+    case OSError():
+      print(f'memkd_jax: {explain(error)}', file=sys.stderr)
+    case jax.errors.JaxRuntimeError():
+      reason = str(error).splitlines()[0].rstrip('.')
+      print(
+        f'memkd_jax: another process has ended, or a device has failed ({reason}); {remedy}.',
+        file=sys.stderr,
+      )
+    case _:
+      traceback.print_exception(error)
+
+
+class EndedError(KeyboardInterrupt):
+  """All processes have stopped after the same step."""
+
+
+def told_to_end(step: int) -> bool:
+  """Whether a SIGTERM came to any of several processes, and all are to end after `step`.
+
+  JAX catches it where there are several (a process alone ends at once), and lets all of
+  them reach the same step.
+
+  Args:
+    step: number of steps taken; asked after each.
+  """
+  return count() > 1 and multihost_utils.reached_preemption_sync_point(step)
+
+
+def shared_errors() -> tuple[type[Exception], ...]:
+  """What all processes raise together, so that they can go on together after it."""
+  return (UserError, OSError) if count() == 1 else (UserError,)
 
 
 @contextmanager
 def agreed() -> Iterator[None]:
-  """Ends in all processes as in that where it went worst: none goes on alone.
+  """Makes an error of one process one of all: none goes on alone.
 
   The body must not communicate.
 
   Raises:
     UserError: there was one, or an OSError, in this or in another process.
   """
+  if count() == 1:
+    yield
+    return
   problem: Exception | None = None
   try:
     yield
   except (UserError, OSError) as error:
     problem = error
   texts = exchange(problem and explain(problem))
-  if problem is not None:
-    raise problem
   for i, text in enumerate(texts):
     if text is not None:
-      raise UserError(f'Process {i}: {text}')
+      raise UserError(f'Process {i}: {text}') from problem
 
 
 def on_first(function: Callable[[], _T]) -> _T:

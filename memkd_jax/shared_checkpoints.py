@@ -1,5 +1,6 @@
-"""The checkpoints of a run of several processes: the first one's, for all."""
+"""The checkpoints of a run of several processes or of several threads."""
 
+import threading
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -7,12 +8,16 @@ from typing import Any
 from memkd_jax import processes
 from memkd_jax.checkpoint import Checkpoints
 
+# Orbax tells saves apart by a counter of its whole process, which it reads more than
+# once while a save begins.
+_BEGINNING = threading.Lock()
+
 
 class SharedCheckpoints:
   """`Checkpoints` that only the first process reads and writes.
 
   The folder need not be seen by the others: what is read there is sent to them. All
-  processes must make the same calls in the same order.
+  processes must make the same calls in the same order. Threads may each have their own.
   """
 
   def __init__(self, folder: Path):
@@ -27,8 +32,13 @@ class SharedCheckpoints:
   def __exit__(
     self, kind: type | None, error: BaseException | None, trace: TracebackType | None
   ) -> None:
-    if self._own is not None:
-      self._own.__exit__(kind, error, trace)
+    if error is not None:  # which the others may not have
+      if self._own is not None:
+        self._own.__exit__(kind, error, trace)
+      return
+    with processes.agreed():
+      if self._own is not None:
+        self._own.__exit__(kind, error, trace)
 
   def latest_step(self) -> int | None:
     """See `Checkpoints.latest_step`."""
@@ -38,7 +48,8 @@ class SharedCheckpoints:
     """See `Checkpoints.save`; the state of the first process is saved."""
     with processes.agreed():
       if self._own is not None:
-        self._own.save(step, state, metadata)
+        with _BEGINNING:
+          self._own.save(step, state, metadata)
 
   def read_metadata(self) -> dict[str, Any]:
     """See `Checkpoints.read_metadata`."""

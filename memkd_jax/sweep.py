@@ -33,7 +33,8 @@ def run(
     UserError: a variant overrides a field that is not there.
   """
   root = Path(workdir).expanduser()
-  configs = variants(config)
+  with processes.agreed():
+    configs = variants(config)
   results: dict[str, Any] = {}
   failed: dict[str, str] = {}
   for number, (name, variant) in enumerate(configs.items(), start=1):
@@ -42,7 +43,7 @@ def run(
     try:
       results[name] = train.run(variant, root / folder_name(name), mode, dump_maps)
       failed |= {f'{name}, {c}': reason for c, reason in results[name]['failed'].items()}
-    except (UserError, OSError) as error:
+    except processes.shared_errors() as error:
       failed[name] = explain(error)
       print(f'{name} failed: {failed[name]}', flush=True)
   summary = {'paper': config.sweep.paper, 'variants': results, 'failed': failed}

@@ -20,6 +20,7 @@ from memkd_jax.memory_diagnostics import per_position
 from memkd_jax.models.distiller import Distiller
 from memkd_jax.models.folding import fold_batch_norm
 from memkd_jax.models.forward import ForwardDistiller, check_pair
+from memkd_jax.models.layers import param_dtype
 from memkd_jax.models.resnet import Teacher
 from memkd_jax.models.reverse import ReverseDistiller
 from memkd_jax.normalization import normalize_images
@@ -158,10 +159,12 @@ class System:
       variables = variables | {
         'params': self._memories_from_exemplars(variables, category, seed, images)
       }
+    # flax begins with float32 here whatever the dtype in which they go on.
+    dtype = param_dtype(self._distiller.dtype)
     state = TrainState(
       step=jnp.zeros((), jnp.int32),
       params=variables['params'],
-      batch_stats=variables['batch_stats'],
+      batch_stats=jax.tree.map(lambda x: x.astype(dtype), variables['batch_stats']),
       opt_state=self._optimizer.init(variables['params']),
     )
     return processes.from_first(jax.tree.map(np.asarray, state))

@@ -54,10 +54,10 @@ def run(
     UserError: the config, the weights, the data root or the folder is wrong.
   """
   started = time.monotonic()
-  config = resolve(config)
-  category_parallel.check(config)
   folder = Workdir(workdir)
   with processes.agreed():
+    config = resolve(config)
+    category_parallel.check(config)
     source = open_source(config.data.dataset, config.data.source, config.data.dir)
     categories = choose_categories(source, config.data.categories)
     if mode == 'evaluate' and processes.is_first():
@@ -85,7 +85,7 @@ def run(
         print(f'{name}: finished already', flush=True)
       else:
         _run_category(system, source, category, seed, folder, mode, dump_maps)
-    except (UserError, OSError) as error:
+    except processes.shared_errors() as error:
       failed.setdefault(category, explain(error))
       print(f'{name} failed: {explain(error)}', flush=True)
 
@@ -171,10 +171,13 @@ def train_category(
         )
         done = step + 1
         reporter.begin(done, terms)
-        if done % train.checkpoint_steps == 0 or done == steps:
+        ending = processes.told_to_end(done)
+        if done % train.checkpoint_steps == 0 or done == steps or ending:
           last_terms = reporter.finish()
           host_state = devices.fetch(state)
           checkpoints.save(done, host_state, metadata)
+        if ending and done < steps:
+          raise processes.EndedError
   return host_state, last_terms
 
 
