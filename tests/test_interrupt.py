@@ -20,7 +20,7 @@ try:
     for number in range(1, 1000):
       print(number, flush=True)
       step({seconds})
-      if stop_after(number):
+      if stop_after():
         print('saved', number, flush=True)
         break
 except interrupt.Interrupted as error:
@@ -74,7 +74,7 @@ def test_where_no_step_is_taken_it_is_raised_at_once():
       pytest.fail('went on')
   assert signal.getsignal(signal.SIGTERM) == before
   with interrupt.handled(), interrupt.deferred() as stop_after:
-    assert not stop_after(1)
+    assert not stop_after()
 
 
 def test_an_error_in_the_step_is_not_hidden_by_a_signal():
