@@ -32,6 +32,7 @@ from memkd_jax import interrupt
 from memkd_jax.errors import DiskFullError, UserError, explain, is_disk_full
 
 AUTO = 'auto'
+_LOOPBACK = ('localhost', '127.0.0.1', '::1')
 _T = TypeVar('_T')
 _calls = itertools.count()  # of `told_to_end`, over all trainings
 
@@ -59,12 +60,14 @@ def start(coordinator: str | None, process_count: int | None, process_id: int | 
     arguments: dict[str, Any] = {}
     remedy = 'name it with --coordinator=HOST:PORT, --process-count and --process-id'
   else:
-    _check_address(coordinator)
+    host = _check_address(coordinator)
     if process_count is None or process_id is None or not 0 <= process_id < process_count:
       raise UserError(
         f'--coordinator={coordinator} needs --process-count=N and a --process-id of 0 to N-1.'
       )
     arguments = here | {'coordinator_address': coordinator}
+    if host in _LOOPBACK:  # JAX would listen on every network of the machine
+      arguments['coordinator_bind_address'] = coordinator
     remedy = 'start all processes, with the same coordinator and count'
     print(f'Process {process_id} of {process_count} looks for the others at {coordinator}.')
   # Without it CPU devices of several processes could not exchange anything.
@@ -267,7 +270,8 @@ def exchange(value: Any) -> list[Any]:
   return [json.loads(row[:size].tobytes()) for row, size in zip(rows, sizes, strict=True)]
 
 
-def _check_address(address: str) -> None:
+def _check_address(address: str) -> str:
+  """The host of HOST:PORT or of [HOST]:PORT; raises UserError where it is none."""
   found = re.fullmatch(r'(?:\[([^]]+)\]|([^:]+)):(\d{1,5})', address)
   if not found or not 0 < int(found[3]) < 65536:
     raise UserError(f'--coordinator={address}: give auto, or HOST:PORT of the first process.')
@@ -276,3 +280,4 @@ def _check_address(address: str) -> None:
     socket.getaddrinfo(host, int(found[3]))
   except OSError as error:
     raise UserError(f'--coordinator={address}: {host} is not known ({error}).') from error
+  return host

@@ -1,9 +1,11 @@
 """The same run whatever the number of devices and processes."""
 
 import os
+import signal
 import socket
 import subprocess
 import sys
+import time
 from contextlib import closing
 from pathlib import Path
 
@@ -106,3 +108,151 @@ def test_one_step_agrees_in_float32_on_devices_and_in_processes(tmp_path):
   for run in runs.values():
     for name, values in run.items():
       np.testing.assert_allclose(values, one[name], atol=1e-5, rtol=1e-5, err_msg=name)
+
+
+def command(config, workdir, *others):
+  """A run in float64, where the number of devices changes nothing that one can see."""
+  fields = [
+    f'--config.{section}.{name}={value}'
+    for section in ('data', 'model', 'train', 'eval')
+    for name, value in config[section].items()
+    if name != 'dataset'
+  ]
+  module = ['-m', 'memkd_jax.main', '--config=configs/folder.py', f'--workdir={workdir}']
+  return [*module, *fields, '--config.model.dtype=float64', *others]
+
+
+def start_two(config, workdirs, port, *others, own=((), ())):
+  """Two processes with one device each, and with flags of their own."""
+  join = [f'--coordinator=127.0.0.1:{port}', '--process-count=2']
+  return [
+    start(command(config, workdirs[i], *others, *join, f'--process-id={i}', *own[i]), 1)
+    for i in (0, 1)
+  ]
+
+
+def figures_of(workdir):
+  results = json.loads((workdir / 'results.json').read_text())
+  del results['environment']
+  return results
+
+
+def assert_same_run(a, b, seeds=(0,)):
+  """Figures and losses of two folders."""
+  found, expected = figures_of(a), figures_of(b)
+  assert found['per_seed'].keys() == expected['per_seed'].keys() == set(map(str, seeds))
+  for seed in seeds:
+    categories = expected['per_seed'][str(seed)]
+    assert found['per_seed'][str(seed)].keys() == categories.keys()
+    for category, figures in categories.items():
+      assert found['per_seed'][str(seed)][category] == pytest.approx(figures, abs=1e-6)
+      losses = [
+        [
+          json.loads(line)['loss']
+          for line in (w / category / f'seed_{seed}' / 'metrics.jsonl').open()
+        ]
+        for w in (a, b)
+      ]
+      assert losses[0] == pytest.approx(losses[1], abs=1e-6)
+  names = ('counts', 'failed', 'notes')
+  assert {n: found[n] for n in names} == {n: expected[n] for n in names}
+
+
+@pytest.mark.slow
+def test_two_processes_are_one_run(tiny_config, tmp_path, make_category):
+  """Killed gently and resumed they end as one process with two devices; five minutes."""
+  make_category(tmp_path / 'data')
+  make_category(tmp_path / 'data', 'nut', train=13)
+  tiny_config.train.epochs = 30
+  tiny_config.train.checkpoint_steps = 1000
+  one, two, gone = (tmp_path / name for name in ('one', 'two', 'gone'))
+  finish(start(command(tiny_config, one), 2))
+
+  # The second process has no folder, and one of its own images is broken for a while.
+  other = tmp_path / 'other'
+  make_category(other)
+  nut = make_category(other, 'nut', train=13)
+  broken = nut / 'train' / 'good' / '003.png'
+  content = broken.read_bytes()
+  broken.write_bytes(b'')
+  own = ((), (f'--config.data.dir={other}',))
+  both = start_two(tiny_config, (two, gone), free_port(), own=own)
+  log = two / 'bolt' / 'seed_0' / 'metrics.jsonl'
+  deadline = time.monotonic() + 200
+  while not (log.exists() and log.read_text().count('\n') >= 5):
+    assert time.monotonic() < deadline
+    assert both[0].poll() is None
+    time.sleep(0.05)
+  both[1].send_signal(signal.SIGTERM)
+  for process in both:
+    assert 'the same command resumes' in finish(process, 130)
+  saved = [int(p.name) for p in (two / 'bolt' / 'seed_0' / 'checkpoints').iterdir()]
+  assert len(saved) == 1
+  assert saved[0] == log.read_text().count('\n') < 30 * 10 // 8
+
+  both = start_two(tiny_config, (two, gone), free_port(), own=own)
+  output = finish(both[0], 1)
+  assert 'nut failed: Process 1: ' in output
+  assert 'nut/train/good/003.png is not a readable image' in output
+  assert 'failed' not in finish(both[1], 1)  # only the first one speaks
+  broken.write_bytes(content)
+  both = start_two(tiny_config, (two, gone), free_port(), own=own)
+  assert 'bolt: finished already' in finish(both[0])
+  finish(both[1])
+  assert not gone.exists()
+  assert_same_run(two, one)
+  environment = json.loads((two / 'results.json').read_text())['environment']
+  assert (environment['device']['number'], environment['processes']) == (2, 2)
+
+  both = start_two(
+    tiny_config, (two, gone), free_port(), '--mode=evaluate', own=((), ('--dump-maps',))
+  )
+  for process in both:
+    assert 'memkd_jax: Process 0 and process 1 have different' in finish(process, 1)
+  both = start_two(tiny_config, (two, gone), free_port(), '--config.parallel.axis=category')
+  for process in both:
+    assert 'axis=category is for the devices of one process' in finish(process, 1)
+  both = start_two(tiny_config, (two, gone), free_port(), '--mode=evaluate')
+  for process in both:
+    finish(process)
+  assert_same_run(two, one)
+
+
+@pytest.mark.slow
+def test_a_lost_process_ends_the_others(tiny_config, tmp_path, make_category):
+  """With one sentence, and with what was saved; one minute."""
+  make_category(tmp_path / 'data')
+  tiny_config.train.epochs = 3000
+  tiny_config.train.checkpoint_steps = 2
+  workdirs = (tmp_path / 'run', tmp_path / 'gone')
+  both = start_two(tiny_config, workdirs, free_port())
+  log = tmp_path / 'run' / 'bolt' / 'seed_0' / 'metrics.jsonl'
+  deadline = time.monotonic() + 200
+  while not (log.exists() and log.read_text().count('\n') >= 5):
+    assert time.monotonic() < deadline
+    assert both[0].poll() is None
+    time.sleep(0.05)
+  both[1].kill()
+  output = finish(both[0], 1)
+  assert 'memkd_jax: another process has ended' in output
+  assert 'Traceback' not in output
+  both[1].communicate()
+  assert list((tmp_path / 'run' / 'bolt' / 'seed_0' / 'checkpoints').iterdir())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('cache', ['auto', 'host', 'off'])
+def test_categories_on_devices_are_single_runs(tiny_config, tmp_path, make_category, cache):
+  """Six runs of three categories on four devices, over 20 steps; three minutes each."""
+  for name, number in (('bolt', 16), ('nut', 19), ('pin', 23)):
+    make_category(tmp_path / 'data', name, train=number)
+  tiny_config.train.epochs = 10
+  tiny_config.train.checkpoint_steps = 7
+  tiny_config.train.cache_features = cache
+  seeds = '--config.seeds=0,1'
+  alone, together = tmp_path / 'alone', tmp_path / 'together'
+  finish(start(command(tiny_config, alone, seeds), 1))
+  finish(start(command(tiny_config, together, seeds, '--config.parallel.axis=category'), 4))
+  assert_same_run(together, alone, seeds=(0, 1))
+  for name in ('memory.json', 'memory.png', 'figure.png', 'curves.png', 'result.json'):
+    assert (together / 'nut' / 'seed_1' / name).stat().st_size > 100
