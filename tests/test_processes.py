@@ -37,7 +37,7 @@ def test_a_process_alone_needs_nothing(capsys):
   with processes.one_run():
     print('heard')
   assert capsys.readouterr().out == 'heard\n'
-  assert not processes.told_to_end(3)
+  assert not processes.told_to_end()
 
 
 def test_errors_of_a_process_alone_stay_as_they_are():

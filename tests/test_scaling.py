@@ -1,5 +1,6 @@
 """The same run whatever the number of devices and processes."""
 
+import json
 import os
 import signal
 import socket
@@ -11,6 +12,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
+from memkd_jax import interrupt
 
 ROOT = Path(__file__).parents[1]
 FLAGS = '--xla_backend_optimization_level=0 --xla_force_host_platform_device_count='
@@ -185,7 +188,7 @@ def test_two_processes_are_one_run(tiny_config, tmp_path, make_category):
     time.sleep(0.05)
   both[1].send_signal(signal.SIGTERM)
   for process in both:
-    assert 'the same command resumes' in finish(process, 130)
+    assert 'the same command resumes' in finish(process, interrupt.EXIT_CODE)
   saved = [int(p.name) for p in (two / 'bolt' / 'seed_0' / 'checkpoints').iterdir()]
   assert len(saved) == 1
   assert saved[0] == log.read_text().count('\n') < 30 * 10 // 8
