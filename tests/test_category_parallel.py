@@ -11,6 +11,7 @@ import pytest
 
 from memkd_jax import category_parallel, train
 from memkd_jax.config import resolve
+from memkd_jax.errors import UserError
 from memkd_jax.parallel import Devices
 from memkd_jax.system import System
 from memkd_jax.training_step import Batch
