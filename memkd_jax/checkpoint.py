@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -21,6 +22,9 @@ from memkd_jax.errors import UserError
 
 # In the metadata as well as in the manifest: a checkpoint with neither is older than both.
 _FORMAT = 'format'
+# Orbax tells saves apart by a counter of its whole process, which it reads more than
+# once while a save begins.
+_BEGINNING = threading.Lock()
 
 
 class Checkpoints:
@@ -36,10 +40,18 @@ class Checkpoints:
     """Opens the checkpoints in `folder`, which is made if missing."""
     _silence_orbax()
     self._folder = folder
-    options = ocp.CheckpointManagerOptions(
-      max_to_keep=2, create=True, cleanup_tmp_directories=True
+    folder.mkdir(parents=True, exist_ok=True)
+    # Alone: the other processes of a run do not come to orbax's barriers.
+    alone = ocp.options.MultiprocessingOptions(
+      primary_host=jax.process_index(), active_processes={jax.process_index()}
     )
-    self._manager = ocp.CheckpointManager(folder.absolute(), options=options)
+    options = ocp.CheckpointManagerOptions(
+      max_to_keep=2,
+      create=False,  # orbax cannot where it is alone
+      cleanup_tmp_directories=True,
+      multiprocessing_options=alone,
+    )
+    self._manager = _Manager(folder.absolute(), options=options)
     self._background = ThreadPoolExecutor(1, 'manifest')
     self._saving: Future[None] | None = None
     self._chosen: int | None = None
@@ -89,7 +101,7 @@ class Checkpoints:
       state=ocp.args.StandardSave(state),
       metadata=ocp.args.JsonSave({_FORMAT: manifest.FORMAT} | metadata),
     )
-    with self._saving_explained():
+    with self._saving_explained(), _BEGINNING:
       if not self._manager.save(step, args=args):
         raise ValueError(f'step {step} is not newer than {self.latest_step()}')
     self._saving = self._background.submit(self._finish, step)
@@ -237,6 +249,14 @@ class Checkpoints:
       if error.filename is None:
         error.filename = str(self._folder)
       raise
+
+
+class _Manager(ocp.CheckpointManager):
+  """Orbax's, which does not take part in what processes agree on."""
+
+  def reached_preemption(self, step: int) -> bool:
+    """False: JAX, if asked, would count it as a call of `processes.told_to_end`."""
+    return False
 
 
 def _silence_orbax() -> None:

@@ -19,6 +19,7 @@ from memkd_jax.losses import KD_READINGS
 from memkd_jax.map_sizes import PRESETS
 from memkd_jax.models.distiller import FUSIONS
 from memkd_jax.models.resnet import ARCHITECTURES, BACKBONES
+from memkd_jax.parallel import AXES
 from memkd_jax.training_data import CACHES
 
 RANDOM_TEACHER = 'random'
@@ -36,6 +37,7 @@ FREE_FIELDS = (
   'data.threads',
   'eval.batch_size',
   'model.teacher_weights',
+  'parallel.axis',
   'seed',
   'seeds',
   'train.cache_features',
@@ -128,6 +130,11 @@ def get_config(dataset: str = 'mvtec_ad') -> ConfigDict:
   config.train.profile = False  # True: a trace of a few steps, in profile/
   config.train.tensorboard = False  # True: event files beside metrics.jsonl
 
+  config.parallel = ConfigDict()
+  # What the devices share out: the images of every 'batch', or, with as many models in
+  # training as there are devices, the categories: 'category'.
+  config.parallel.axis = 'batch'
+
   config.anomaly_map = ConfigDict()
   config.anomaly_map.combine = 'sum'  # 'product'
   config.anomaly_map.align_corners = True
@@ -219,6 +226,7 @@ def _check(config: ConfigDict) -> None:
   _one_of('loss.kd', config.loss.kd, KD_READINGS)
   _one_of('train.exemplar_resample', train.exemplar_resample, RESAMPLES)
   _one_of('train.cache_features', train.cache_features, CACHES)
+  _one_of('parallel.axis', config.parallel.axis, AXES)
   _one_of('anomaly_map.combine', config.anomaly_map.combine, COMBINES)
   for field, value in (('model.stages', model.stages), ('model.memories', model.memories)):
     known = all(type(k) is int and k in (1, 2, 3) for k in value)

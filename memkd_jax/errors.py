@@ -20,6 +20,10 @@ class UserError(Exception):
   """
 
 
+class DiskFullError(UserError):
+  """The disk of another process of the same run is full."""
+
+
 def explain(error: Exception) -> str:
   """One line for a `UserError` or for an `OSError`, with its remedy where there is one.
 
@@ -40,4 +44,6 @@ def _sentence(error: Exception) -> str:
 
 def is_disk_full(error: BaseException) -> bool:
   """Whether going on with something else would fail in the same way."""
-  return isinstance(error, OSError) and error.errno in _DISK_FULL
+  return isinstance(error, DiskFullError) or (
+    isinstance(error, OSError) and error.errno in _DISK_FULL
+  )

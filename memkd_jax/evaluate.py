@@ -1,6 +1,7 @@
 """Scores a test split with a trained model."""
 
 import functools
+import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from memkd_jax import files, metrics
+from memkd_jax import files, interrupt, metrics, processes
 from memkd_jax.data.arrays import Split
 from memkd_jax.data.sample import Sample
 from memkd_jax.errors import UserError
@@ -21,6 +22,9 @@ from memkd_jax.report.figure import write_figure
 from memkd_jax.report.memory_figure import write_memory_figure
 from memkd_jax.system import System
 from memkd_jax.training_step import TrainState
+
+# matplotlib is not made for threads.
+_DRAWING = threading.Lock()
 
 
 def score_images(
@@ -51,6 +55,8 @@ def evaluate_category(
 ) -> dict[str, float]:
   """Scores a test split, and writes its figure, its curves, and what its memories do.
 
+  All devices of all processes score; the first process computes and writes the rest.
+
   Args:
     system: the compiled steps.
     state: trained, numpy arrays.
@@ -68,27 +74,41 @@ def evaluate_category(
     UserError: a metric is undefined for this split.
   """
   maps, scores = score_images(system, state, test.images)
-  if maps_folder is not None:
-    dump_maps(maps_folder, test, maps)
-  pixels = None
-  if test.masks is not None:
-    pixels = metrics.PixelScores()
-    for mask, map_ in masks_and_maps(test, maps, system.config.eval.preset):
-      pixels.add(mask, map_)
-  figures = compute_metrics(category, test.labels, scores, pixels)
-  write_figure(folder / 'figure.png', test, maps, scores)
-  write_curves(folder / 'curves.png', test.labels, scores, pixels)
-  if system.memories:
-    _diagnose_memories(system, state, train_images, test, folder)
-  return figures
+  positions = _look_into_memories(system, state, train_images, test.images)
+
+  def report() -> dict[str, float]:
+    if maps_folder is not None:
+      dump_maps(maps_folder, test, maps)
+    pixels = None
+    if test.masks is not None:
+      pixels = metrics.PixelScores()
+      for mask, map_ in masks_and_maps(test, maps, system.config.eval.preset):
+        pixels.add(mask, map_)
+    figures = compute_metrics(category, test.labels, scores, pixels)
+    with _DRAWING:
+      write_figure(folder / 'figure.png', test, maps, scores)
+      write_curves(folder / 'curves.png', test.labels, scores, pixels)
+      if positions is not None:
+        _report_memories(*positions, state, test, folder)
+    return figures
+
+  return processes.on_first(report)
 
 
-def _diagnose_memories(
-  system: System, state: TrainState, train_images: np.ndarray, test: Split, folder: Path
+def _look_into_memories(
+  system: System, state: TrainState, train_images: np.ndarray, test_images: np.ndarray
+) -> tuple[Any, Any] | None:
+  """What `memory_diagnostics.per_position` says of training and of test images."""
+  if not system.memories:
+    return None
+  run = functools.partial(_in_batches, system, system.diagnose_step, state)
+  return run(train_images, 'looking into memories'), run(test_images, 'looking into memories')
+
+
+def _report_memories(
+  on_train: Any, on_test: Any, state: TrainState, test: Split, folder: Path
 ) -> None:
   """Writes memory.json and memory.png."""
-  run = functools.partial(_in_batches, system, system.diagnose_step, state)
-  on_train, on_test = (run(x, 'looking into memories') for x in (train_images, test.images))
   cosines, summaries = {}, {}
   for name, train in on_train.items():
     cosines[name] = split_cosines(on_test[name]['cosine'], test.labels, test.masks)
@@ -124,6 +144,7 @@ def _in_batches(
   results = []
   with progress_bar(description, len(images)) as progress:
     for begin in range(0, len(images), batch_size):
+      interrupt.raise_if_asked()
       batch = images[begin : begin + batch_size]
       padded = devices.split_padded(batch, batch_size)
       outputs = step(variables, system.teacher_params, padded)

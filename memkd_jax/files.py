@@ -10,6 +10,9 @@ from typing import Any
 
 # Nothing else is called so: what a killed run left can be told from what is the user's.
 _TEMPORARY = '.memkd_jax-'
+# It can only be read by setting it, which threads must not do.
+_UMASK = os.umask(0o077)
+os.umask(_UMASK)
 
 
 @contextmanager
@@ -28,9 +31,7 @@ def replacing(path: Path | str) -> Iterator[Path]:
     try:
       yield temporary
       # mkstemp is private to the user; a result is as readable as any new file.
-      umask = os.umask(0)
-      os.umask(umask)
-      temporary.chmod(0o666 & ~umask)
+      temporary.chmod(0o666 & ~_UMASK)
       # A rename that reaches the disk before its content would leave an empty file
       # where the power fails.
       with temporary.open('rb') as file:

@@ -3,6 +3,10 @@
 While steps are being taken a signal waits for the end of the step, which is then
 saved. At other times there is nothing to save, and `Interrupted` is raised at once.
 A second signal ends the process there and then.
+
+The signals of a process come to its main thread. Other threads, and other processes of
+the same run, stop where they ask: after each step, and by `raise_if_asked`. All
+processes of a run stop at the same place, so there a signal always waits for that.
 """
 
 import os
@@ -28,7 +32,26 @@ class _Asked:
   """What the process was asked for; one for the process, as its signals are."""
 
   name: str | None = None  # of the first signal
-  waits: bool = False  # for the end of a step
+  waiting: int = 0  # threads in which it waits for the end of a step
+  changing = threading.Lock()  # of `waiting`
+
+
+class _Together:
+  """What several processes that run as one have agreed on; see `share`."""
+
+  tell: Callable[[], None] | None = None
+  agree: Callable[[], bool] | None = None
+  agreed: bool = False
+
+
+def share(tell: Callable[[], None], agree: Callable[[], bool]) -> None:
+  """Makes a signal to one of several processes one to all of them.
+
+  Args:
+    tell: tells the others, from any thread, that a signal came.
+    agree: whether all are to stop here; every process asks at the same places.
+  """
+  _Together.tell, _Together.agree = tell, agree
 
 
 @contextmanager
@@ -51,47 +74,52 @@ def handled() -> Iterator[None]:
     writer.close()
     watcher.join()
     reader.close()
-    _Asked.name, _Asked.waits = None, False
+    _Asked.name, _Together.agreed = None, False
 
 
 @contextmanager
-def deferred() -> Iterator[Callable[[int], bool]]:
+def deferred() -> Iterator[Callable[[], bool]]:
   """Lets signals wait for the end of a step; raises `Interrupted` at the end if one came.
 
+  Several threads may be within at once.
+
   Gives:
-    `stop_after`, to be asked once after each step.
+    `stop_after`, to be asked once after each step: whether it is to be the last one.
   """
-  raise_if_asked()
-  _Asked.waits = True
+  _count(1)  # before asking: what comes in between would end the main thread alone
   try:
-    yield stop_after
+    raise_if_asked()
+    yield _is_to_stop
   finally:
-    _Asked.waits = False
+    _count(-1)
   raise_if_asked()
-
-
-def stop_after(step: int) -> bool:
-  """Whether `step` is to be the last one of this process.
-
-  This is the place where several processes would agree: all must save the same step.
-  (`jax.experimental.multihost_utils.reached_preemption_sync_point(step)` does.)
-
-  Args:
-    step: number of steps taken.
-  """
-  del step  # one process alone is free to stop after any
-  return _Asked.name is not None
 
 
 def raise_if_asked() -> None:
-  """Raises `Interrupted` if a signal came, also one whose exception got lost."""
-  if _Asked.name is not None:
-    raise Interrupted(_Asked.name)
+  """Raises `Interrupted` if a signal came, also one whose exception got lost.
+
+  All of several processes must ask, or none.
+  """
+  if _is_to_stop():
+    raise Interrupted(_Asked.name or 'a signal to another process')
+
+
+def _is_to_stop() -> bool:
+  if _Together.agree is None:
+    return _Asked.name is not None
+  # What was agreed on is said once.
+  _Together.agreed = _Together.agreed or _Together.agree()
+  return _Together.agreed
+
+
+def _count(change: int) -> None:
+  with _Asked.changing:
+    _Asked.waiting += change
 
 
 def _on_signal(number: int, frame: FrameType | None) -> None:
   _Asked.name = _Asked.name or signal.Signals(number).name
-  if not _Asked.waits:
+  if not _Asked.waiting and _Together.agree is None:
     raise Interrupted(_Asked.name)
 
 
@@ -105,11 +133,10 @@ def _watch(reader: socket.socket) -> None:
     came += 1
     if came > 1:
       os._exit(128 + number)  # as a shell shows it for a process that died of the signal
-    if _Asked.waits:
+    if _Together.tell is not None:
+      _Together.tell()
+    if _Asked.waiting or _Together.tell is not None:
       name = signal.Signals(number).name
+      todo = 'finishing the step, then saving' if _Asked.waiting else 'stopping all processes'
       with suppress(OSError):  # of a terminal that is gone
-        print(
-          f'\n{name}: finishing the step, then saving; a second signal stops at once.',
-          file=sys.stderr,
-          flush=True,
-        )
+        print(f'\n{name}: {todo}; a second signal stops at once.', file=sys.stderr, flush=True)

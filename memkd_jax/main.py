@@ -13,7 +13,7 @@ if __name__ == '__main__':
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from memkd_jax import compile_cache, determinism, interrupt, sweep, train
+from memkd_jax import compile_cache, determinism, interrupt, processes, sweep, train
 from memkd_jax.errors import UserError, explain
 
 _SHOWN = 200  # characters at either end of what is wrong with a flag
@@ -37,6 +37,18 @@ _PROFILE = flags.DEFINE_bool(
 _DETERMINISTIC = flags.DEFINE_bool(
   'deterministic', False, 'The same bits in every run, also on a GPU; slower there.'
 )
+_COORDINATOR = flags.DEFINE_string(
+  'coordinator',
+  None,
+  'Where several processes run together: auto (TPU pod slice, SLURM, Open MPI), or HOST:PORT '
+  'of process 0.',
+)
+_PROCESS_COUNT = flags.DEFINE_integer(
+  'process-count', None, 'With --coordinator=HOST:PORT: how many processes there are.'
+)
+_PROCESS_ID = flags.DEFINE_integer(
+  'process-id', None, 'With --coordinator=HOST:PORT: which of them this is, from 0.'
+)
 
 
 def main(argv: list[str]) -> None:
@@ -51,19 +63,20 @@ def main(argv: list[str]) -> None:
   if ablation and not _WORKDIR.value:  # variants of several ablations have the same names
     sys.exit('memkd_jax: an ablation needs a folder of its own; name it with --workdir.')
   workdir = _WORKDIR.value or Path('runs') / _CONFIG.value.data.dataset
-  if problem := compile_cache.enable():
-    print(f'Note: {problem}', flush=True)
+  runner = sweep.run if ablation else train.run
   try:
-    runner = sweep.run if ablation else train.run
-    with interrupt.handled():
+    processes.start(_COORDINATOR.value, _PROCESS_COUNT.value, _PROCESS_ID.value)
+    with interrupt.handled(), processes.one_run():
+      if problem := compile_cache.enable():
+        print(f'Note: {problem}', flush=True)
       results = runner(_CONFIG.value, workdir, _MODE.value, _DUMP_MAPS.value)
+      page = Path(workdir).expanduser() / ('sweep.md' if ablation else 'report.html')
+      print(f'Report: {page}', flush=True)
   except (UserError, OSError) as error:
     sys.exit(f'memkd_jax: {explain(error)}')
   except interrupt.Interrupted as signal:
     print(f'\nmemkd_jax: stopped by {signal}; the same command resumes.', file=sys.stderr)
     sys.exit(interrupt.EXIT_CODE)
-  page = Path(workdir).expanduser() / ('sweep.md' if ablation else 'report.html')
-  print(f'Report: {page}', flush=True)
   sys.exit(1 if results['failed'] else 0)
 
 

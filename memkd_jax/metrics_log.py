@@ -5,7 +5,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol
 
-from memkd_jax import files
+from memkd_jax import files, processes
 from memkd_jax.errors import UserError
 from memkd_jax.input_files import open_regular, parse_json
 
@@ -71,7 +71,10 @@ class TensorBoard:
 
 
 class MetricsLog:
-  """Hands the figures of each step to all writers; a context manager."""
+  """Hands the figures of each step to all writers; a context manager.
+
+  Only the first of several processes writes.
+  """
 
   def __init__(self, folder: Path, step: int, tensorboard: bool = False):
     """Opens the files.
@@ -84,7 +87,10 @@ class MetricsLog:
     Raises:
       UserError: they are wanted, and the package that writes them is not installed.
     """
-    self._writers: list[Writer] = [JsonLines(folder, step)]
+    self._writers: list[Writer] = []
+    if not processes.is_first():
+      return
+    self._writers.append(JsonLines(folder, step))
     if tensorboard:
       self._writers.append(TensorBoard(folder, step))
 

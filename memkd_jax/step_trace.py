@@ -1,5 +1,7 @@
 """A profiler's trace of a few training steps."""
 
+import threading
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -8,12 +10,23 @@ import jax
 
 # Steps that run before, so that nothing is compiled any more; and those that are traced.
 _BEFORE, _TRACED = 3, 3
+# Of JAX's profiler, which there is once in a process.
+_TRACING = threading.Lock()
 
 
 class StepTrace:
-  """Traces a few steps of a training; a context manager."""
+  """Traces a few steps of a training; a context manager.
 
-  def __init__(self, folder: Path, start: int, on: bool):
+  Of several trainings at once only the first one to ask is traced.
+  """
+
+  def __init__(
+    self,
+    folder: Path,
+    start: int,
+    on: bool,
+    wait: Callable[[Any], Any] = jax.block_until_ready,
+  ):
     """Begins nothing yet.
 
     Args:
@@ -21,10 +34,12 @@ class StepTrace:
         TensorBoard read it.
       start: the number of the first step.
       on: False for no trace at all.
+      wait: for a state that is still being computed.
     """
     self._folder = folder / 'profile'
     self._first = start + _BEFORE if on else None
-    self._running = False
+    self._wait = wait
+    self._running = self._started = False
 
   def before_step(self, step: int, state: Any) -> None:
     """Begins or ends the trace where it is time.
@@ -36,11 +51,14 @@ class StepTrace:
     if self._first is None:
       return
     if step == self._first:
-      jax.block_until_ready(state)
-      jax.profiler.start_trace(self._folder)
+      if not _TRACING.acquire(blocking=False):
+        return
       self._running = True
-    elif step == self._first + _TRACED:
-      jax.block_until_ready(state)
+      self._wait(state)
+      jax.profiler.start_trace(self._folder)
+      self._started = True
+    elif self._running and step == self._first + _TRACED:
+      self._wait(state)
       self._end()
 
   def __enter__(self) -> 'StepTrace':
@@ -52,6 +70,11 @@ class StepTrace:
     self._end()
 
   def _end(self) -> None:
-    if self._running:
-      jax.profiler.stop_trace()
-      self._running = False
+    if not self._running:
+      return
+    self._running = False
+    try:
+      if self._started:
+        jax.profiler.stop_trace()
+    finally:
+      _TRACING.release()

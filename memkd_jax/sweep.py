@@ -7,7 +7,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from memkd_jax import files, train
+from memkd_jax import files, processes, train
 from memkd_jax.errors import UserError, explain, is_disk_full
 from memkd_jax.protocol import METRICS
 from memkd_jax.report import paper
@@ -36,16 +36,17 @@ def run(
       at work in the folder.
     OSError: the disk is full.
   """
-  folder = Workdir(workdir)
-  configs = variants(config)
-  with folder.locked():
+  with processes.agreed():
+    folder = Workdir(workdir)
+    configs = variants(config)
+  with processes.held_by_first(folder.locked()):
     return _run_all(config.sweep.paper, configs, folder.root, mode, dump_maps)
 
 
 def _run_all(
   paper_table: str, configs: dict[str, ConfigDict], root: Path, mode: str, dump_maps: bool
 ) -> dict[str, Any]:
-  """The loop over variants, in a folder that belongs to this process."""
+  """The loop over variants, in a folder that belongs to this run."""
   results: dict[str, Any] = {}
   failed: dict[str, str] = {}
   for number, (name, variant) in enumerate(configs.items(), start=1):
@@ -54,15 +55,17 @@ def _run_all(
     try:
       results[name] = train.run(variant, root / folder_name(name), mode, dump_maps)
       failed |= {f'{name}, {c}': reason for c, reason in results[name]['failed'].items()}
-    except (UserError, OSError) as error:
+    except processes.shared_errors() as error:
       if is_disk_full(error):
         raise
       failed[name] = explain(error)
       print(f'{name} failed: {failed[name]}', flush=True)
   summary = {'paper': paper_table, 'variants': results, 'failed': failed}
-  files.write_json(root / 'sweep.json', summary)
   table = sweep_table(summary)
-  files.write_text(root / 'sweep.md', table)
+  with processes.agreed():
+    if processes.is_first():
+      files.write_json(root / 'sweep.json', summary)
+      files.write_text(root / 'sweep.md', table)
   print('\n' + table, flush=True)
   return summary
 

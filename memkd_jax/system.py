@@ -1,5 +1,8 @@
 """A config made into modules, parameters and compiled steps, shared by all categories."""
 
+import copy
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import jax
@@ -8,7 +11,7 @@ import numpy as np
 import optax
 from ml_collections import ConfigDict
 
-from memkd_jax import weights
+from memkd_jax import processes, weights
 from memkd_jax.anomaly_map import anomaly_maps, image_scores
 from memkd_jax.config import RANDOM_TEACHER
 from memkd_jax.data.order import category_seed, exemplar_indices
@@ -17,6 +20,7 @@ from memkd_jax.memory_diagnostics import per_position
 from memkd_jax.models.distiller import Distiller
 from memkd_jax.models.folding import fold_batch_norm
 from memkd_jax.models.forward import ForwardDistiller, check_pair
+from memkd_jax.models.layers import param_dtype
 from memkd_jax.models.resnet import Teacher
 from memkd_jax.models.reverse import ReverseDistiller
 from memkd_jax.normalization import normalize_images
@@ -42,7 +46,9 @@ class System:
     memories: that are built, see `built_memories` of the distiller.
     running_order: in which the student's stages follow each other.
     notes: sentences that must stand beside the figures.
-    train_step: pmapped, see `training_step.make_train_step`; donates its state.
+    step: see `training_step.make_train_step`; not mapped yet.
+    train_step: `step`, pmapped; donates its state.
+    training: a context within which a category takes its steps.
     teacher_step: pmapped `(teacher_params, images) -> features`, of all the stages
       that a step needs.
     score_step: pmapped `(variables, teacher_params, images) -> (maps, scores)`, with
@@ -62,7 +68,9 @@ class System:
     model, train = config.model, config.train
     if model.dtype == 'float64' and not jax.config.read('jax_enable_x64'):
       raise UserError('--config.model.dtype=float64 needs JAX_ENABLE_X64=1 in the environment.')
-    self.devices.check_divide(train.batch_size, 'train.batch_size')
+    together = config.parallel.axis == 'batch'
+    if together:
+      self.devices.check_divide(train.batch_size, 'train.batch_size')
     kind: type[Distiller] = ReverseDistiller
     options: dict[str, Any] = {}
     if model.paradigm == 'forward':
@@ -77,7 +85,7 @@ class System:
     self.memories = kind.built_memories(model.stages, model.memories)
     self.running_order = kind.RUNNING_ORDER
     self._target_stages = {m: m + kind.TARGET_OFFSET for m in self.memories}
-    if self.memories:
+    if self.memories and together:
       self.devices.check_divide(train.exemplars, 'train.exemplars')
     self.notes: list[str] = []
     for m in sorted(set(model.memories) - set(self.memories)):
@@ -95,26 +103,40 @@ class System:
       model.temperature,
       model.fusion,
       dtype,
-      AXIS,
+      AXIS if together else None,
       **options,
     )
     self._folded = self._distiller.clone(folded=True)
     self._init = jax.jit(self._distiller.init)
     self._optimizer = optax.adam(train.learning_rate, b1=train.adam_b1, b2=train.adam_b2)
     self.teacher_params = self.devices.replicate(params)
-    self.train_step = self.devices.map(
-      make_train_step(
-        self._teacher,
-        self._exemplar_teacher,
-        self._distiller,
-        self._optimizer,
-        self._target_stages,
-        kd=config.loss.kd,
-        lambda_nm=config.loss.lambda_nm,
-        lambda_orth=config.loss.lambda_orth,
-      ),
-      donate=[0],
+    self.step = make_train_step(
+      self._teacher,
+      self._exemplar_teacher,
+      self._distiller,
+      self._optimizer,
+      self._target_stages,
+      kd=config.loss.kd,
+      lambda_nm=config.loss.lambda_nm,
+      lambda_orth=config.loss.lambda_orth,
     )
+    self.training: Callable[[], AbstractContextManager] = nullcontext
+    self._map()
+
+  def moved_to(self, devices: Devices, teacher_params: Any) -> 'System':
+    """The same system on other devices.
+
+    Args:
+      devices: to run on.
+      teacher_params: replicated on them.
+    """
+    other = copy.copy(self)
+    other.devices, other.teacher_params = devices, teacher_params
+    other._map()
+    return other
+
+  def _map(self) -> None:
+    self.train_step = self.devices.map(self.step, donate=[0])
     self.teacher_step = self.devices.map(self._exemplar_features)
     self.score_step = self.devices.map(self._score)
     self.diagnose_step = self.devices.map(self._diagnose)
@@ -139,13 +161,15 @@ class System:
       variables = variables | {
         'params': self._memories_from_exemplars(variables, category, seed, images)
       }
+    # flax begins with float32 here whatever the dtype in which they go on.
+    dtype = param_dtype(self._distiller.dtype)
     state = TrainState(
       step=jnp.zeros((), jnp.int32),
       params=variables['params'],
-      batch_stats=variables['batch_stats'],
+      batch_stats=jax.tree.map(lambda x: x.astype(dtype), variables['batch_stats']),
       opt_state=self._optimizer.init(variables['params']),
     )
-    return jax.tree.map(np.asarray, state)
+    return processes.from_first(jax.tree.map(np.asarray, state))
 
   def inference_variables(self, state: TrainState) -> Any:
     """What scoring takes of a trained state, on every device."""

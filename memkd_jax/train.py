@@ -2,18 +2,17 @@
 
 import hashlib
 import itertools
+import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from ml_collections import ConfigDict
-from tqdm import tqdm
 
-from memkd_jax import divergence, interrupt, metrics_log, nan_guard, weights
-from memkd_jax.checkpoint import Checkpoints
-from memkd_jax.config import RANDOM_TEACHER, resolve
+from memkd_jax import category_parallel, divergence, interrupt, metrics_log, processes, weights
+from memkd_jax.config import RANDOM_TEACHER, flatten, resolve
 from memkd_jax.data.arrays import load_split
 from memkd_jax.data.counts import count, differences
 from memkd_jax.data.datasets import Source, choose_categories, open_source
@@ -25,6 +24,8 @@ from memkd_jax.progress import progress_bar
 from memkd_jax.report.environment import describe_environment
 from memkd_jax.report.html import write_report
 from memkd_jax.report.results import collect, results_table, write_results
+from memkd_jax.shared_checkpoints import SharedCheckpoints
+from memkd_jax.step_report import StepReport
 from memkd_jax.step_trace import StepTrace
 from memkd_jax.system import System
 from memkd_jax.training_step import TrainState
@@ -56,18 +57,25 @@ def run(
     OSError: the disk is full.
   """
   started = time.monotonic()
-  folder = Workdir(workdir)
-  config = resolve(config)
-  source = open_source(config.data.dataset, config.data.source, config.data.dir)
-  categories = choose_categories(source, config.data.categories)
-  if mode == 'evaluate':
-    folder.check_exists()
-  if config.train.tensorboard:
-    metrics_log.check_tensorboard()
-  system = System(config)
-  claimed = _with_teacher_hash(config)
-  with folder.locked():
-    folder.claim(claimed)
+  with processes.agreed():
+    folder = Workdir(workdir)
+    config = resolve(config)
+    category_parallel.check(config)
+    source = open_source(config.data.dataset, config.data.source, config.data.dir)
+    categories = choose_categories(source, config.data.categories)
+    if mode == 'evaluate' and processes.is_first():
+      folder.check_exists()
+    if config.train.tensorboard:
+      metrics_log.check_tensorboard()
+    system = System(config)
+    claimed = _with_teacher_hash(config)
+  processes.check_same(
+    lambda: [_what_counts(claimed), list(categories), mode, dump_maps], 'configs'
+  )
+  with processes.held_by_first(folder.locked()):
+    with processes.agreed():
+      if processes.is_first():
+        folder.claim(claimed)
     return _run_all(system, source, categories, folder, claimed, mode, dump_maps, started)
 
 
@@ -81,32 +89,40 @@ def _run_all(
   dump_maps: bool,
   started: float,
 ) -> dict[str, Any]:
-  """The loop over categories, in a folder that belongs to this process."""
+  """The loop over categories, in a folder that belongs to this run."""
   config = system.config
   for note in system.notes:
     print(f'Note: {note}', flush=True)
 
   failed: dict[str, str] = {}
-  for seed, category in itertools.product(config.seeds, categories):
+
+  def run_one(system: System, seed: int, category: str) -> None:
     name = category if len(config.seeds) == 1 else f'{category}, seed {seed}'
     interrupt.raise_if_asked()
     try:
-      finished = folder.read_result(category, seed) is not None
+      finished = processes.on_first(lambda: folder.read_result(category, seed) is not None)
       if mode == 'train' and finished and not dump_maps:
         print(f'{name}: finished already', flush=True)
       else:
         _run_category(system, source, category, seed, folder, mode, dump_maps)
-    except (UserError, OSError) as error:
+    except processes.shared_errors() as error:
       if is_disk_full(error):
         raise
       failed.setdefault(category, explain(error))
       print(f'{name} failed: {explain(error)}', flush=True)
-  results = collect(folder, config, categories, failed, system.notes)
-  results['environment'] = describe_environment(started)
-  write_results(folder.root, results)
-  write_report(folder, claimed, results)
-  print('\n' + results_table(results), flush=True)
-  return results
+
+  category_parallel.run_all(system, itertools.product(config.seeds, categories), run_one)
+
+  def conclude() -> dict[str, Any]:
+    in_order = {category: failed[category] for category in categories if category in failed}
+    results = collect(folder, config, categories, in_order, system.notes)
+    results['environment'] = describe_environment(started)
+    write_results(folder.root, results)
+    write_report(folder, claimed, results)
+    print('\n' + results_table(results), flush=True)
+    return results
+
+  return processes.on_first(conclude)
 
 
 def train_category(
@@ -146,11 +162,11 @@ def train_category(
     )
   metadata = {
     'train_images': len(images),
-    'train_sha256': hashlib.sha256(images.data).hexdigest(),
+    'train_sha256': _sha256(images),
   }
   host_state = system.init_state(category, seed, images)
   last_terms: dict[str, float] = {}
-  with Checkpoints(folder / 'checkpoints') as checkpoints:
+  with SharedCheckpoints(folder / 'checkpoints') as checkpoints:
     if checkpoints.latest_step() is not None:
       if checkpoints.read_metadata() != metadata:
         raise UserError(
@@ -163,6 +179,7 @@ def train_category(
       return host_state, last_terms
     state = devices.replicate(host_state)
     data = system.training_data(images)
+    profiled = train.profile and processes.is_first()
 
     def draw(step: int) -> tuple[np.ndarray, np.ndarray]:
       """Which images are the batch of a step, and which its exemplars."""
@@ -174,15 +191,15 @@ def train_category(
     with (
       interrupt.deferred() as stop_after,
       MetricsLog(folder, start, train.tensorboard) as log,
-      StepTrace(folder, start, train.profile) as trace,
+      StepTrace(folder, start, profiled, devices.wait) as trace,
       progress_bar(category, steps * batch_size, start * batch_size, leave=True) as progress,
     ):
-      reporter = _Reporter(
+      report = StepReport(
         system, category, log, progress, steps, lambda n: images[np.concatenate(draw(n - 1))]
       )
       for step in range(start, steps):
         trace.before_step(step, state)
-        reporter.begin_input()
+        report.begin_input()
         indices, exemplars = draw(step)
         state, terms = system.train_step(
           state,
@@ -191,83 +208,16 @@ def train_category(
           data.draw(exemplars) if system.memories else None,
         )
         done = step + 1
-        reporter.begin(done, terms)
-        stopping = stop_after(done)
+        report.begin(done, terms)
+        stopping = stop_after()
         if done % train.checkpoint_steps == 0 or done == steps or stopping:
-          last_terms = reporter.finish()
+          last_terms = report.finish()
           host_state = devices.fetch(state)
           checkpoints.save(done, host_state, metadata)
         if stopping:
           break
       checkpoints.wait()
   return host_state, last_terms
-
-
-def _log_order(term: str) -> tuple[int, str]:
-  """The loss and its three parts first, then the rest by name."""
-  first = ('loss', 'kd', 'nm', 'orth')
-  return first.index(term) if term in first else len(first), term
-
-
-class _Reporter:
-  """Checks the terms of each step once the next has begun, and logs them."""
-
-  def __init__(
-    self,
-    system: System,
-    category: str,
-    log: MetricsLog,
-    progress: tqdm,
-    steps: int,
-    images_of: Callable[[int], np.ndarray],
-  ):
-    self._system = system
-    self._images_of = images_of
-    self._devices = system.devices
-    self._batch_size = system.config.train.batch_size
-    self._log_steps = system.config.train.log_steps
-    self._category = category
-    self._log = log
-    self._progress = progress
-    self._steps = steps
-    self._pending: tuple[int, Any] | None = None
-    self._since = time.monotonic()
-    self._images = 0
-    self._input_since = 0.0
-    self._stalled = 0.0
-
-  def begin_input(self) -> None:
-    """Notes the time at which the host turns to the next batch."""
-    self._input_since = time.monotonic()
-
-  def begin(self, step: int, terms: Any) -> None:
-    """Takes the terms of a step that the device still works on."""
-    # Where the step before has ended by now, the device waited for this one, and no
-    # longer than its input took.
-    if self._pending is not None and self._pending[1]['loss'].is_ready():
-      self._stalled += time.monotonic() - self._input_since
-    self.finish()
-    self._pending = step, terms
-
-  def finish(self) -> dict[str, float]:
-    """Handles the step that was begun last, waiting for the device if need be."""
-    if self._pending is None:
-      return {}
-    step, replicated = self._pending
-    self._pending = None
-    terms = {name: float(value) for name, value in self._devices.fetch(replicated).items()}
-    nan_guard.check(self._system, self._category, step, terms, self._images_of)
-    self._images += self._batch_size
-    self._progress.set_postfix_str(f'loss {terms["loss"]:.4f}', refresh=False)
-    self._progress.update(self._batch_size)
-    if step % self._log_steps == 0 or step == self._steps:
-      now = time.monotonic()
-      rate = self._images / (now - self._since)
-      timing = {'images_per_second': rate, 'stall_seconds': self._stalled}
-      self._since, self._images, self._stalled = now, 0, 0.0
-      ordered = {name: terms[name] for name in sorted(terms, key=_log_order)}
-      self._log.write(step, ordered | timing)
-    return terms
 
 
 def _run_category(
@@ -284,18 +234,21 @@ def _run_category(
   # Everything is listed and decoded first: a broken test image must not come to
   # light only after the training.
   size, threads = config.data.image_size, config.data.threads
-  test_samples = source.list_samples(category, 'test')
-  # Scoring alone needs them only to see how the memories are used.
-  with_train = mode == 'train' or bool(system.memories)
-  train_samples = source.list_samples(category, 'train') if with_train else []
-  check_splits(category, train_samples, test_samples)
-  category_folder = folder.category(category, seed)
-  test = load_split(test_samples, size, threads)
-  images = test.images[:0]
-  if with_train:
-    images = load_split(train_samples, size, threads).images
+  with processes.agreed():
+    test_samples = source.list_samples(category, 'test')
+    # Scoring alone needs them only to see how the memories are used.
+    with_train = mode == 'train' or bool(system.memories)
+    train_samples = source.list_samples(category, 'train') if with_train else []
+    check_splits(category, train_samples, test_samples)
+    category_folder = folder.category(category, seed)
+    test = load_split(test_samples, size, threads)
+    images = test.images[:0]
+    if with_train:
+      images = load_split(train_samples, size, threads).images
+  processes.check_same(lambda: [_sha256(test.images), _sha256(images)], f'images of {category}')
   if mode == 'train':
-    state, _ = train_category(system, category, seed, images, category_folder)
+    with system.training():
+      state, _ = train_category(system, category, seed, images, category_folder)
     number = len(images)
   else:
     state, number = _final_state(system, category, seed, test.images, category_folder)
@@ -305,14 +258,15 @@ def _run_category(
   )
   counts = count(number, test_samples)
   result: dict[str, Any] = {'metrics': figures, 'counts': counts}
-  notes = (
-    differences(config.data.dataset, category, counts),
-    divergence.describe(category_folder / 'metrics.jsonl', category),
+  diverged = processes.on_first(
+    lambda: divergence.describe(category_folder / 'metrics.jsonl', category)
   )
-  for note in filter(None, notes):
+  for note in filter(None, (differences(config.data.dataset, category, counts), diverged)):
     print(f'Note: {note}', flush=True)
     result.setdefault('notes', []).append(note)
-  folder.write_result(category, seed, result)
+  with processes.agreed():
+    if processes.is_first():
+      folder.write_result(category, seed, result)
 
 
 def _final_state(
@@ -331,9 +285,9 @@ def _final_state(
     The state, and the number of images that it was trained on.
   """
   path, train = folder / 'checkpoints', system.config.train
-  if not path.is_dir():
+  if not processes.on_first(path.is_dir):
     raise UserError(f'There are no checkpoints in {path}; train without --mode=evaluate.')
-  with Checkpoints(path) as checkpoints:
+  with SharedCheckpoints(path) as checkpoints:
     latest = checkpoints.latest_step()
     train_images = checkpoints.read_metadata()['train_images'] if latest is not None else 0
     steps = number_of_steps(train.epochs, train_images, train.batch_size)
@@ -343,6 +297,17 @@ def _final_state(
         'finish it without --mode=evaluate.'
       )
     return checkpoints.restore(system.init_state(category, seed, images)), train_images
+
+
+def _sha256(images: np.ndarray) -> str:
+  return hashlib.sha256(images.data).hexdigest()
+
+
+def _what_counts(claimed: ConfigDict) -> dict[str, Any]:
+  """The fields in which processes that run together must agree."""
+  fields = flatten(json.loads(claimed.to_json()))
+  paths = ('data.dir', 'model.teacher_weights')
+  return {name: value for name, value in fields.items() if name not in paths}
 
 
 def _with_teacher_hash(config: ConfigDict) -> ConfigDict:

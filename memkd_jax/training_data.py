@@ -48,9 +48,9 @@ class TrainingData:
     self._gather = devices.map(_take)
 
   def draw(self, indices: np.ndarray) -> Batch:
-    """The batch of some images, shared out to the devices: leaves [D, B / D, ...]."""
+    """The batch of some images, shared out to the devices: leaves [P, B / D, ...]."""
     if self._on_host is not None:
-      return jax.tree.map(self._devices.split, _take(self._on_host, indices))
+      return _take(self._on_host, self._devices.split(indices))
     batch: Batch = self._gather(self._on_device, self._devices.split(indices))
     return batch
 

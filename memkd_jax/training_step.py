@@ -11,7 +11,6 @@ from memkd_jax import losses, memory_diagnostics
 from memkd_jax.models.distiller import Distiller
 from memkd_jax.models.resnet import Teacher
 from memkd_jax.normalization import normalize_images
-from memkd_jax.parallel import AXIS
 
 
 @flax.struct.dataclass
@@ -103,7 +102,8 @@ def make_train_step(
   Args:
     teacher: computes stages 1 to 3.
     exemplar_teacher: computes the stages that the memories' targets need.
-    distiller: trained; its axis name must be that of `parallel`.
+    distiller: trained; over its axis name, where it has one, the global batch is
+      averaged. Without one each device trains a model of its own.
     optimizer: an optax optimizer.
     target_stages: {m: teacher stage} of the memories that are built.
     kd: 'flat' or 'pixel', see `losses.distillation_loss`.
@@ -149,7 +149,8 @@ def make_train_step(
       return loss, (terms, updates['batch_stats'])
 
     (_, (terms, batch_stats)), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
-    grads, terms = jax.lax.pmean((grads, terms), AXIS)
+    if distiller.axis_name is not None:
+      grads, terms = jax.lax.pmean((grads, terms), distiller.axis_name)
     terms['grad_norm'] = optax.tree.norm(grads)
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)

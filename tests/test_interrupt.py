@@ -1,8 +1,10 @@
 """Signals in processes of their own; they import no jax, and so start at once."""
 
+import contextlib
 import signal
 import subprocess
 import sys
+import threading
 
 import pytest
 
@@ -20,7 +22,7 @@ try:
     for number in range(1, 1000):
       print(number, flush=True)
       step({seconds})
-      if stop_after(number):
+      if stop_after():
         print('saved', number, flush=True)
         break
 except interrupt.Interrupted as error:
@@ -74,7 +76,7 @@ def test_where_no_step_is_taken_it_is_raised_at_once():
       pytest.fail('went on')
   assert signal.getsignal(signal.SIGTERM) == before
   with interrupt.handled(), interrupt.deferred() as stop_after:
-    assert not stop_after(1)
+    assert not stop_after()
 
 
 def test_an_error_in_the_step_is_not_hidden_by_a_signal():
@@ -84,3 +86,47 @@ def test_an_error_in_the_step_is_not_hidden_by_a_signal():
       raise ValueError
     with pytest.raises(interrupt.Interrupted):
       interrupt.raise_if_asked()
+
+
+def test_a_signal_waits_for_the_steps_of_all_threads():
+  within, stopped = threading.Barrier(3), []
+
+  def train():
+    with contextlib.suppress(interrupt.Interrupted), interrupt.deferred() as stop_after:
+      within.wait(60)
+      within.wait(60)  # for the signal
+      stopped.append(stop_after())
+
+  def stay_outside():
+    with interrupt.deferred():
+      pass
+    signal.raise_signal(signal.SIGTERM)  # handled in the main thread
+
+  with interrupt.handled():
+    threads = [threading.Thread(target=train) for _ in range(2)]
+    for thread in threads:
+      thread.start()
+    within.wait(60)
+    other = threading.Thread(target=stay_outside)
+    other.start()
+    other.join()
+    within.wait(60)
+    for thread in threads:
+      thread.join()
+    assert stopped == [True, True]
+    with pytest.raises(interrupt.Interrupted, match='SIGTERM'):
+      interrupt.raise_if_asked()
+
+
+def test_processes_stop_where_they_agree_to(monkeypatch):
+  told, answers = [], iter([False, False, True])
+  monkeypatch.setattr(interrupt._Together, 'tell', lambda: told.append('others'))
+  monkeypatch.setattr(interrupt._Together, 'agree', lambda: next(answers))
+  with interrupt.handled():
+    signal.raise_signal(signal.SIGTERM)  # which is not raised, since others must hear of it
+    with pytest.raises(interrupt.Interrupted, match='SIGTERM'), interrupt.deferred() as stop:
+      assert not stop()
+      assert stop()
+    with pytest.raises(interrupt.Interrupted):
+      interrupt.raise_if_asked()  # agreed is agreed
+  assert told == ['others']

@@ -71,6 +71,8 @@ def flags_of(config, workdir):
     (['--config=configs/mvtec.py:foo'], 'Error whilst parsing config file: TypeError'),
     (['--config.train.epochs=abc'], 'flag --config.train.epochs=abc: invalid literal'),
     (['--mode=test'], 'flag --mode=test: value should be one of <train|evaluate>'),
+    (['--coordinator=auto'], '; name it with --coordinator=HOST:PORT, --process-count and'),
+    (['--config.parallel.axis=x'], 'parallel.axis=x: give a value that is one of batch, cat'),
     (['--mode=evaluate'], '{tmp}/run holds no run to evaluate'),
     (
       ['--config.model.stages=()'],

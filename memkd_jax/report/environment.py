@@ -19,9 +19,10 @@ def describe_environment(started: float) -> dict[str, Any]:
 
   Returns:
     {'versions': {name: version}, 'device': {'platform', 'kind', 'number'} of the
-    local devices, 'finished': now in UTC (ISO 8601), 'seconds': of this command}.
+    devices of all processes, 'processes': their number, 'finished': now in UTC
+    (ISO 8601), 'seconds': of this command}.
   """
-  devices = jax.local_devices()
+  devices = jax.devices()
   packages = ('jax', 'jaxlib', 'flax', 'numpy')
   return {
     'versions': {
@@ -34,6 +35,7 @@ def describe_environment(started: float) -> dict[str, Any]:
       'kind': devices[0].device_kind,
       'number': len(devices),
     },
+    'processes': jax.process_count(),
     'finished': datetime.now(UTC).isoformat(timespec='seconds'),
     'seconds': round(time.monotonic() - started, 1),
   }
