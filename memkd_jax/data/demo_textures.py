@@ -33,7 +33,11 @@ def prepare(root: Path) -> None:
     for category in CATEGORIES:
       _write_category(temporary / category, category)
     temporary.chmod(0o755)
-    temporary.replace(root)
+    try:
+      temporary.replace(root)
+    except OSError:
+      if not root.is_dir():  # else another run was faster, with the same content
+        raise
   finally:
     shutil.rmtree(temporary, ignore_errors=True)
 
