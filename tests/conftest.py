@@ -13,7 +13,9 @@ os.environ['XLA_FLAGS'] = ' '.join(
   ]
 )
 
-from collections.abc import Callable
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import jax
@@ -51,6 +53,25 @@ def one_device() -> Devices:
 def make_category() -> Callable[..., Path]:
   """Writes a category in the folder layout, with a bright square as its defect."""
   return write_category
+
+
+@pytest.fixture
+def mount_disk(tmp_path: Path) -> Iterator[Callable[[int], Path]]:
+  """Mounts a file system of some kB, again for another size; skips where it is forbidden."""
+  folder = tmp_path / 'disk'
+
+  def mount(size: int) -> Path:
+    options = f'{"remount," if folder.exists() else ""}size={size}k'
+    folder.mkdir(exist_ok=True)
+    command = ['mount', '-t', 'tmpfs', '-o', options, 'tmpfs', str(folder)]
+    if shutil.which('mount') is None or subprocess.run(command, capture_output=True).returncode:
+      folder.rmdir()
+      pytest.skip('needs the right to mount a tmpfs')
+    return folder
+
+  yield mount
+  if folder.exists():
+    subprocess.run(['umount', str(folder)], check=True)
 
 
 @pytest.fixture

@@ -1,7 +1,5 @@
 import errno
 import json
-import shutil
-import subprocess
 
 import jax
 import numpy as np
@@ -193,19 +191,9 @@ def test_a_write_that_fails_is_reported_and_the_older_ones_stay(tmp_path, state,
   assert latest(tmp_path, state) == 1
 
 
-@pytest.fixture
-def small_disk(tmp_path):
-  """A file system of 1 MB, where this user may mount one."""
-  folder = tmp_path / 'disk'
-  folder.mkdir()
-  mount = ['mount', '-t', 'tmpfs', '-o', 'size=1m', 'tmpfs', str(folder)]
-  if shutil.which('mount') is None or subprocess.run(mount, capture_output=True).returncode:
-    pytest.skip('needs the right to mount a tmpfs')
-  yield folder
-  subprocess.run(['umount', str(folder)], check=True)
+def test_a_full_disk_leaves_the_older_ones(mount_disk, rng, capfd):
+  small_disk = mount_disk(1000)
 
-
-def test_a_full_disk_leaves_the_older_ones(small_disk, rng, capfd):
   def random_state(step):
     return {'step': np.int32(step), 'params': rng.normal(size=100_000).astype(np.float32)}
 

@@ -31,9 +31,9 @@ def start(*arguments, module='memkd_jax.main'):
   )
 
 
-def run(*arguments, module='memkd_jax.main'):
+def run(*arguments, module='memkd_jax.main', timeout=300):
   process = start(*arguments, module=module)
-  out, err = process.communicate(timeout=300)
+  out, err = process.communicate(timeout=timeout)
   return process.returncode, out, err
 
 
@@ -74,6 +74,7 @@ def flags_of(config, workdir):
     (['--coordinator=auto'], '; name it with --coordinator=HOST:PORT, --process-count and'),
     (['--config.parallel.axis=x'], 'parallel.axis=x: give a value that is one of batch, cat'),
     (['--mode=evaluate'], '{tmp}/run holds no run to evaluate'),
+    (['--workdir=gs://bucket/run'], '--workdir=gs://bucket/run: a run needs a local folder'),
     (
       ['--config.model.stages=()'],
       '--config.model.stages=(): give a value that names at least',
@@ -94,6 +95,24 @@ def test_bad_input_is_one_sentence(tmp_path, arguments, message):
   assert message.format(tmp=tmp_path) in err
   assert len(err.strip().splitlines()) == 1
   assert not (tmp_path / 'run').exists()
+
+
+def test_a_signal_has_an_exit_code_of_its_own(tmp_path):
+  program = (
+    'import signal, sys\n'
+    'from absl import app\n'
+    'from memkd_jax import main, train\n'
+    'train.run = lambda *_: signal.raise_signal(signal.SIGTERM)\n'
+    'app.run(main.main, flags_parser=main._parse_flags)\n'
+  )
+  process = subprocess.run(
+    [sys.executable, '-c', program, f'--workdir={tmp_path}'],
+    env=ONE_DEVICE | {'PYTHONPATH': str(ROOT)},
+    capture_output=True,
+    text=True,
+  )
+  assert process.returncode == 75
+  assert process.stderr == '\nmemkd_jax: stopped by SIGTERM; the same command resumes.\n'
 
 
 def test_a_killed_run_resumes_to_the_same_parameters(tiny_config, tmp_path, make_category):

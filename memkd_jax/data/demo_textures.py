@@ -36,7 +36,7 @@ def prepare(root: Path) -> None:
     try:
       temporary.replace(root)
     except OSError:
-      if not root.is_dir():  # else another process was faster
+      if not root.is_dir():  # else another run was faster, with the same content
         raise
   finally:
     shutil.rmtree(temporary, ignore_errors=True)

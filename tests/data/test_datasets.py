@@ -80,6 +80,19 @@ def test_the_demo_makes_a_whole_data_set(tmp_path):
   assert all((root / f).read_bytes() == (again / f).read_bytes() for f in files)
 
 
+def test_two_runs_may_make_the_demo_at_once(tmp_path, monkeypatch):
+  def write(folder, category):
+    folder.mkdir(parents=True)
+    (folder / 'a').write_text(category)
+    (tmp_path / 'demo').mkdir(exist_ok=True)  # the other one was faster
+    (tmp_path / 'demo' / 'a').write_text('of the other')
+
+  monkeypatch.setattr(demo_textures, '_write_category', write)
+  demo_textures.prepare(tmp_path / 'demo')
+  assert [path.name for path in tmp_path.iterdir()] == ['demo']
+  assert (tmp_path / 'demo' / 'a').read_text() == 'of the other'
+
+
 @pytest.mark.parametrize('defect', demo_textures.DEFECTS)
 def test_masks_of_painted_defects_are_exact(rng, defect):
   for _ in range(20):
