@@ -101,8 +101,9 @@ def _parse_flags(argv: list[str]) -> list[str]:
   # What a config file raises, and what ml_collections does of fields that are none.
   except Exception as error:
     reason = (str(error).strip() or type(error).__name__).splitlines()[-1].strip()
-    overrides = ' '.join(['--config', *(a for a in argv if a.startswith('--config.'))])
-    _give_up(f'{overrides} cannot be loaded: {reason}')
+    overrides = ' '.join(a for a in argv if a.startswith('--config.'))
+    given = f' with {overrides}' if overrides else ''
+    _give_up(f'--config cannot be loaded{given}: {reason}')
 
 
 def _give_up(reason: str) -> NoReturn:

@@ -88,7 +88,7 @@ def test_variants_are_run_reported_and_skipped_when_finished(
 )
 def test_an_override_that_cannot_be_is_named(tiny_config, overrides):
   tiny_config.sweep.variants = (('odd', overrides),)
-  with pytest.raises(UserError, match='variant odd cannot be made'):
+  with pytest.raises(UserError, match=r'sweep\.variants: odd cannot be made'):
     sweep.variants(tiny_config)
 
 

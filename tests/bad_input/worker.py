@@ -6,6 +6,7 @@ prints one JSON object for each case. The number of a case is its seed, so a cas
 failed is repeated with `TARGET:NUMBER:NUMBER+1`.
 """
 
+import contextlib
 import json
 import os
 import resource
@@ -118,7 +119,8 @@ def _run_in_child(target: Target, batch: list[int], folder: Path) -> tuple[int, 
     try:
       _guard(target.memory)
       for number in batch:
-        result = json.dumps(run_case(target, number, folder))
+        with contextlib.redirect_stdout(sys.stderr):  # whatever the case prints
+          result = json.dumps(run_case(target, number, folder))
         os.write(writing, result.encode() + b'\n')
       status = 0
     finally:
