@@ -12,7 +12,7 @@ from pathlib import Path
 from absl import app, flags, logging
 
 from memkd_jax import files, score_maps
-from memkd_jax.errors import UserError
+from memkd_jax.errors import UserError, explain
 from memkd_jax.report.results import assemble, results_table
 
 _MAPS = flags.DEFINE_string('maps', None, 'The folder of the maps.', required=True)
@@ -36,7 +36,7 @@ def main(argv: list[str]) -> None:
     try:
       scored[category] = score_maps.score_category(maps, data, category)
     except (UserError, OSError) as error:
-      failed[category] = str(error)
+      failed[category] = explain(error)
   results = assemble(data.name, [], [scored], failed, [])
   print(results_table(results))
   if _OUT.value:
