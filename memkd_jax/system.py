@@ -18,7 +18,6 @@ from memkd_jax.data.order import category_seed, exemplar_indices
 from memkd_jax.errors import UserError
 from memkd_jax.memory_diagnostics import per_position
 from memkd_jax.models.distiller import Distiller
-from memkd_jax.models.folding import fold_batch_norm
 from memkd_jax.models.forward import ForwardDistiller, check_pair
 from memkd_jax.models.layers import param_dtype
 from memkd_jax.models.resnet import Teacher
@@ -173,7 +172,7 @@ class System:
 
   def inference_variables(self, state: TrainState) -> Any:
     """What scoring takes of a trained state, on every device."""
-    folded = fold_batch_norm(state.params, state.batch_stats)
+    folded = self._distiller.fold(state.params, state.batch_stats)
     return self.devices.replicate({'params': folded})
 
   def training_data(self, images: np.ndarray) -> TrainingData:

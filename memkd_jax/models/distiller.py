@@ -1,13 +1,14 @@
 """What both paradigms share: a student with memories that imitates teacher features."""
 
 from collections.abc import Mapping
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jax.typing import DTypeLike
 
+from memkd_jax.models.folding import fold_batch_norm, fold_values
 from memkd_jax.models.memory import NRMemory
 from memkd_jax.models.resnet import ARCHITECTURES
 
@@ -40,7 +41,7 @@ class Distiller(nn.Module):
       ('replace').
     dtype: compute dtype.
     axis_name: the mapped axis over which batch statistics are averaged.
-    folded: whether the parameters are those of `folding.fold_batch_norm`.
+    folded: whether the parameters are those of `fold`.
   """
 
   # Which teacher stage the values of memory m imitate, less m (method, section 4);
@@ -48,6 +49,8 @@ class Distiller(nn.Module):
   TARGET_OFFSET: ClassVar[int]
   # Of the student's stages.
   RUNNING_ORDER: ClassVar[tuple[int, int, int]]
+  # Of their parameters, before the number of the stage.
+  STAGE_NAME: ClassVar[str]
 
   arch: str
   stages: tuple[int, ...] = (1, 2, 3)
@@ -77,6 +80,28 @@ class Distiller(nn.Module):
     before = (k - 1 + cls.TARGET_OFFSET for k in cls.built_stages(stages))
     return tuple(m for m in before if m in memories)
 
+  @property
+  def folds_values(self) -> bool:
+    """Whether `fold` leaves nothing to be recalled but the addressing weights."""
+    return self.fusion in ('concat', 'replace')
+
+  def fold(self, params: Mapping[str, Any], batch_stats: Mapping[str, Any]) -> dict[str, Any]:
+    """What this distiller takes for inference where its `folded` is True.
+
+    Args:
+      params: trained.
+      batch_stats: running statistics.
+
+    Returns:
+      Parameters without BatchNorms, float32 at least.
+    """
+    folded = fold_batch_norm(params, batch_stats)
+    if self.folds_values:
+      for m in self.built_memories(self.stages, self.memories):
+        behind = f'{self.STAGE_NAME}_stage{m + 1 - self.TARGET_OFFSET}'
+        folded[behind] = fold_values(folded[behind], params[f'memory_m{m}']['values'])
+    return folded
+
   def recall_by_values(self, targets: Mapping[int, jax.Array]) -> dict[int, jax.Array]:
     """Queries each memory by its values with its target, for L_NM.
 
@@ -102,7 +127,11 @@ class Distiller(nn.Module):
     """What the stage behind memory m takes: the query itself where there is none."""
     if f'm{m}' not in self.memory:
       return query
-    recalled = self.memory[f'm{m}'](query)
+    memory = self.memory[f'm{m}']
+    if self.folded and self.folds_values:
+      recalled = memory.address(query).astype(self.dtype)
+    else:
+      recalled = memory(query)
     if self.fusion == 'concat':
       return jnp.concatenate([query, recalled], axis=-1)
     if self.fusion == 'add':

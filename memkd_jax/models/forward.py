@@ -24,6 +24,7 @@ class ForwardDistiller(Distiller):
 
   TARGET_OFFSET = 0
   RUNNING_ORDER = (1, 2, 3)
+  STAGE_NAME = 'encoder'
 
   student: str = 'resnet50'
   projection: bool = False

@@ -43,9 +43,13 @@ class NRMemory(nn.Module):
     Returns:
       r, [..., C]. The weights w, [..., L], are sown as intermediates.
     """
-    weights, recalled = self._recall(queries, self.keys)
+    return self._recall(self.address(queries))
+
+  def address(self, queries: jax.Array) -> jax.Array:
+    """The weights w alone, [..., L], float32 at least; sown as intermediates."""
+    weights = self._address(queries, self.keys)
     self.sow('intermediates', 'weights', weights)
-    return recalled
+    return weights
 
   def recall_by_values(self, features: jax.Array) -> jax.Array:
     """Recalls as `__call__`, but addresses by the values: the query of L_NM.
@@ -56,14 +60,15 @@ class NRMemory(nn.Module):
     Returns:
       r, [..., C].
     """
-    return self._recall(features, self.values)[1]
+    return self._recall(self._address(features, self.values))
 
-  def _recall(self, queries: jax.Array, addresses: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """The addressing weights [..., L], and what they recall [..., C]."""
+  def _address(self, queries: jax.Array, addresses: jax.Array) -> jax.Array:
     # Full precision: accelerators would otherwise round the cosines to bf16.
     cosines = jnp.einsum(
       '...c,lc->...l', normalize(queries), normalize(addresses), precision='highest'
     )
-    weights = jax.nn.softmax(cosines / self.temperature)
+    return jax.nn.softmax(cosines / self.temperature)
+
+  def _recall(self, weights: jax.Array) -> jax.Array:
     recalled = jnp.einsum('...l,lc->...c', weights, self.values, precision='highest')
-    return weights, recalled.astype(self.dtype)
+    return recalled.astype(self.dtype)

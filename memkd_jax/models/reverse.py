@@ -16,6 +16,7 @@ class ReverseDistiller(Distiller):
 
   TARGET_OFFSET = 1
   RUNNING_ORDER = (3, 2, 1)
+  STAGE_NAME = 'student'
 
   def setup(self) -> None:
     arch = ARCHITECTURES[self.arch]

@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from memkd_jax.models.folding import fold_batch_norm
+from memkd_jax.models.distiller import FUSIONS
 from memkd_jax.models.forward import ForwardDistiller
 from memkd_jax.models.resnet import ARCHITECTURES
 from memkd_jax.models.reverse import ReverseDistiller
@@ -11,8 +11,11 @@ from memkd_jax.models.reverse import ReverseDistiller
 
 @pytest.mark.parametrize('arch', ['tiny_basic', 'tiny_bottleneck'])
 @pytest.mark.parametrize('kind', [ReverseDistiller, ForwardDistiller])
-def test_folded_equals_unfolded(rng, arch, kind):
-  options = {} if kind is ReverseDistiller else {'student': arch, 'projection': True}
+@pytest.mark.parametrize('fusion', FUSIONS)
+def test_folded_equals_unfolded(rng, arch, kind, fusion):
+  options = {'fusion': fusion, 'temperature': 0.1}
+  if kind is ForwardDistiller:
+    options |= {'student': arch, 'projection': True}
   model = kind(arch, memory_items=5, **options)
   images = rng.normal(size=(2, 32, 32, 3)).astype(np.float32)
   features = tuple(
@@ -36,7 +39,7 @@ def test_folded_equals_unfolded(rng, arch, kind):
     lambda path, x: draw(x, 0.5, 2) if path[-2].key == 'norm' else x, variables['params']
   )
   expected = model.apply({'params': params, 'batch_stats': batch_stats}, images, features)
-  folded = fold_batch_norm(params, batch_stats)
+  folded = model.fold(params, batch_stats)
   assert not [p for p, _ in jax.tree.leaves_with_path(folded) if p[-2].key == 'norm']
   found = kind(arch, memory_items=5, folded=True, **options).apply(
     {'params': folded}, images, features
