@@ -4,6 +4,8 @@
   DIR/<category>/test/{good,<defect>}/*
   DIR/<category>/ground_truth/<defect>/<id>_mask.png
 
+A tenth of train/good is held out, to set a threshold with.
+
   python -m memkd_jax.main --config=configs/folder.py --workdir=runs/mine \\
       --config.data.dir=DIR --config.data.categories=NAME
 """
@@ -14,4 +16,6 @@ from memkd_jax import config as base
 
 
 def get_config() -> ConfigDict:
-  return base.get_config('folder')
+  config = base.get_config('folder')
+  config.train.holdout = 0.1
+  return config

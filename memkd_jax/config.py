@@ -126,6 +126,8 @@ def get_config(dataset: str = 'mvtec_ad') -> ConfigDict:
   # The teacher's features of the training images, computed once: kept on the
   # 'device' or on the 'host', or 'off'; 'auto' takes what fits.
   config.train.cache_features = 'auto'
+  # Share of the normal images that is kept out of the training, to set a threshold with.
+  config.train.holdout = 0.0
   config.train.log_steps = 10
   config.train.profile = False  # True: a trace of a few steps, in profile/
   config.train.tensorboard = False  # True: event files beside metrics.jsonl
@@ -259,6 +261,7 @@ def _check(config: ConfigDict) -> None:
     _require(f'{section}.{name}', value, 0 <= value < math.inf, 'is finite and not negative')
   for name in ('adam_b1', 'adam_b2'):
     _require(f'train.{name}', train[name], 0 <= train[name] < 1, 'lies in [0, 1)')
+  _require('train.holdout', train.holdout, 0 <= train.holdout <= 0.5, 'lies in [0, 0.5]')
   for field, largest in LARGEST.items():
     section, name = field.split('.')
     value = config[section][name]

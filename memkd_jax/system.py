@@ -137,7 +137,7 @@ class System:
   def _map(self) -> None:
     self.train_step = self.devices.map(self.step, donate=[0])
     self.teacher_step = self.devices.map(self._exemplar_features)
-    self.score_step = self.devices.map(self._score)
+    self.score_step = self.devices.map(self.score)
     self.diagnose_step = self.devices.map(self._diagnose)
 
   def init_state(self, category: str, seed: int, images: np.ndarray) -> TrainState:
@@ -153,7 +153,7 @@ class System:
     example = jax.ShapeDtypeStruct((1, *images.shape[1:]), images.dtype)
     inputs = jax.tree.map(
       lambda x: jnp.zeros(x.shape, x.dtype),
-      jax.eval_shape(self._inputs, self._one_copy(), example),
+      jax.eval_shape(self._inputs, self.one_copy(), example),
     )
     variables = self._init(key, *inputs)
     if self.config.model.memory_init == 'exemplars' and self.memories:
@@ -172,8 +172,11 @@ class System:
 
   def inference_variables(self, state: TrainState) -> Any:
     """What scoring takes of a trained state, on every device."""
-    folded = self._distiller.fold(state.params, state.batch_stats)
-    return self.devices.replicate({'params': folded})
+    return self.devices.replicate(self.folded_variables(state))
+
+  def folded_variables(self, state: TrainState) -> Any:
+    """What `score` takes of a trained state."""
+    return {'params': self._distiller.fold(state.params, state.batch_stats)}
 
   def training_data(self, images: np.ndarray) -> TrainingData:
     """What batches are drawn from, with the teacher's features where they fit.
@@ -182,7 +185,7 @@ class System:
       images: uint8 [N, S, S, 3], the training images.
     """
     example = jax.ShapeDtypeStruct((1, *images.shape[1:]), images.dtype)
-    shapes = jax.eval_shape(self._exemplar_features, self._one_copy(), example)
+    shapes = jax.eval_shape(self._exemplar_features, self.one_copy(), example)
     size = (
       len(images)
       * sum(stage.size for stage in shapes)
@@ -220,9 +223,19 @@ class System:
       train.exemplar_resample,
     )
 
-  def _score(
+  def score(
     self, variables: Any, teacher_params: Any, images: jax.Array
   ) -> tuple[jax.Array, jax.Array]:
+    """Anomaly maps and image scores: a pure function, on one device.
+
+    Args:
+      variables: of `folded_variables`.
+      teacher_params: as `one_copy` gives them.
+      images: uint8 [B, S, S, 3].
+
+    Returns:
+      (maps [B, S, S], scores [B]), float32, raw: neither clipped nor normalised.
+    """
     inputs, features = self._inputs(teacher_params, images)
     distilled: Any = self._folded.apply(variables, inputs, features)
     options = self.config.anomaly_map
@@ -257,7 +270,8 @@ class System:
     features: Any = self._teacher.apply({'params': teacher_params}, inputs)
     return inputs, features
 
-  def _one_copy(self) -> Any:
+  def one_copy(self) -> Any:
+    """The teacher's parameters, as numpy."""
     return self.devices.fetch(self.teacher_params)
 
   def _memories_from_exemplars(
@@ -279,7 +293,7 @@ class System:
 
     generator = np.random.default_rng(category_seed(seed, category))
     params = dict(variables['params'])
-    for m, features in targets(self._one_copy(), variables).items():
+    for m, features in targets(self.one_copy(), variables).items():
       rows = np.asarray(features).reshape(-1, features.shape[-1])
       items = self.config.model.memory_items
       chosen = rows[generator.choice(len(rows), items, replace=items > len(rows))]

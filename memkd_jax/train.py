@@ -12,13 +12,14 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from memkd_jax import category_parallel, divergence, interrupt, metrics_log, processes, weights
+from memkd_jax.calibration import Calibration, write_calibration
 from memkd_jax.config import RANDOM_TEACHER, flatten, resolve
 from memkd_jax.data.arrays import load_split
 from memkd_jax.data.counts import count, differences
 from memkd_jax.data.datasets import Source, choose_categories, open_source
-from memkd_jax.data.order import batch_indices, number_of_steps
+from memkd_jax.data.order import batch_indices, holdout_indices, number_of_steps
 from memkd_jax.errors import UserError, explain, is_disk_full
-from memkd_jax.evaluate import check_splits, evaluate_category
+from memkd_jax.evaluate import check_splits, evaluate_category, score_images
 from memkd_jax.metrics_log import MetricsLog
 from memkd_jax.progress import progress_bar
 from memkd_jax.report.environment import describe_environment
@@ -28,6 +29,7 @@ from memkd_jax.shared_checkpoints import SharedCheckpoints
 from memkd_jax.step_report import StepReport
 from memkd_jax.step_trace import StepTrace
 from memkd_jax.system import System
+from memkd_jax.trained import final_state
 from memkd_jax.training_step import TrainState
 from memkd_jax.workdir import Workdir
 
@@ -236,8 +238,8 @@ def _run_category(
   size, threads = config.data.image_size, config.data.threads
   with processes.agreed():
     test_samples = source.list_samples(category, 'test')
-    # Scoring alone needs them only to see how the memories are used.
-    with_train = mode == 'train' or bool(system.memories)
+    # Scoring alone needs them only to see how the memories are used, and for a threshold.
+    with_train = mode == 'train' or bool(system.memories) or config.train.holdout > 0
     train_samples = source.list_samples(category, 'train') if with_train else []
     check_splits(category, train_samples, test_samples)
     category_folder = folder.category(category, seed)
@@ -245,58 +247,37 @@ def _run_category(
     images = test.images[:0]
     if with_train:
       images = load_split(train_samples, size, threads).images
-  processes.check_same(lambda: [_sha256(test.images), _sha256(images)], f'images of {category}')
+    kept, held = holdout_indices(seed, category, len(images), config.train.holdout)
+    images, held_out = images[kept], images[held]
+  processes.check_same(
+    lambda: [_sha256(array) for array in (test.images, images, held_out)],
+    f'images of {category}',
+  )
   if mode == 'train':
     with system.training():
       state, _ = train_category(system, category, seed, images, category_folder)
     number = len(images)
   else:
-    state, number = _final_state(system, category, seed, test.images, category_folder)
+    state, number = final_state(system, category, seed, test.images, category_folder)
   maps_folder = folder.maps(category, seed) if dump_maps else None
   figures = evaluate_category(
     system, state, category, images, test, category_folder, maps_folder
   )
+  if len(held_out):
+    calibration = Calibration.from_maps(*score_images(system, state, held_out))
+    processes.on_first(lambda: write_calibration(category_folder, calibration))
   counts = count(number, test_samples)
+  all_counts = counts | {'train': number + len(held_out)}
   result: dict[str, Any] = {'metrics': figures, 'counts': counts}
   diverged = processes.on_first(
     lambda: divergence.describe(category_folder / 'metrics.jsonl', category)
   )
-  for note in filter(None, (differences(config.data.dataset, category, counts), diverged)):
+  for note in filter(None, (differences(config.data.dataset, category, all_counts), diverged)):
     print(f'Note: {note}', flush=True)
     result.setdefault('notes', []).append(note)
   with processes.agreed():
     if processes.is_first():
       folder.write_result(category, seed, result)
-
-
-def _final_state(
-  system: System, category: str, seed: int, images: np.ndarray, folder: Path
-) -> tuple[TrainState, int]:
-  """The state after the last step, for no other may be reported.
-
-  Args:
-    system: the compiled steps.
-    category: and
-    seed: of the run.
-    images: uint8 [N, S, S, 3], any; only their size counts.
-    folder: where checkpoints/ is.
-
-  Returns:
-    The state, and the number of images that it was trained on.
-  """
-  path, train = folder / 'checkpoints', system.config.train
-  if not processes.on_first(path.is_dir):
-    raise UserError(f'There are no checkpoints in {path}; train without --mode=evaluate.')
-  with SharedCheckpoints(path) as checkpoints:
-    latest = checkpoints.latest_step()
-    train_images = checkpoints.read_metadata()['train_images'] if latest is not None else 0
-    steps = number_of_steps(train.epochs, train_images, train.batch_size)
-    if latest is None or latest != steps:
-      raise UserError(
-        f'The training in {path} has not ended (step {latest or 0} of {steps or "?"}); '
-        'finish it without --mode=evaluate.'
-      )
-    return checkpoints.restore(system.init_state(category, seed, images)), train_images
 
 
 def _sha256(images: np.ndarray) -> str:

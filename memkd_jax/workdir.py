@@ -6,6 +6,7 @@ config.json                              the resolved config
 <category>/seed_<seed>/result.json       figures and counts; written last
 <category>/seed_<seed>/figure.png        images, ground truth, maps
 <category>/seed_<seed>/curves.png        ROC and the like, histogram of the scores
+<category>/seed_<seed>/calibration.json  scores of held-out normal images, if any
 <category>/seed_<seed>/memory.*          how the memories are used, where there are any
 anomaly_maps/seed_<seed>/<category>/     test/<defect>/<id>.tiff, with --dump-maps
 results.json, results.md, report.html    all categories together
@@ -69,6 +70,33 @@ class Workdir:
     """Raises UserError where there is no run to evaluate."""
     if not (self.root / 'config.json').exists():
       raise UserError(f'{self.root} holds no run to evaluate; name its folder with --workdir.')
+
+  def read_config(self) -> ConfigDict:
+    """The config of the run that is here, as `claim` wrote it.
+
+    Returns:
+      It, with the fields that did not exist then at their defaults; and
+      `model.teacher_sha256`.
+
+    Raises:
+      UserError: there is none, or it is damaged.
+    """
+    self.check_exists()
+    path = self.root / 'config.json'
+    try:
+      fields = flatten(read_json(path))
+      # The fields of an ablation say what led to a config, not what it is.
+      fields = {name: value for name, value in fields.items() if not name.startswith('sweep.')}
+      config = get_config()
+      with config.unlocked():
+        config.model.teacher_sha256 = ''
+      config.update_from_flattened_dict(
+        {name: tuple(v) if isinstance(v, list) else v for name, v in fields.items()}
+      )
+      return config
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+      reason = ' '.join(str(error).split())
+      raise UserError(f'{path} is damaged ({reason}); train again.') from error
 
   def claim(self, config: ConfigDict) -> None:
     """Writes config.json, or checks that the one there would give the same figures.

@@ -68,7 +68,7 @@ def read_image(path: Readable, size: int) -> tuple[np.ndarray, tuple[int, int]]:
     file = decode(path)
     ImageOps.exif_transpose(file, in_place=True)
     image = _to_rgb(file)
-    return np.asarray(image.resize((size, size), Image.Resampling.BILINEAR)), image.size
+    return _resized(image, size), image.size
   except UserError:
     raise
   # Pillow's plugins raise nearly anything on broken and hostile files.
@@ -76,6 +76,31 @@ def read_image(path: Readable, size: int) -> tuple[np.ndarray, tuple[int, int]]:
     raise UserError(
       f'{path} is not a readable image ({_reason(error)}); replace or remove it.'
     ) from error
+
+
+def to_square(image: np.ndarray, size: int) -> np.ndarray:
+  """Resizes an array as `read_image` does a file.
+
+  Args:
+    image: uint8 [H, W, 3] RGB, or [H, W] grey; returned as it is where it is
+      [size, size, 3] already.
+    size: side of the result in pixels.
+
+  Returns:
+    uint8 [size, size, 3].
+
+  Raises:
+    UserError: it is something else.
+  """
+  array = np.asarray(image)
+  shaped = array.ndim == 2 or (array.ndim == 3 and array.shape[2] == 3)
+  if array.dtype != np.uint8 or not shaped or not array.size:
+    raise UserError(
+      f'An image is {array.dtype} {list(array.shape)}; give uint8 [H, W, 3] (RGB) or [H, W].'
+    )
+  if array.shape == (size, size, 3):
+    return array
+  return _resized(_to_rgb(Image.fromarray(array)), size)
 
 
 def read_mask(path: Readable, size: int) -> tuple[np.ndarray, tuple[int, int]]:
@@ -121,6 +146,10 @@ def decode_mask(path: Readable) -> np.ndarray:
   except Exception as error:
     raise UserError(f'{path} is not a readable mask ({_reason(error)}); replace it.') from error
   return np.asarray(values.any(axis=-1) if values.ndim == 3 else values != 0)
+
+
+def _resized(image: Image.Image, size: int) -> np.ndarray:
+  return np.asarray(image.resize((size, size), Image.Resampling.BILINEAR))
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

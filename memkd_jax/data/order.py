@@ -67,6 +67,25 @@ def exemplar_indices(
   return generator.choice(images, exemplars, replace=exemplars > images)
 
 
+def holdout_indices(
+  seed: int, category: str, images: int, share: float
+) -> tuple[np.ndarray, np.ndarray]:
+  """Which normal images are kept out of the training, to set a threshold with.
+
+  Args:
+    seed: of the run.
+    category: seeds differently for each category.
+    images: N, number of normal images.
+    share: of them that is held out, in [0, 0.5]; at least one image unless it is 0.
+
+  Returns:
+    (trained on, held out), int64, each ascending.
+  """
+  number = min(max(1, round(share * images)), images - 1) if share and images else 0
+  order = _generator(seed, category, 'holdout', 0).permutation(images)
+  return np.sort(order[number:]), np.sort(order[:number])
+
+
 def category_seed(seed: int, category: str) -> int:
   """A 32-bit seed for a category that no other category's order influences."""
   return int(_generator(seed, category, 'initialisation', 0).integers(2**32))
