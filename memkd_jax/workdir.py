@@ -90,6 +90,8 @@ class Workdir:
       config = get_config()
       with config.unlocked():
         config.model.teacher_sha256 = ''
+      if unknown := fields.keys() - flatten(config.to_dict()).keys():
+        raise ValueError(f'it has no field {sorted(unknown)[0]}')
       config.update_from_flattened_dict(
         {name: tuple(v) if isinstance(v, list) else v for name, v in fields.items()}
       )

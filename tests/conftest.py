@@ -152,9 +152,13 @@ def random_state_dict(
 @pytest.fixture
 def tiny_config(tmp_path: Path) -> ConfigDict:
   """A run of a few seconds; its data folder is `tmp_path / 'data'`, made by the test."""
+  return make_tiny_config(tmp_path / 'data')
+
+
+def make_tiny_config(data: Path) -> ConfigDict:
   config = base.get_config()
   config.data.dataset = 'folder'
-  config.data.dir = str(tmp_path / 'data')
+  config.data.dir = str(data)
   config.data.image_size = 32
   config.data.threads = 2
   config.model.backbone = 'tiny_basic'

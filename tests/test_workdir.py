@@ -142,3 +142,23 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path):
     Workdir(tmp_path / 'run').locked(),
   ):
     pass
+
+
+def test_a_config_is_read_back(tmp_path):
+  config = base.get_config()
+  config.model.memories = (1, 2)
+  config.train.epochs = 7
+  with config.unlocked():
+    config.model.teacher_sha256 = 'random'
+  Workdir(tmp_path).claim(config)
+  path = tmp_path / 'config.json'
+  found = Workdir(tmp_path).read_config()
+  assert found.to_dict() == config.to_dict()
+  fields = json.loads(path.read_text())
+  del fields['train']['holdout']  # as a run has it that is older than the field
+  path.write_text(json.dumps(fields))
+  assert Workdir(tmp_path).read_config().train.holdout == 0
+  for damage in ('{"model": {"nonsense": 1}}', '{"train": {"epochs": "x"}}', '[1]', '{'):
+    path.write_text(damage)
+    with pytest.raises(UserError, match=r'config\.json is damaged'):
+      Workdir(tmp_path).read_config()

@@ -64,11 +64,16 @@ def read_image(path: Readable, size: int) -> tuple[np.ndarray, tuple[int, int]]:
   Raises:
     UserError: the file cannot be decoded, or exceeds the bounds of `decoding`.
   """
+  image = read_rgb(path)
+  return _resized(image, size), image.size
+
+
+def read_rgb(path: Readable) -> Image.Image:
+  """Reads an image as `read_image` does, at its own size."""
   try:
     file = decode(path)
     ImageOps.exif_transpose(file, in_place=True)
-    image = _to_rgb(file)
-    return _resized(image, size), image.size
+    return _to_rgb(file)
   except UserError:
     raise
   # Pillow's plugins raise nearly anything on broken and hostile files.

@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 
 from memkd_jax import config as base
 from memkd_jax import files
+from memkd_jax.calibration import read_calibration
 from memkd_jax.data.decoding import decode
 from memkd_jax.models.forward import ForwardDistiller
 from memkd_jax.models.reverse import ReverseDistiller
@@ -45,6 +46,7 @@ _METHODS = {
   ('forward', True): 'MemMKD',
   ('forward', False): 'Multiresolution distillation',
 }
+_RATES = (0.1, 0.05, 0.01, 0.001)  # of false alarms
 # The paper shows these without figures.
 _WITHOUT_FIGURES = ('mvtec_3d', 'eyecandies')
 
@@ -228,6 +230,7 @@ def _category_sections(
     if (folder / 'memory.png').exists():
       alt = f'{category}: weights of the items, cosines of feature and recall, entropy'
       left += [_picture(folder / 'memory.png', alt), _MEMORY_HELP]
+    left.append(_threshold(folder))
     right = _picture(folder / 'figure.png', f'{category}: {cases}')
     sections.append(
       f'<section class="category" id="category-{i}">\n<h3>{escape(category)}</h3>\n'
@@ -235,6 +238,29 @@ def _category_sections(
       f'{right}\n</div>\n</section>'
     )
   return sections
+
+
+def _threshold(folder: Path) -> str:
+  """The thresholds of a category that has any, at the rates that its images support."""
+  calibration = read_calibration(folder)
+  if calibration is None:
+    return ''
+  rates = [rate for rate in _RATES if rate >= calibration.smallest_rate]
+  rows = []
+  for rate in rates or [calibration.smallest_rate]:
+    threshold = calibration.threshold(rate)
+    low, high = threshold.interval
+    rows.append(
+      f'<li>{100 * rate:.3g}%: images above {threshold.value:.4f} (true rate, with 95% '
+      f'confidence, {100 * low:.2g}% to {100 * high:.2g}%), pixels above '
+      f'{calibration.pixel_threshold(rate):.4f}</li>'
+    )
+  number = len(calibration.scores)
+  plural = 's' if number > 1 else ''
+  return (
+    f'<p class="remark">Thresholds by false-alarm rate, from {number} held-out normal '
+    f'image{plural}:</p><ul class="remark">{"".join(rows)}</ul>'
+  )
 
 
 def _picture(path: Path, description: str) -> str:

@@ -47,3 +47,24 @@ def test_exemplars_are_redrawn_as_asked_for(resample, draws):
 
 def test_more_exemplars_than_images_repeat():
   assert order.exemplar_indices(0, 'bolt', 3, 16, 0, 4).shape == (16,)
+
+
+@pytest.mark.parametrize(
+  ('images', 'share', 'held'), [(240, 0.1, 24), (10, 0.01, 1), (2, 0.5, 1), (1, 0.5, 0)]
+)
+def test_holdout_parts_the_images(images, share, held):
+  kept, out = order.holdout_indices(0, 'bolt', images, share)
+  assert len(out) == held
+  np.testing.assert_array_equal(np.sort(np.concatenate([kept, out])), np.arange(images))
+
+
+def test_holdout_is_seeded_and_off_by_default():
+  kept, out = order.holdout_indices(0, 'bolt', 9, 0.0)
+  np.testing.assert_array_equal(kept, np.arange(9))
+  assert len(out) == 0
+  first, again, other, category = (
+    order.holdout_indices(seed, name, 100, 0.2)[1].tolist()
+    for seed, name in ((0, 'bolt'), (0, 'bolt'), (1, 'bolt'), (0, 'nut'))
+  )
+  assert first == again
+  assert other != first != category

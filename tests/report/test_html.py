@@ -1,10 +1,12 @@
 import re
 from html.parser import HTMLParser
 
+import numpy as np
 import pytest
 from PIL import Image
 
 from memkd_jax import config as base
+from memkd_jax.calibration import Calibration, write_calibration
 from memkd_jax.report.environment import describe_environment
 from memkd_jax.report.html import write_report
 from memkd_jax.report.results import assemble
@@ -135,6 +137,18 @@ def test_tables_have_captions_and_scopes(write):
     value[1:] for _, name, value in page.attributes if name == 'href' and value[0] == '#'
   }
   assert links <= {value for _, name, value in page.attributes if name == 'id'}
+
+
+def test_thresholds_are_told(write, tmp_path):
+  run = {'bottle': FIGURES}
+  folder = tmp_path / 'run' / 'bottle' / 'seed_0'
+  folder.mkdir(parents=True)
+  write_calibration(folder, Calibration(np.arange(39.0), np.linspace(0, 1, 51)))
+  page, _ = write('mvtec_ad', run, pictures=False)
+  assert 'from 39 held-out normal images' in page.text
+  assert '10%: images above 35.0000' in page.text
+  assert '5%: images above 37.0000' in page.text
+  assert '1%: images' not in page.text  # 39 images do not support it
 
 
 def test_several_seeds(write):
