@@ -11,6 +11,7 @@ from scipy import stats
 from memkd_jax import files
 from memkd_jax.errors import UserError
 from memkd_jax.input_files import read_json
+from memkd_jax.result_check import DIGEST, digest
 
 FORMAT = 1
 _FILE = 'calibration.json'
@@ -125,8 +126,9 @@ def check_rate(rate: float) -> None:
 
 def write_calibration(folder: Path, calibration: Calibration) -> None:
   """Writes calibration.json into a category's folder."""
-  content = {name: array.tolist() for name, array in vars(calibration).items()}
-  files.write_json(folder / _FILE, {'format': FORMAT} | content)
+  arrays = {name: array.tolist() for name, array in vars(calibration).items()}
+  content = {'format': FORMAT} | arrays
+  files.write_json(folder / _FILE, content | {DIGEST: digest(content)})
 
 
 def read_calibration(folder: Path) -> Calibration | None:
@@ -150,6 +152,8 @@ def parse_calibration(content: Any) -> Calibration:
   """Checks what a calibration.json holds; raises ValueError where it is something else."""
   if not isinstance(content, dict) or content.get('format') != FORMAT:
     raise ValueError(f'its format is not {FORMAT}')
+  if content.get(DIGEST) != digest(content):
+    raise ValueError('its checksum is wrong')
   arrays = []
   for name in ('scores', 'pixels'):
     values = content.get(name)

@@ -84,7 +84,11 @@ class Workdir:
     self.check_exists()
     path = self.root / 'config.json'
     try:
-      fields = flatten(read_json(path))
+      content = read_json(path)
+      # Runs of the first version have no checksum.
+      if content.pop(DIGEST, digest(content)) != digest(content):
+        raise ValueError('its checksum is wrong')
+      fields = flatten(content)
       # The fields of an ablation say what led to a config, not what it is.
       fields = {name: value for name, value in fields.items() if not name.startswith('sweep.')}
       config = get_config()
@@ -98,7 +102,9 @@ class Workdir:
       return config
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
       reason = ' '.join(str(error).split())
-      raise UserError(f'{path} is damaged ({reason}); train again.') from error
+      raise UserError(
+        f'{path} is damaged ({reason}); the command that trained there writes it again.'
+      ) from error
 
   def claim(self, config: ConfigDict) -> None:
     """Writes config.json, or checks that the one there would give the same figures.
@@ -112,7 +118,7 @@ class Workdir:
     try:
       if path.exists():
         self._check_same(path, new)
-      files.write_json(path, new)
+      files.write_json(path, new | {DIGEST: digest(new)})
     except OSError as error:
       where = f'{path}, ' if path.exists() else ''
       raise UserError(
@@ -149,6 +155,7 @@ class Workdir:
       # A field that did not exist then had the value that is its default now.
       defaults = flatten(json.loads(get_config().to_json()))
       old = defaults | flatten(read_json(path))
+      old.pop(DIGEST, None)  # every field is compared
     except (ValueError, AttributeError, RecursionError) as error:
       raise UserError(f'{path} is damaged ({error}); choose another --workdir.') from error
     flat = flatten(new)

@@ -24,6 +24,8 @@ CASES = {
   'visa': (25, 175),
   'eyecandies': (20, 130),
   'config_json': (20, 180),
+  'config_alone': (15, 105),
+  'calibration': (15, 105),
   'results': (20, 180),
   'log': (10, 60),
   'overrides': (30, 270),

@@ -155,10 +155,16 @@ def test_a_config_is_read_back(tmp_path):
   found = Workdir(tmp_path).read_config()
   assert found.to_dict() == config.to_dict()
   fields = json.loads(path.read_text())
-  del fields['train']['holdout']  # as a run has it that is older than the field
+  del fields['train']['holdout'], fields['sha256']  # as older runs have it
   path.write_text(json.dumps(fields))
   assert Workdir(tmp_path).read_config().train.holdout == 0
-  for damage in ('{"model": {"nonsense": 1}}', '{"train": {"epochs": "x"}}', '[1]', '{'):
+  for damage in (
+    json.dumps(fields | {'sha256': '0'}),
+    '{"model": {"nonsense": 1}}',
+    '{"train": {"epochs": "x"}}',
+    '[1]',
+    '{',
+  ):
     path.write_text(damage)
     with pytest.raises(UserError, match=r'config\.json is damaged'):
       Workdir(tmp_path).read_config()

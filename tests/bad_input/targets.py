@@ -9,6 +9,8 @@ from bad_input.text_targets import (
   Log,
   Results,
   RunConfig,
+  RunConfigAlone,
+  Thresholds,
   VisaSplit,
 )
 from bad_input.weight_targets import CheckpointFolders, StateDicts, Teachers
@@ -24,6 +26,8 @@ TARGETS: dict[str, Target] = {
     VisaSplit('visa'),
     EyecandiesMetadata('eyecandies'),
     RunConfig('config_json'),
+    RunConfigAlone('config_alone'),
+    Thresholds('calibration'),
     Results('results'),
     Log('log'),
     Overrides('overrides'),

@@ -1,0 +1,48 @@
+"""Memory over many evaluations in one process. It prints what it measured: run with -s."""
+
+import gc
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from memkd_jax.data.arrays import load_split
+from memkd_jax.data.folder import list_samples
+from memkd_jax.evaluate import evaluate_category
+from memkd_jax.system import System
+
+EVALUATIONS = 200
+SETTLED = 40  # after which allocators and caches have what they keep
+
+
+def resident() -> float:
+  """MB of this process that are in memory."""
+  gc.collect()
+  pages = int(Path('/proc/self/statm').read_text().split()[1])
+  return pages * os.sysconf('SC_PAGE_SIZE') / 1e6
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path('/proc/self/statm').exists(), reason='needs /proc')
+def test_memory_stays_flat(tiny_config, make_category, one_device, tmp_path):
+  make_category(tmp_path / 'data')
+  system = System(tiny_config, one_device)
+  train, test = (
+    load_split(list_samples(tmp_path / 'data', 'bolt', split), 32, 2)
+    for split in ('train', 'test')
+  )
+  state = system.init_state('bolt', 0, train.images)
+  sizes, figures = [], []
+  for _ in range(EVALUATIONS):
+    figures.append(
+      evaluate_category(system, state, 'bolt', train.images, test, tmp_path, tmp_path / 'maps')
+    )
+    sizes.append(resident())
+  shown = ', '.join(f'{i}: {sizes[i - 1]:.0f}' for i in (1, 10, SETTLED, 100, 150, EVALUATIONS))
+  print(f'\nMB after so many evaluations: {shown}')
+  assert all(f == figures[0] for f in figures)
+  # A leaked map, image or program would be kept 160 times.
+  slope = np.polyfit(np.arange(SETTLED, EVALUATIONS), sizes[SETTLED:], 1)[0]
+  assert slope < 0.05  # MB per evaluation
+  assert sizes[-1] - sizes[SETTLED - 1] < 20
