@@ -11,11 +11,11 @@ import pytest
 from absl import flags as absl_flags
 
 from memkd_jax import config as base
-from memkd_jax import main, predict
+from memkd_jax import export, main, predict
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([ROOT / 'README.md', ROOT / 'CHANGELOG.md', *(ROOT / 'docs').rglob('*.md')])
-PARSERS = {'memkd_jax.predict': predict._parser}
+PARSERS = {'memkd_jax.export': export._parser, 'memkd_jax.predict': predict._parser}
 
 
 def commands(page):

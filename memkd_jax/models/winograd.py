@@ -48,8 +48,9 @@ def saves(inputs: Sequence[int], kernel: Sequence[int]) -> bool:
     inputs: the shape [B, H, W, C].
     kernel: the shape [3, 3, C, K].
   """
-  batch, height, width, channels = inputs
+  height, width, channels = inputs[1:]
   features = kernel[3]
+  batch = _known(inputs[0])
   # For few tiles, transforming the kernel costs more than is saved.
   enough = batch * height * width // 16 >= max(32, channels * features // 2048)
   return enough and min(channels, features) >= 32 and height % 4 == width % 4 == 0
@@ -179,8 +180,14 @@ def _chunks(maps: jax.Array) -> jax.Array:
   """[B, H, W, C] -> [B / n, n, H, W, C], a few images in each part."""
   batch, height, width, channels = maps.shape
   most = max(1, 16 * _CHUNK // (height * width * channels))
-  number = next(n for n in range(min(most, batch), 0, -1) if batch % n == 0)
+  known = _known(batch)
+  number = next(n for n in range(min(most, known), 0, -1) if known % n == 0)
   return maps.reshape(batch // number, number, *maps.shape[1:])
+
+
+def _known(batch: int) -> int:
+  """The size of a batch; 1 for one that a program to be exported leaves open."""
+  return batch if isinstance(batch, int) else 1
 
 
 def _apart(x: jax.Array) -> jax.Array:
