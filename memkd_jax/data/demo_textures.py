@@ -1,7 +1,8 @@
 """The demo's data: scikit-image's textures with painted defects and exact masks.
 
 Training crops come from the upper two thirds of each texture, test crops from
-the lower third, so no tested pixel was ever trained on.
+the lower third, so no tested pixel was ever trained on. Every defect has the grey values
+of its surroundings, so that no threshold on them finds it.
 """
 
 import shutil
@@ -11,13 +12,15 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
+from scipy import ndimage
 
 CATEGORIES = ('brick', 'grass', 'gravel')
-DEFECTS = ('blob', 'scratch', 'shuffle')
+DEFECTS = ('foreign', 'scratch', 'shuffle', 'smear')
 
 _CROP = 128
 _TRAIN_CROPS = 48
 _TEST_CROPS = 8  # of each defect, and twice as many normal ones
+_SMEAR = 4.0  # pixels
 _SEED = 0
 
 
@@ -43,11 +46,10 @@ def prepare(root: Path) -> None:
 
 
 def _write_category(folder: Path, category: str) -> None:
-  import skimage.data  # slow to import, and only the demo needs it
-
-  texture = getattr(skimage.data, category)()
-  border = texture.shape[0] * 2 // 3
-  upper, lower = texture[:border], texture[border:]
+  texture = _texture(category)
+  upper = training_part(texture)
+  lower = texture[len(upper) :]
+  others = [_texture(other) for other in CATEGORIES if other != category]
   generator = np.random.default_rng([_SEED, zlib.crc32(category.encode())])
 
   for i in range(_TRAIN_CROPS):
@@ -56,22 +58,37 @@ def _write_category(folder: Path, category: str) -> None:
     _save(folder / 'test' / 'good' / f'{i:03}.png', _crop(lower, generator))
   for defect in DEFECTS:
     for i in range(_TEST_CROPS):
-      image, mask = paint(_crop(lower, generator), defect, generator)
+      other = others[generator.integers(len(others))]
+      foreign = _crop(other[len(training_part(other)) :], generator)
+      image, mask = paint(_crop(lower, generator), defect, generator, foreign)
       _save(folder / 'test' / defect / f'{i:03}.png', image)
       _save(folder / 'ground_truth' / defect / f'{i:03}_mask.png', mask * np.uint8(255))
 
 
+def _texture(category: str) -> np.ndarray:
+  import skimage.data  # slow to import, and only the demo needs it
+
+  return getattr(skimage.data, category)()
+
+
+def training_part(texture: np.ndarray) -> np.ndarray:
+  """The upper two thirds of the rows; the others are tested on alone."""
+  return texture[: texture.shape[0] * 2 // 3]
+
+
 def paint(
-  image: np.ndarray, defect: str, generator: np.random.Generator
+  image: np.ndarray, defect: str, generator: np.random.Generator, foreign: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
   """Paints one defect.
 
   Args:
     image: uint8 [H, W], a normal crop.
-    defect: 'blob' (a smooth stain), 'scratch' (a thin line) or 'shuffle' (the
-      texture's own pixels in random order: its grey values stay, its structure
-      is gone).
+    defect: 'scratch', a line of one grey value that a pixel of the crop has; or a spot whose
+      grey values stay while their places change: 'foreign' (the places are those of another
+      texture's grey values), 'smear' (of the spot's, blurred in one direction) or 'shuffle'
+      (random).
     generator: of random numbers.
+    foreign: uint8 [H, W], a crop of another texture.
 
   Returns:
     The image, uint8 [H, W], and the exact mask, bool [H, W].
@@ -82,21 +99,25 @@ def paint(
   angle = generator.uniform(0, np.pi)
   along = (columns - column) * np.cos(angle) + (rows - row) * np.sin(angle)
   across = (rows - row) * np.cos(angle) - (columns - column) * np.sin(angle)
-  result = image.astype(np.float64)
+  result = image.copy()
   if defect == 'scratch':
     mask = (np.abs(along) <= generator.uniform(0.15, 0.3) * width) & (np.abs(across) <= 1.5)
-    result[mask] = 255 if image.mean() < 128 else 0
+    result[mask] = generator.choice(image.ravel())
+    return result, mask
+  long, short = generator.uniform(0.08, 0.16, 2) * width
+  mask = (along / long) ** 2 + (across / short) ** 2 <= 1
+  if defect == 'foreign':
+    pattern = foreign[mask].astype(np.float64)
+  elif defect == 'smear':
+    axis = generator.integers(2)
+    pattern = ndimage.gaussian_filter1d(image.astype(np.float64), _SMEAR, axis)[mask]
   else:
-    long, short = generator.uniform(0.08, 0.16, 2) * width
-    distance = (along / long) ** 2 + (across / short) ** 2
-    mask = distance <= 1
-    if defect == 'blob':
-      target = 30 if image.mean() > 128 else 225
-      opacity = 0.3 + 0.5 * np.sqrt(1 - distance[mask])
-      result[mask] += opacity * (target - result[mask])
-    else:
-      result[mask] = generator.permutation(result[mask])
-  return np.rint(result).astype(np.uint8), mask
+    pattern = generator.random(mask.sum())
+  order = np.argsort(pattern + generator.uniform(0, 1e-3, pattern.shape))  # ties fall anyhow
+  values = np.empty_like(image[mask])
+  values[order] = np.sort(image[mask])
+  result[mask] = values
+  return result, mask
 
 
 def _crop(texture: np.ndarray, generator: np.random.Generator) -> np.ndarray:
