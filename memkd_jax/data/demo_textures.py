@@ -12,15 +12,17 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from scipy import ndimage
 
 CATEGORIES = ('brick', 'grass', 'gravel')
-DEFECTS = ('foreign', 'scratch', 'shuffle', 'smear')
+DEFECTS = ('foreign', 'scrape', 'shuffle')
+
+# Which texture a foreign spot is of: nobody would find a piece of gravel in grass.
+_FOREIGN = {'brick': 'grass', 'grass': 'brick', 'gravel': 'brick'}
 
 _CROP = 128
 _TRAIN_CROPS = 48
 _TEST_CROPS = 8  # of each defect, and twice as many normal ones
-_SMEAR = 4.0  # pixels
+_SCRAPE = 10  # lines, each a pixel wide
 _SEED = 0
 
 
@@ -49,7 +51,8 @@ def _write_category(folder: Path, category: str) -> None:
   texture = _texture(category)
   upper = training_part(texture)
   lower = texture[len(upper) :]
-  others = [_texture(other) for other in CATEGORIES if other != category]
+  other = _texture(_FOREIGN[category])
+  foreign = other[len(training_part(other)) :]
   generator = np.random.default_rng([_SEED, zlib.crc32(category.encode())])
 
   for i in range(_TRAIN_CROPS):
@@ -58,9 +61,8 @@ def _write_category(folder: Path, category: str) -> None:
     _save(folder / 'test' / 'good' / f'{i:03}.png', _crop(lower, generator))
   for defect in DEFECTS:
     for i in range(_TEST_CROPS):
-      other = others[generator.integers(len(others))]
-      foreign = _crop(other[len(training_part(other)) :], generator)
-      image, mask = paint(_crop(lower, generator), defect, generator, foreign)
+      piece = _crop(foreign, generator)
+      image, mask = paint(_crop(lower, generator), defect, generator, piece)
       _save(folder / 'test' / defect / f'{i:03}.png', image)
       _save(folder / 'ground_truth' / defect / f'{i:03}_mask.png', mask * np.uint8(255))
 
@@ -83,10 +85,9 @@ def paint(
 
   Args:
     image: uint8 [H, W], a normal crop.
-    defect: 'scratch', a line of one grey value that a pixel of the crop has; or a spot whose
-      grey values stay while their places change: 'foreign' (the places are those of another
-      texture's grey values), 'smear' (of the spot's, blurred in one direction) or 'shuffle'
-      (random).
+    defect: 'scrape', a band of parallel lines, each of the grey value of a random pixel of the
+      crop; or a spot whose grey values stay while their places change: 'foreign' (they have
+      the order of another texture's) or 'shuffle' (a random one).
     generator: of random numbers.
     foreign: uint8 [H, W], a crop of another texture.
 
@@ -100,17 +101,16 @@ def paint(
   along = (columns - column) * np.cos(angle) + (rows - row) * np.sin(angle)
   across = (rows - row) * np.cos(angle) - (columns - column) * np.sin(angle)
   result = image.copy()
-  if defect == 'scratch':
-    mask = (np.abs(along) <= generator.uniform(0.15, 0.3) * width) & (np.abs(across) <= 1.5)
-    result[mask] = generator.choice(image.ravel())
+  if defect == 'scrape':
+    mask = np.abs(along) <= generator.uniform(0.2, 0.35) * width
+    mask &= np.abs(across) < _SCRAPE / 2
+    line = np.floor(across[mask] + _SCRAPE / 2).astype(int)
+    result[mask] = generator.choice(image.ravel(), _SCRAPE)[line]
     return result, mask
-  long, short = generator.uniform(0.08, 0.16, 2) * width
+  long, short = generator.uniform(0.12, 0.2, 2) * width
   mask = (along / long) ** 2 + (across / short) ** 2 <= 1
   if defect == 'foreign':
     pattern = foreign[mask].astype(np.float64)
-  elif defect == 'smear':
-    axis = generator.integers(2)
-    pattern = ndimage.gaussian_filter1d(image.astype(np.float64), _SMEAR, axis)[mask]
   else:
     pattern = generator.random(mask.sum())
   order = np.argsort(pattern + generator.uniform(0, 1e-3, pattern.shape))  # ties fall anyhow
