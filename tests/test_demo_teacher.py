@@ -1,5 +1,9 @@
 """The teacher that the package brings, and what the demo reaches with it."""
 
+import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -67,3 +71,18 @@ def test_it_is_of_one_architecture_and_says_what_it_is_for(tiny_config, one_devi
 def test_an_installed_package_has_it():
   assert 'data/*.safetensors' in (ROOT / 'setup.cfg').read_text()
   assert base.DEMO_TEACHER_FILE.parent == ROOT / 'memkd_jax' / 'data'
+
+
+@pytest.mark.slow
+def test_what_the_demo_reaches(tmp_path):
+  """The demo's own command, minutes; seed 0 reached 82.7 and 81.8, below the 90 wished for."""
+  flags = [f'--config.data.dir={tmp_path / "data"}', f'--workdir={tmp_path / "run"}']
+  subprocess.run(
+    [sys.executable, '-m', 'memkd_jax.main', *flags],
+    cwd=ROOT,
+    env=os.environ | {'PYTHONPATH': str(ROOT), 'XLA_FLAGS': ''},
+    check=True,
+  )
+  mean = json.loads((tmp_path / 'run' / 'results.json').read_text())['mean']
+  assert mean['I-AUC'] >= 0.78
+  assert mean['P-AUC'] >= 0.78

@@ -44,7 +44,7 @@ def run(*args):
   )
 
 
-SMALL = ['--arch=tiny_basic', '--steps=2', '--apart=2', '--together=2', '--side=16']
+SMALL = ['--arch=tiny_basic', '--steps=2', '--apart=2', '--together=2', '--side=32']
 
 
 def test_it_writes_a_teacher_that_says_how_it_was_made(tmp_path):
