@@ -1,6 +1,7 @@
-"""Three textures with painted defects, made on the spot: shows that all works.
+"""Three textures with painted defects, made on the spot, and a small teacher.
 
-The teacher is random, so the figures mean nothing.
+Nothing is downloaded. Seed 0: I-AUC 82.7, P-AUC 81.8 (docs/demo.md). Three minutes on two
+CPU cores.
 
   python -m memkd_jax.main --config=configs/demo.py
 """

@@ -23,6 +23,8 @@ from memkd_jax.parallel import AXES
 from memkd_jax.training_data import CACHES
 
 RANDOM_TEACHER = 'random'
+DEMO_TEACHER = 'demo'  # a resnet18 that the package brings
+DEMO_TEACHER_FILE = Path(__file__).with_name('data') / 'demo_teacher.safetensors'
 DTYPES = ('float32', 'bfloat16', 'float64')
 PARADIGMS = ('reverse', 'forward')
 MEMORY_INITS = ('normal', 'exemplars')
@@ -94,7 +96,7 @@ def get_config(dataset: str = 'mvtec_ad') -> ConfigDict:
 
   config.model = ConfigDict()
   config.model.backbone = 'wide_resnet50_2'
-  # A file of tools/convert_torchvision.py, or 'random' (figures mean nothing).
+  # A file of tools/convert_torchvision.py, 'demo' (small, in the package), or 'random'.
   config.model.teacher_weights = 'weights/{backbone}.safetensors'
   config.model.paradigm = 'reverse'  # 'forward' (MemMKD)
   # Of the forward paradigm; 'auto' is resnet50 for wide_resnet50_2, else the backbone.
@@ -175,7 +177,9 @@ def resolve(config: ConfigDict) -> ConfigDict:
   config.model.student = _student(config.model)
   config.model.stages = tuple(sorted(set(config.model.stages)))
   config.model.memories = tuple(sorted(set(config.model.memories)))
-  if config.model.teacher_weights != RANDOM_TEACHER:
+  if config.model.teacher_weights == DEMO_TEACHER:
+    config.model.teacher_weights = str(DEMO_TEACHER_FILE.absolute())
+  elif config.model.teacher_weights != RANDOM_TEACHER:
     path = config.model.teacher_weights.replace('{backbone}', config.model.backbone)
     config.model.teacher_weights = _absolute('model.teacher_weights', path)
   return config

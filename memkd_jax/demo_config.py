@@ -7,9 +7,9 @@ from memkd_jax import config as base
 
 def get_config() -> ConfigDict:
   config = base.get_config('demo')
-  config.data.dir = base.data_dir('memkd_demo')
+  config.data.dir = base.data_dir('memkd_demo_textures')
   config.data.image_size = 128
   config.model.backbone = 'resnet18'
-  config.model.teacher_weights = base.RANDOM_TEACHER
-  config.train.epochs = 5
+  config.model.teacher_weights = base.DEMO_TEACHER
+  config.train.epochs = 20
   return config

@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 
 from memkd_jax import processes, weights
 from memkd_jax.anomaly_map import anomaly_maps, image_scores
-from memkd_jax.config import RANDOM_TEACHER
+from memkd_jax.config import DEMO_TEACHER_FILE, RANDOM_TEACHER
 from memkd_jax.data.order import category_seed, exemplar_indices
 from memkd_jax.errors import UserError
 from memkd_jax.memory_diagnostics import per_position
@@ -308,6 +308,11 @@ class System:
       params = weights.random_teacher(model.backbone)
     else:
       _, params = weights.load(model.teacher_weights, model.backbone)
+      if model.teacher_weights == str(DEMO_TEACHER_FILE.absolute()):
+        self.notes.append(
+          'The teacher is the small one of the demo, trained on a few photographs: for other '
+          'images take one of ImageNet.'
+        )
     dtype = jnp.dtype(model.dtype)
     return jax.tree.map(lambda x: x.astype(dtype), params)
 

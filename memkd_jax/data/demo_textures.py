@@ -1,7 +1,8 @@
 """The demo's data: scikit-image's textures with painted defects and exact masks.
 
 Training crops come from the upper two thirds of each texture, test crops from
-the lower third, so no tested pixel was ever trained on.
+the lower third, so no tested pixel was ever trained on. Every defect has the grey values
+of its surroundings, so that no threshold on them finds it.
 """
 
 import shutil
@@ -13,11 +14,15 @@ import numpy as np
 from PIL import Image
 
 CATEGORIES = ('brick', 'grass', 'gravel')
-DEFECTS = ('blob', 'scratch', 'shuffle')
+DEFECTS = ('foreign', 'scrape', 'shuffle')
+
+# Which texture a foreign spot is of: nobody would find a piece of gravel in grass.
+_FOREIGN = {'brick': 'grass', 'grass': 'brick', 'gravel': 'brick'}
 
 _CROP = 128
 _TRAIN_CROPS = 48
 _TEST_CROPS = 8  # of each defect, and twice as many normal ones
+_SCRAPE = 10  # lines, each a pixel wide
 _SEED = 0
 
 
@@ -43,11 +48,11 @@ def prepare(root: Path) -> None:
 
 
 def _write_category(folder: Path, category: str) -> None:
-  import skimage.data  # slow to import, and only the demo needs it
-
-  texture = getattr(skimage.data, category)()
-  border = texture.shape[0] * 2 // 3
-  upper, lower = texture[:border], texture[border:]
+  texture = _texture(category)
+  upper = training_part(texture)
+  lower = texture[len(upper) :]
+  other = _texture(_FOREIGN[category])
+  foreign = other[len(training_part(other)) :]
   generator = np.random.default_rng([_SEED, zlib.crc32(category.encode())])
 
   for i in range(_TRAIN_CROPS):
@@ -56,22 +61,35 @@ def _write_category(folder: Path, category: str) -> None:
     _save(folder / 'test' / 'good' / f'{i:03}.png', _crop(lower, generator))
   for defect in DEFECTS:
     for i in range(_TEST_CROPS):
-      image, mask = paint(_crop(lower, generator), defect, generator)
+      piece = _crop(foreign, generator)
+      image, mask = paint(_crop(lower, generator), defect, generator, piece)
       _save(folder / 'test' / defect / f'{i:03}.png', image)
       _save(folder / 'ground_truth' / defect / f'{i:03}_mask.png', mask * np.uint8(255))
 
 
+def _texture(category: str) -> np.ndarray:
+  import skimage.data  # slow to import, and only the demo needs it
+
+  return getattr(skimage.data, category)()
+
+
+def training_part(texture: np.ndarray) -> np.ndarray:
+  """The upper two thirds of the rows; the others are tested on alone."""
+  return texture[: texture.shape[0] * 2 // 3]
+
+
 def paint(
-  image: np.ndarray, defect: str, generator: np.random.Generator
+  image: np.ndarray, defect: str, generator: np.random.Generator, foreign: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
   """Paints one defect.
 
   Args:
     image: uint8 [H, W], a normal crop.
-    defect: 'blob' (a smooth stain), 'scratch' (a thin line) or 'shuffle' (the
-      texture's own pixels in random order: its grey values stay, its structure
-      is gone).
+    defect: 'scrape', a band of parallel lines, each of the grey value of a random pixel of the
+      crop; or a spot whose grey values stay while their places change: 'foreign' (they have
+      the order of another texture's) or 'shuffle' (a random one).
     generator: of random numbers.
+    foreign: uint8 [H, W], a crop of another texture.
 
   Returns:
     The image, uint8 [H, W], and the exact mask, bool [H, W].
@@ -82,21 +100,24 @@ def paint(
   angle = generator.uniform(0, np.pi)
   along = (columns - column) * np.cos(angle) + (rows - row) * np.sin(angle)
   across = (rows - row) * np.cos(angle) - (columns - column) * np.sin(angle)
-  result = image.astype(np.float64)
-  if defect == 'scratch':
-    mask = (np.abs(along) <= generator.uniform(0.15, 0.3) * width) & (np.abs(across) <= 1.5)
-    result[mask] = 255 if image.mean() < 128 else 0
+  result = image.copy()
+  if defect == 'scrape':
+    mask = np.abs(along) <= generator.uniform(0.2, 0.35) * width
+    mask &= np.abs(across) < _SCRAPE / 2
+    line = np.floor(across[mask] + _SCRAPE / 2).astype(int)
+    result[mask] = generator.choice(image.ravel(), _SCRAPE)[line]
+    return result, mask
+  long, short = generator.uniform(0.12, 0.2, 2) * width
+  mask = (along / long) ** 2 + (across / short) ** 2 <= 1
+  if defect == 'foreign':
+    pattern = foreign[mask].astype(np.float64)
   else:
-    long, short = generator.uniform(0.08, 0.16, 2) * width
-    distance = (along / long) ** 2 + (across / short) ** 2
-    mask = distance <= 1
-    if defect == 'blob':
-      target = 30 if image.mean() > 128 else 225
-      opacity = 0.3 + 0.5 * np.sqrt(1 - distance[mask])
-      result[mask] += opacity * (target - result[mask])
-    else:
-      result[mask] = generator.permutation(result[mask])
-  return np.rint(result).astype(np.uint8), mask
+    pattern = generator.random(mask.sum())
+  order = np.argsort(pattern + generator.uniform(0, 1e-3, pattern.shape))  # ties fall anyhow
+  values = np.empty_like(image[mask])
+  values[order] = np.sort(image[mask])
+  result[mask] = values
+  return result, mask
 
 
 def _crop(texture: np.ndarray, generator: np.random.Generator) -> np.ndarray:

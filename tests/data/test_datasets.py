@@ -96,11 +96,29 @@ def test_two_runs_may_make_the_demo_at_once(tmp_path, monkeypatch):
 @pytest.mark.parametrize('defect', demo_textures.DEFECTS)
 def test_masks_of_painted_defects_are_exact(rng, defect):
   for _ in range(20):
-    image = rng.integers(0, 256, (128, 128), dtype=np.uint8)
-    painted, mask = demo_textures.paint(image, defect, rng)
+    image, foreign = rng.integers(0, 256, (2, 128, 128), dtype=np.uint8)
+    painted, mask = demo_textures.paint(image, defect, rng, foreign)
     assert 0.002 < mask.mean() < 0.2
     np.testing.assert_array_equal(painted[~mask], image[~mask])
     assert (painted[mask] != image[mask]).mean() > 0.9
+
+
+@pytest.mark.parametrize('defect', sorted(set(demo_textures.DEFECTS) - {'scrape'}))
+def test_spots_keep_their_grey_values(rng, defect):
+  image, foreign = rng.integers(0, 256, (2, 128, 128), dtype=np.uint8)
+  painted, mask = demo_textures.paint(image, defect, rng, foreign)
+  np.testing.assert_array_equal(np.sort(painted[mask]), np.sort(image[mask]))
+
+
+def test_a_foreign_spot_has_the_order_of_the_other_texture(rng):
+  image = rng.integers(0, 256, (128, 128), dtype=np.uint8)
+  foreign = np.add.outer(np.arange(128), np.zeros(128)).astype(np.uint8)
+  painted, mask = demo_textures.paint(image, 'foreign', rng, foreign)
+  rows = np.nonzero(mask)[0]
+  values = painted.astype(int)
+  highest = [values[row][mask[row]].max() for row in np.unique(rows)]
+  lowest = [values[row][mask[row]].min() for row in np.unique(rows)]
+  assert all(top <= bottom for top, bottom in zip(highest, lowest[1:], strict=False))
 
 
 def test_train_and_test_crops_share_no_pixel(tmp_path, monkeypatch):
