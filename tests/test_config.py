@@ -1,4 +1,5 @@
 import importlib.util
+import runpy
 from pathlib import Path
 
 import pytest
@@ -115,3 +116,12 @@ def test_free_fields_exist():
   for field in base.FREE_FIELDS:
     *section, name = field.split('.')
     assert name in (flat[section[0]] if section else flat)
+
+
+@pytest.mark.parametrize(('dataset', 'holdout'), [('mvtec_ad', 0.0), ('folder', 0.1)])
+def test_recall_only_is_for_any_data_set(dataset, holdout):
+  path = Path(__file__).parents[1] / 'configs' / 'recall_only.py'
+  get_config = runpy.run_path(str(path))['get_config']
+  config = base.resolve(get_config(dataset))
+  assert config.model.fusion == 'replace'
+  assert (config.data.dataset, config.train.holdout) == (dataset, holdout)

@@ -66,7 +66,7 @@ def check_main(arguments):
   for argument in arguments:
     name, _, value = argument.removeprefix('--').partition('=')
     if name == 'config':
-      assert (ROOT / value).is_file()
+      assert (ROOT / value.partition(':')[0]).is_file()
     elif name.startswith('config.'):
       assert name.removeprefix('config.') in base.flatten(config.to_dict())
     else:
