@@ -45,6 +45,9 @@ def test_there_are_commands():
 )
 def test_command(page, words):
   program, *arguments = words[1:]
+  if program == '-c':
+    compile(arguments[0], page.name, 'exec')
+    return
   if program == '-m':
     program, *arguments = arguments
   if program == 'memkd_jax.main':
