@@ -1,6 +1,6 @@
 """Scores images with an exported model: python run_exported.py bottle.memkd IMAGE ...
 
-Needs jax, numpy and pillow alone.
+Needs jax, flatbuffers (with which jax.export reads), numpy and pillow alone.
 """
 
 import json

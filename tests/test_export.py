@@ -138,7 +138,8 @@ def test_the_example_in_a_fresh_environment(run, exported, detector, tmp_path):
   """Takes a minute, and a package index."""
   venv.create(tmp_path / 'venv', with_pip=True)
   python = str(tmp_path / 'venv' / 'bin' / 'python')
-  install = [python, '-m', 'pip', 'install', '-q', f'jax=={jax.__version__}', 'numpy', 'pillow']
+  packages = [f'jax=={jax.__version__}', 'flatbuffers', 'numpy', 'pillow']
+  install = [python, '-m', 'pip', 'install', '-q', *packages]
   if subprocess.run(install, capture_output=True).returncode:
     pytest.skip('needs a package index')
   environment = {k: v for k, v in os.environ.items() if k != 'PYTHONPATH'}
