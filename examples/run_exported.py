@@ -1,21 +1,27 @@
-"""Scores images with an exported model; needs jax, flatbuffers and pillow, not memkd_jax."""
+"""Scores images with an exported model: python run_exported.py bottle.memkd IMAGE ...
+
+Needs jax, flatbuffers (with which jax.export reads), numpy and pillow alone.
+"""
 
 import json
 import sys
 import zipfile
 
+import jax
+import jax.export
 import numpy as np
-from jax import export
 from PIL import Image, ImageOps
 
-model, *paths = sys.argv[1:]
-with zipfile.ZipFile(model) as archive:
-  metadata = json.loads(archive.read('metadata.json'))
-  program = export.deserialize(bytearray(archive.read('model.jaxexport')))
-size = (metadata['image_size'],) * 2
-for path in paths:
-  image = ImageOps.exif_transpose(Image.open(path)).convert('RGB')
-  square = np.asarray(image.resize(size, Image.Resampling.BILINEAR))
-  maps, scores = program.call(square[None])
-  limit = (metadata['threshold'] or {}).get('value', float('nan'))
-  print(path, float(scores[0]), 'anomalous' if scores[0] > limit else 'normal')
+with zipfile.ZipFile(sys.argv[1]) as file:
+  metadata = json.loads(file.read('metadata.json'))
+  model = jax.export.deserialize(bytearray(file.read('model.jaxexport')))
+size = metadata['image_size'], metadata['image_size']
+images = [ImageOps.exif_transpose(Image.open(path)).convert('RGB') for path in sys.argv[2:]]
+pixels = np.stack([image.resize(size, Image.Resampling.BILINEAR) for image in images])
+maps, scores = jax.jit(model.call)(pixels)
+threshold = metadata['threshold']
+for path, score in zip(sys.argv[2:], np.asarray(scores), strict=True):
+  decision = ''
+  if threshold is not None:
+    decision = 'ANOMALOUS' if score > threshold['value'] else 'normal'
+  print(f'{path}\t{score:.7f}\t{decision}')

@@ -1,16 +1,22 @@
-"""Writes a trained model as one file that needs JAX alone: python -m memkd_jax.export."""
+"""Writes a trained model as one file that needs neither this package nor the run's folder.
+
+  python -m memkd_jax.export --workdir=DIR --category=bottle --out=bottle.memkd
+
+The file is a zip of model.jaxexport, a program of jax.export with its parameters inside,
+and metadata.json. docs/export.md says how to run it.
+"""
 
 import argparse
-import dataclasses
 import hashlib
 import json
 import sys
 import zipfile
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+import jaxlib
 import numpy as np
 from jax import export as jax_export
 
@@ -20,127 +26,203 @@ from memkd_jax.detector import Detector, load
 from memkd_jax.errors import UserError, explain
 
 FORMAT = 1
+PROGRAM = 'model.jaxexport'
+METADATA = 'metadata.json'
 PLATFORMS = ('cpu', 'cuda', 'tpu')
-PROGRAM, METADATA = 'model.jaxexport', 'metadata.json'
+
+_RESIZING = (
+  'Apply the EXIF orientation, convert to RGB with 8 bits per channel, and resize to '
+  '[image_size, image_size] with Pillow, Image.resize(size, Image.Resampling.BILINEAR), which '
+  'antialiases; the aspect ratio is ignored. Pixels stay uint8: normalisation is inside.'
+)
+_COMPATIBILITY = (
+  'Programs of jax.export run, by its guarantees, with later versions of JAX for six months '
+  'and with earlier ones for three weeks; beyond that, export again from the folder of the run.'
+)
+# A fixed time, so that equal models give equal files.
+_EPOCH = (1980, 1, 1, 0, 0, 0)
 
 
-def export_program(detector: Detector) -> bytes:
-  """The detector from pixels to maps, with its parameters inside.
+def program(detector: Detector) -> jax_export.Exported:
+  """The scoring as a program for all platforms and for any number of images.
 
   Args:
-    detector: with float32 or bfloat16 parameters.
+    detector: whose parameters go into the program.
 
   Returns:
-    What `jax.export.deserialize` takes; its `call` takes uint8 [B, S, S, 3] for any B and
-    gives maps, float32 [B, S, S], and scores, float32 [B].
+    uint8 [B, S, S, 3] -> (maps float32 [B, S, S], scores float32 [B]); without gradients.
+
+  Raises:
+    UserError: the model computes in float64.
   """
+  if detector.system.config.model.dtype == 'float64':
+    raise UserError(
+      'A model of --config.model.dtype=float64 cannot be exported, because JAX runs it only '
+      'with JAX_ENABLE_X64=1; train it with float32.'
+    )
+  # Closed over as numpy, they become the program's constants.
   variables = jax.tree.map(np.asarray, detector.variables)
-  teacher_params = detector.system.one_copy()
+  teacher = detector.system.one_copy()
+
+  def score(images: jax.Array) -> tuple[jax.Array, jax.Array]:
+    maps, scores = detector.system.score(variables, teacher, images)
+    return maps.astype(jnp.float32), scores.astype(jnp.float32)
+
+  (batch,) = jax_export.symbolic_shape('B')
   size = detector.image_size
-  (batch,) = jax_export.symbolic_shape('batch')
   images = jax.ShapeDtypeStruct((batch, size, size, 3), np.uint8)
-  score = jax.jit(lambda images: detector.system.score(variables, teacher_params, images))
-  return bytes(jax_export.export(score, platforms=PLATFORMS)(images).serialize())
+  return jax_export.export(jax.jit(score), platforms=PLATFORMS)(images)
 
 
-def describe(detector: Detector, program: bytes) -> dict[str, Any]:
-  """What metadata.json holds: all that is needed beside the program.
+def metadata(detector: Detector, exported: jax_export.Exported, content: bytes) -> dict:
+  """What a user of the file must know, as JSON values.
 
   Args:
     detector: that was exported.
-    program: of `export_program`.
-
-  Returns:
-    JSON values.
+    exported: its program.
+    content: the program, serialised.
   """
-  model, calibration = detector.system.config.model, detector.calibration
-  threshold: dict[str, Any] | None = None
-  if calibration is not None and detector.threshold is not None:
-    rate = detector.threshold.false_alarm_rate
-    threshold = {
-      **dataclasses.asdict(detector.threshold),
-      'pixel': calibration.pixel_threshold(rate),
-      'rule': 'an image is anomalous where its score exceeds value',
-      'held_out_scores': calibration.scores.tolist(),
-      'p_value': '(1 + number of held_out_scores >= score) / (their number + 1)',
-    }
-  return {
+  model, size = detector.system.config.model, detector.image_size
+  calibration, threshold = detector.calibration, detector.threshold
+  values: dict[str, Any] = {
     'format': FORMAT,
+    'memkd_jax': memkd_jax.__version__,
     'category': detector.category,
-    'image_size': detector.image_size,
-    'input': 'images, uint8 [B, image_size, image_size, 3], RGB',
-    'resize': 'apply the EXIF orientation, convert to RGB, resize to a square of image_size '
-    'pixels with Pillow: Image.resize((image_size, image_size), Image.Resampling.BILINEAR)',
-    'output': 'maps, float32 [B, image_size, image_size]; scores, float32 [B]',
-    'threshold': threshold,
-    'backbone': model.backbone,
-    'paradigm': model.paradigm,
-    'dtype': model.dtype,
+    'image_size': size,
+    'resizing': _RESIZING,
+    'model': {
+      'backbone': model.backbone,
+      'paradigm': model.paradigm,
+      'memories': list(detector.system.memories),
+      'dtype': model.dtype,
+    },
+    'inputs': {'images': f'uint8 [B, {size}, {size}, 3], RGB, any B of 1 or more'},
+    'outputs': {
+      'maps': f'float32 [B, {size}, {size}], anomaly maps: higher is more anomalous; raw, '
+      'neither clipped nor normalised',
+      'scores': 'float32 [B], image scores: the highest value of each map',
+    },
+    'threshold': None,
+    'pixel_threshold': None,
+    'held_out_scores': None,
     'notes': detector.notes,
-    'platforms': list(PLATFORMS),
-    'versions': {'memkd_jax': memkd_jax.__version__, 'jax': jax.__version__},
-    'sha256': {PROGRAM: hashlib.sha256(program).hexdigest()},
+    'program': {
+      'file': PROGRAM,
+      'sha256': hashlib.sha256(content).hexdigest(),
+      'platforms': list(exported.platforms),
+      'jax': jax.__version__,
+      'jaxlib': jaxlib.__version__,
+      'calling_convention_version': exported.calling_convention_version,
+      'compatibility': _COMPATIBILITY,
+    },
   }
+  if calibration is not None and threshold is not None:
+    rate = threshold.false_alarm_rate
+    values['threshold'] = {
+      'value': threshold.value,
+      'meaning': 'an image is anomalous where its score is higher',
+      'false_alarm_rate': rate,
+      'expected': threshold.expected,
+      'interval': list(threshold.interval),
+    }
+    values['pixel_threshold'] = {
+      'value': calibration.pixel_threshold(rate),
+      'meaning': 'the value that this share of the pixels of normal images exceeds',
+      'rate': rate,
+    }
+    # A p-value is (1 + the number of these that are >= a score) / (1 + their number).
+    values['held_out_scores'] = calibration.scores.tolist()
+  return values
 
 
-def write_model(path: Path, detector: Detector) -> None:
-  """Writes the zip of program and metadata, complete or not at all.
+def write(detector: Detector, out: Path) -> dict[str, Any]:
+  """Writes the file, complete or not at all.
 
   Args:
-    path: of the file.
     detector: to be exported.
+    out: the file; one that is there is replaced.
+
+  Returns:
+    What metadata.json holds.
 
   Raises:
+    UserError: see `program`.
     OSError: it cannot be written.
   """
-  program = export_program(detector)
-  metadata = json.dumps(describe(detector, program), indent=2, allow_nan=False) + '\n'
-  with (
-    files.replacing(path) as temporary,
-    zipfile.ZipFile(temporary, 'w', zipfile.ZIP_STORED) as archive,  # parameters are noise
-  ):
-    archive.writestr(PROGRAM, program)
-    archive.writestr(METADATA, metadata)
+  exported = program(detector)
+  content = bytes(exported.serialize())
+  values = metadata(detector, exported, content)
+  text = json.dumps(values, indent=2, allow_nan=False) + '\n'
+  # Stored: parameters do not get 10% smaller by deflating.
+  with files.replacing(out) as temporary, zipfile.ZipFile(temporary, 'w') as archive:
+    archive.writestr(_entry(METADATA), text)
+    archive.writestr(_entry(PROGRAM), content)
+  return values
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-  """Runs the command; returns its exit code, 0 or 1."""
-  flags = _parser().parse_args(arguments)
-  out = Path(flags.out).expanduser()
+def _entry(name: str) -> zipfile.ZipInfo:
+  entry = zipfile.ZipInfo(name, _EPOCH)
+  entry.external_attr = 0o644 << 16  # or `unzip` makes a file that nobody may read
+  return entry
+
+
+def main(argv: list[str] | None = None) -> None:
+  """The command; ends with code 1 and one sentence where the input is wrong."""
+  arguments = _parser().parse_args(argv)
+  out = Path(arguments.out).expanduser()
   try:
+    if out.is_dir():
+      raise UserError(f'{out} is a folder; name a file with --out.')
     detector = load(
-      flags.workdir,
-      flags.category,
-      seed=flags.seed,
-      false_alarm_rate=flags.false_alarm_rate,
-      teacher_weights=flags.teacher_weights,
+      arguments.workdir,
+      arguments.category,
+      seed=arguments.seed,
+      false_alarm_rate=arguments.false_alarm_rate,
+      teacher_weights=arguments.teacher_weights,
     )
-    write_model(out, detector)
+    values = write(detector, out)
   except (UserError, OSError) as error:
-    print(f'export: {explain(error)}', file=sys.stderr)
-    return 1
-  for note in detector.notes:
+    sys.exit(f'export: {explain(error)}')
+  for note in values['notes']:
     print(f'Note: {note}')
-  if detector.threshold is None:
-    print('Note: there is no threshold in it; --config.train.holdout=0.1 makes one.')
-  print(f'{out}: {out.stat().st_size / 1e6:.1f} MB, for {", ".join(PLATFORMS)}.')
-  return 0
+  threshold = values['threshold']
+  decides = f'threshold {threshold["value"]:.4g}' if threshold else 'no threshold'
+  print(f'Wrote {out}: {detector.category}, {decides}, {out.stat().st_size / 1e6:,.1f} MB.')
 
 
 def _parser() -> argparse.ArgumentParser:
   parser = argparse.ArgumentParser(
     prog='python -m memkd_jax.export',
-    description='Writes a trained model as one file that needs JAX alone.',
+    description='Writes a trained model as one file that runs without this package.',
+    allow_abbrev=False,
   )
-  add = parser.add_argument
-  add('--workdir', required=True, help="the run's folder")
-  add('--category', help='that was trained; needed where there are several')
-  add('--seed', type=int, help='of the run; the first where none is given')
-  add('--out', required=True, help='the file, such as bottle.memkd')
-  add('--false-alarm-rate', type=float, help='of the threshold that is stored')
-  add('--teacher-weights', help='where the teacher lies now, if it was moved')
+  parser.add_argument('--workdir', required=True, metavar='DIR', help="the run's folder")
+  parser.add_argument(
+    '--category', metavar='NAME', help='that was trained; needed where there are several'
+  )
+  parser.add_argument(
+    '--seed', type=int, metavar='N', help="of the run; the first of the run's where left out"
+  )
+  parser.add_argument(
+    '--out',
+    required=True,
+    metavar='FILE',
+    help='the file to write, for example bottle.memkd; one that is there is replaced',
+  )
+  parser.add_argument(
+    '--false-alarm-rate',
+    type=float,
+    metavar='RATE',
+    help='the share of normal images that may be called anomalous, which sets the threshold; '
+    '0.01, or the lowest that the held-out images support, where left out',
+  )
+  parser.add_argument(
+    '--teacher-weights',
+    metavar='FILE',
+    help="where the teacher's weights lie now; where they lay at the training if left out",
+  )
   return parser
 
 
 if __name__ == '__main__':
-  sys.exit(main())
+  main()

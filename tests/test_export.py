@@ -1,151 +1,209 @@
-import csv
+"""Exported models: without the package, and equal to the detector."""
+
 import hashlib
 import json
 import os
 import subprocess
 import sys
+import venv
 import zipfile
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
+from conftest import write_category
 from jax import export as jax_export
 from PIL import Image
 
 import memkd_jax
-from memkd_jax import export, predict, train
+from memkd_jax import config as base
+from memkd_jax import export, train
 
-EXAMPLE = Path(__file__).parents[1] / 'examples' / 'run_exported.py'
-# A finder that comes first and knows that there is no memkd_jax.
+ROOT = Path(__file__).parents[1]
+EXAMPLE = ROOT / 'examples' / 'run_exported.py'
+# Comes before all else on the path, and keeps what is installed from being found.
 BLOCKER = """
 import sys
 
-class Missing:
+class Blocker:
   def find_spec(self, name, path=None, target=None):
-    if name.split('.')[0] == 'memkd_jax':
-      raise ModuleNotFoundError(name)
+    if name.partition('.')[0] in ('memkd_jax', 'flax', 'orbax', 'optax', 'ml_collections'):
+      raise ModuleNotFoundError(f'{name} is blocked', name=name)
 
-sys.meta_path.insert(0, Missing())
+sys.meta_path.insert(0, Blocker())
 """
 
 
 @pytest.fixture(scope='module')
-def exported(tmp_path_factory):
-  """A run, and its model exported by the command."""
-  from conftest import make_tiny_config, write_category
+def run(tmp_path_factory):
+  """A finished tiny run with held-out images, and its data."""
+  folder = tmp_path_factory.mktemp('run')
+  write_category(folder / 'data', train=14, size=40)
+  config = base.get_config()
+  config.data.dataset = 'folder'
+  config.data.dir = str(folder / 'data')
+  config.data.image_size = 32
+  config.data.threads = 2
+  config.model.backbone = 'tiny_basic'
+  config.model.teacher_weights = base.RANDOM_TEACHER
+  config.model.memory_items = 5
+  config.train.epochs = 1
+  config.train.batch_size = 8
+  config.train.exemplars = 4
+  config.train.holdout = 0.3
+  config.eval.batch_size = 4
+  train.run(config, folder / 'work', 'train')
+  return folder
 
-  root = tmp_path_factory.mktemp('export')
-  write_category(root / 'data', train=12, size=48)
-  config = make_tiny_config(root / 'data')
-  config.train.epochs = 2
-  config.train.holdout = 0.25
-  train.run(config, root / 'run')
-  arguments = [f'--workdir={root / "run"}', '--category=bolt', f'--out={root / "bolt.memkd"}']
-  assert export.main(arguments) == 0
-  return root
+
+@pytest.fixture(scope='module')
+def detector(run):
+  return memkd_jax.load(run / 'work', 'bolt', false_alarm_rate=0.3)
+
+
+@pytest.fixture(scope='module')
+def exported(run, detector):
+  out = run / 'new' / 'bolt.memkd'
+  export.write(detector, out)
+  return out
 
 
 def read(path):
-  with zipfile.ZipFile(path) as archive:
-    assert archive.testzip() is None
-    assert set(archive.namelist()) == {'model.jaxexport', 'metadata.json'}
-    return archive.read('model.jaxexport'), json.loads(archive.read('metadata.json'))
+  with zipfile.ZipFile(path) as file:
+    assert sorted(file.namelist()) == [export.METADATA, export.PROGRAM]
+    assert file.testzip() is None
+    return json.loads(file.read(export.METADATA)), file.read(export.PROGRAM)
 
 
-def test_program_gives_what_the_detector_gives(exported, rng):
-  program, _ = read(exported / 'bolt.memkd')
-  model = jax_export.deserialize(bytearray(program))
-  assert model.platforms == ('cpu', 'cuda', 'tpu')
-  detector = memkd_jax.load(exported / 'run')
-  for number in (1, 3, 6):
-    images = rng.integers(0, 256, (number, 32, 32, 3), np.uint8)
-    maps, scores = model.call(images)
-    assert maps.dtype == scores.dtype == np.float32
-    result = detector(images)
-    np.testing.assert_allclose(maps, result.maps, rtol=1e-5)
-    np.testing.assert_allclose(scores, result.scores, rtol=1e-5)
+@pytest.mark.parametrize('number', [1, 3, 16])
+def test_the_program_is_the_detector(exported, detector, number, rng):
+  _, content = read(exported)
+  program = jax_export.deserialize(bytearray(content))
+  images = rng.integers(0, 256, (number, 32, 32, 3), np.uint8)
+  maps, scores = program.call(images)
+  expected = detector(images)
+  assert (maps.dtype, scores.dtype) == (np.float32, np.float32)
+  np.testing.assert_allclose(maps, expected.maps, atol=1e-6)
+  np.testing.assert_allclose(scores, expected.scores, atol=1e-6)
+  assert np.ptp(expected.maps) > 1e-3  # or any map would do
 
 
-def test_metadata_says_the_rest(exported):
-  program, metadata = read(exported / 'bolt.memkd')
-  detector = memkd_jax.load(exported / 'run')
+def test_the_metadata_says_all(exported, detector):
+  metadata, content = read(exported)
+  threshold = detector.threshold
+  assert metadata['category'] == 'bolt'
   assert metadata['image_size'] == 32
-  assert metadata['sha256']['model.jaxexport'] == hashlib.sha256(program).hexdigest()
-  assert metadata['threshold']['value'] == detector.threshold.value
-  assert metadata['threshold']['false_alarm_rate'] == 0.25
-  assert metadata['threshold']['held_out_scores'] == detector.calibration.scores.tolist()
-  assert metadata['versions']['memkd_jax'] == memkd_jax.__version__
-  assert 'random' in metadata['notes'][0]
+  assert metadata['threshold']['value'] == threshold.value
+  assert metadata['threshold']['false_alarm_rate'] == 0.3
+  assert metadata['threshold']['interval'] == list(threshold.interval)
+  assert metadata['pixel_threshold']['value'] == detector.calibration.pixel_threshold(0.3)
+  assert metadata['held_out_scores'] == detector.calibration.scores.tolist()
+  assert any('random' in note for note in metadata['notes'])
+  program = metadata['program']
+  assert program['sha256'] == hashlib.sha256(content).hexdigest()
+  assert program['platforms'] == ['cpu', 'cuda', 'tpu']
+  assert program['jax'] == jax.__version__
+  deserialized = jax_export.deserialize(bytearray(content))
+  assert program['calling_convention_version'] == deserialized.calling_convention_version
 
 
-def run_example(exported, tmp_path, python):
+def test_parameters_are_written_once(exported, detector):
+  parameters = (detector.variables, detector.system.one_copy())
+  size = sum(x.nbytes for x in jax.tree.leaves(parameters))
+  # The rest is the operations, which do not grow with the widths.
+  assert exported.stat().st_size < size + 1_000_000
+  alone = jax_export.export(
+    jax.jit(lambda images: detector.system.score(*parameters, images)), platforms=['cpu']
+  )(jax.ShapeDtypeStruct((4, 32, 32, 3), np.uint8))
+  assert exported.stat().st_size < 2 * len(alone.serialize()) + size
+
+
+def test_the_example_needs_no_package(run, exported, detector, tmp_path):
   (tmp_path / 'sitecustomize.py').write_text(BLOCKER)
-  images = sorted((exported / 'data' / 'bolt' / 'test').rglob('*.png'))
-  environment = os.environ | {'PYTHONPATH': str(tmp_path), 'JAX_PLATFORMS': 'cpu'}
-  found = subprocess.run(
-    [python, EXAMPLE, exported / 'bolt.memkd', *images],
-    cwd=tmp_path,
+  environment = os.environ | {'PYTHONPATH': str(tmp_path)}
+  blocked = subprocess.run(
+    [sys.executable, '-c', 'import memkd_jax'],
     env=environment,
+    cwd=tmp_path,
     capture_output=True,
     text=True,
   )
-  assert found.returncode == 0, found.stderr
-  blocked = subprocess.run(
-    [python, '-c', 'import memkd_jax'], cwd=tmp_path, env=environment, capture_output=True
+  assert 'memkd_jax is blocked' in blocked.stderr
+  check_example([sys.executable], environment, run, exported, detector)
+
+
+@pytest.mark.slow
+def test_the_example_in_a_fresh_environment(run, exported, detector, tmp_path):
+  """Takes a minute, and a package index."""
+  venv.create(tmp_path / 'venv', with_pip=True)
+  python = str(tmp_path / 'venv' / 'bin' / 'python')
+  packages = [f'jax=={jax.__version__}', 'flatbuffers', 'numpy', 'pillow']
+  install = [python, '-m', 'pip', 'install', '-q', *packages]
+  if subprocess.run(install, capture_output=True).returncode:
+    pytest.skip('needs a package index')
+  environment = {k: v for k, v in os.environ.items() if k != 'PYTHONPATH'}
+  check_example([python], environment, run, exported, detector)
+
+
+def check_example(python, environment, run, exported, detector):
+  paths = sorted((run / 'data' / 'bolt' / 'test').glob('*/*.png'))
+  result = subprocess.run(
+    [*python, str(EXAMPLE), str(exported), *map(str, paths)],
+    env=environment,
+    cwd=exported.parent,
+    capture_output=True,
+    text=True,
   )
-  assert b'ModuleNotFoundError' in blocked.stderr
-  arguments = [f'--workdir={exported / "run"}', f'--out={tmp_path / "out"}']
-  assert predict.main([*arguments, '--no-heat-maps', *map(str, images)]) == 0
-  with (tmp_path / 'out' / 'scores.csv').open(newline='') as file:
-    rows = list(csv.DictReader(file))
-  for line, row in zip(found.stdout.splitlines(), rows, strict=True):
-    path, score, decision = line.split()
-    assert (path, decision) == (row['path'], row['decision'])
-    assert float(score) == pytest.approx(float(row['score']), rel=1e-5)
+  assert result.returncode == 0, result.stderr
+  rows = [line.split('\t') for line in result.stdout.splitlines()]
+  assert [row[0] for row in rows] == [str(path) for path in paths]
+  expected = detector([np.asarray(Image.open(path)) for path in paths])
+  np.testing.assert_allclose([float(row[1]) for row in rows], expected.scores, atol=2e-6)
+  decisions = ['ANOMALOUS' if d else 'normal' for d in expected.decisions]
+  assert [row[2] for row in rows] == decisions
 
 
-def test_example_runs_without_this_package(exported, tmp_path):
-  run_example(exported, tmp_path, sys.executable)
-
-
-@pytest.mark.slow  # two minutes
-def test_example_runs_in_a_clean_environment(exported, tmp_path):
-  subprocess.run([sys.executable, '-m', 'venv', tmp_path / 'venv'], check=True)
-  python = tmp_path / 'venv' / 'bin' / 'python'
-  packages = ['jax', 'flatbuffers', 'pillow']
-  subprocess.run([python, '-m', 'pip', 'install', '-q', *packages], check=True)
-  run_example(exported, tmp_path, python)
+def test_the_command(run, detector, tmp_path, capsys):
+  out = tmp_path / 'deep' / 'bolt.memkd'
+  export.main([f'--workdir={run / "work"}', f'--out={out}', '--false-alarm-rate=0.3'])
+  metadata, _ = read(out)
+  assert metadata['threshold']['value'] == detector.threshold.value
+  shown = capsys.readouterr().out
+  assert f'Wrote {out}: bolt, threshold ' in shown
+  assert 'Note: The teacher is random' in shown
+  assert [path.name for path in out.parent.iterdir()] == ['bolt.memkd']
 
 
 @pytest.mark.parametrize(
   ('arguments', 'message'),
   [
+    (['--workdir=RUN/none'], 'holds no run'),
     (['--category=nut'], 'nut is not among them'),
-    (['--workdir=nothing'], 'holds no run'),
-    (['--false-alarm-rate=0.01'], 'support no false-alarm rate'),
-    (['--out={root}/bolt.memkd/x'], 'bolt.memkd'),
+    (['--seed=7'], 'with seed 7, these categories: none'),
+    (['--false-alarm-rate=0.001'], 'held-out images support no false-alarm rate below'),
+    (['--false-alarm-rate=2'], 'between 0 and 1'),
+    (['--teacher-weights=RUN/none.safetensors'], 'none.safetensors'),
+    (['--out=RUN/data'], 'data is a folder; name a file with --out.'),
+    (['--out=RUN/work/config.json/bolt.memkd'], 'config.json'),
   ],
 )
-def test_bad_input(exported, tmp_path, monkeypatch, capsys, arguments, message):
-  monkeypatch.chdir(tmp_path)
-  arguments = [argument.format(root=exported) for argument in arguments]
-  assert export.main([f'--workdir={exported / "run"}', '--out=x.memkd', *arguments]) == 1
-  (line,) = capsys.readouterr().err.splitlines()
-  assert line.startswith('export: ') and message in line
-  assert list(tmp_path.iterdir()) == []
+def test_bad_input_ends_in_a_sentence(run, tmp_path, arguments, message):
+  given = [argument.replace('RUN', str(run)) for argument in arguments]
+  before = sorted(run.rglob('*'))
+  with pytest.raises(SystemExit) as raised:
+    export.main([f'--workdir={run / "work"}', f'--out={tmp_path / "x.memkd"}', *given])
+  sentence = str(raised.value)
+  assert sentence.startswith('export: ')
+  assert message in sentence
+  assert '\n' not in sentence
+  assert not list(tmp_path.iterdir())
+  assert sorted(run.rglob('*')) == before
 
 
-def test_images_of_the_example_are_resized_as_ours(exported):
-  """The recipe in the metadata, for a picture with an orientation."""
-  from memkd_jax.data.images import read_image
-
-  path = exported / 'turned.jpg'
-  exif = Image.Exif()
-  exif[0x0112] = 6
-  noise = np.random.default_rng(0).integers(0, 256, (40, 60, 3), np.uint8)
-  Image.fromarray(noise).save(path, exif=exif)
-  from PIL import ImageOps
-
-  image = ImageOps.exif_transpose(Image.open(path)).convert('RGB')
-  recipe = np.asarray(image.resize((32, 32), Image.Resampling.BILINEAR))
-  np.testing.assert_array_equal(recipe, read_image(path, 32)[0])
+@pytest.mark.parametrize('arguments', [[], ['--workdir=x', '--out=y', '--bogus=1']])
+def test_usage_errors_exit_with_2(arguments, capsys):
+  with pytest.raises(SystemExit) as raised:
+    export.main(arguments)
+  assert raised.value.code == 2
+  assert 'Traceback' not in capsys.readouterr().err

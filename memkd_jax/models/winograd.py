@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.export import is_symbolic_dim
 
 # Y = A' [(G k G') * (B' x B)] A for a tile; the points are 0, 1, -1, 2, -2 and infinity.
 _INPUT = np.array(
@@ -45,12 +46,14 @@ def saves(inputs: Sequence[int], kernel: Sequence[int]) -> bool:
   """Whether a 3x3 convolution of stride 1 takes less time this way.
 
   Args:
-    inputs: the shape [B, H, W, C].
+    inputs: the shape [B, H, W, C]; where B is symbolic, as in an exported program, one
+      image must suffice.
     kernel: the shape [3, 3, C, K].
   """
-  height, width, channels = inputs[1:]
+  batch, height, width, channels = inputs
+  if is_symbolic_dim(batch):
+    batch = 1
   features = kernel[3]
-  batch = _known(inputs[0])
   # For few tiles, transforming the kernel costs more than is saved.
   enough = batch * height * width // 16 >= max(32, channels * features // 2048)
   return enough and min(channels, features) >= 32 and height % 4 == width % 4 == 0
@@ -179,15 +182,11 @@ def _combine(matrix: np.ndarray, samples: list[jax.Array]) -> list[jax.Array]:
 def _chunks(maps: jax.Array) -> jax.Array:
   """[B, H, W, C] -> [B / n, n, H, W, C], a few images in each part."""
   batch, height, width, channels = maps.shape
+  if is_symbolic_dim(batch):  # of which 1 alone is a divisor for certain
+    return maps.reshape(batch, 1, *maps.shape[1:])
   most = max(1, 16 * _CHUNK // (height * width * channels))
-  known = _known(batch)
-  number = next(n for n in range(min(most, known), 0, -1) if known % n == 0)
+  number = next(n for n in range(min(most, batch), 0, -1) if batch % n == 0)
   return maps.reshape(batch // number, number, *maps.shape[1:])
-
-
-def _known(batch: int) -> int:
-  """The size of a batch; 1 for one that a program to be exported leaves open."""
-  return batch if isinstance(batch, int) else 1
 
 
 def _apart(x: jax.Array) -> jax.Array:
