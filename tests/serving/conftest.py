@@ -23,10 +23,9 @@ def save_texture(path: Path, seed: int) -> None:
 def workdir(tmp_path_factory: pytest.TempPathFactory) -> Path:
   """A finished run of bolt, and of nut, which is the same with twice the threshold."""
   folder = tmp_path_factory.mktemp('serving')
-  for category in ('bolt',):
-    for split, number in (('train/good', 12), ('test/good', 1), ('test/hole', 1)):
-      for i in range(number):
-        save_texture(folder / 'data' / category / split / f'{i}.png', i)
+  for split, number in (('train/good', 12), ('test/good', 1), ('test/hole', 1)):
+    for i in range(number):
+      save_texture(folder / 'data' / 'bolt' / split / f'{i}.png', i)
   config = base.get_config()
   config.data.dataset = 'folder'
   config.data.dir = str(folder / 'data')

@@ -94,9 +94,9 @@ function show(item, answer) {
     addFact(item, 'Threshold', number(answer.threshold));
     addFact(item, 'p-value', number(image.p_value));
     const scale = item.card.querySelector('.scale');
-    const end = Math.max(image.score, answer.threshold) * 1.25 || 1;
-    scale.querySelector('.fill').style.width = `${(100 * image.score) / end}%`;
-    scale.querySelector('.tick').style.left = `${(100 * answer.threshold) / end}%`;
+    // The threshold is in the middle of every scale, so that scores compare at a glance.
+    const share = Math.min(1, Math.max(0, image.score / (2 * answer.threshold)));
+    scale.querySelector('.fill').style.width = `${100 * share}%`;
     scale.hidden = false;
   }
   addFact(item, 'Size', `${image.width} × ${image.height}`);
