@@ -1,34 +1,25 @@
-"""One tiny run of two categories for all tests of the server."""
+"""Tiny models for all tests of the server."""
 
-import shutil
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
 from PIL import Image
 
 from memkd_jax import config as base
 from memkd_jax import train
-from memkd_jax.calibration import Calibration, read_calibration, write_calibration
-from memkd_jax.detector import load
+from memkd_jax.calibration import Calibration
+from memkd_jax.detector import Detector
+from memkd_jax.parallel import Devices
+from memkd_jax.system import System
 
 
-def save_texture(path: Path, seed: int) -> None:
-  path.parent.mkdir(parents=True, exist_ok=True)
-  pixels = np.random.default_rng(seed).integers(0, 128, (32, 32, 3), np.uint8)
-  Image.fromarray(pixels).save(path)
-
-
-@pytest.fixture(scope='session')
-def workdir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-  """A finished run of bolt, and of nut, which is the same with twice the threshold."""
-  folder = tmp_path_factory.mktemp('serving')
-  for split, number in (('train/good', 12), ('test/good', 1), ('test/hole', 1)):
-    for i in range(number):
-      save_texture(folder / 'data' / 'bolt' / split / f'{i}.png', i)
+def tiny(folder: Path) -> ConfigDict:
   config = base.get_config()
   config.data.dataset = 'folder'
-  config.data.dir = str(folder / 'data')
+  config.data.dir = str(folder)
   config.data.categories = 'bolt'
   config.data.image_size = 32
   config.data.threads = 2
@@ -40,17 +31,35 @@ def workdir(tmp_path_factory: pytest.TempPathFactory) -> Path:
   config.train.exemplars = 4
   config.train.holdout = 0.3
   config.eval.batch_size = 4
-  train.run(config, folder / 'run', 'train')
-  shutil.copytree(folder / 'run' / 'bolt', folder / 'run' / 'nut')
-  calibration = read_calibration(folder / 'run' / 'nut' / 'seed_0')
-  assert calibration is not None
-  write_calibration(
-    folder / 'run' / 'nut' / 'seed_0', Calibration(calibration.scores * 2, calibration.pixels)
-  )
-  return folder / 'run'
+  return config
 
 
 @pytest.fixture(scope='session')
-def detectors(workdir: Path):
-  """Both, compiled by whoever uses them first."""
-  return {category: load(workdir, category) for category in ('bolt', 'nut')}
+def detectors() -> dict[str, Detector]:
+  """Of bolt and nut, untrained, which matters to no server; their thresholds differ."""
+  config = base.resolve(tiny(Path('none')))
+  system = System(config, Devices(jax.local_devices()[:1]))
+  images = np.random.default_rng(0).integers(0, 128, (4, 32, 32, 3), np.uint8)
+  variables = system.folded_variables(system.init_state('bolt', 0, images))
+  judging = {}
+  for category in ('bolt', 'nut'):
+    detector = Detector(system, variables, category, None, None)
+    result = detector(images)
+    scores = result.scores * (1 if category == 'bolt' else 2)
+    calibration = Calibration.from_maps(result.maps, scores)
+    judging[category] = Detector(system, variables, category, calibration, None)
+  return judging
+
+
+@pytest.fixture(scope='session')
+def workdir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+  """A finished run of bolt; takes half a minute, so it is for slow tests alone."""
+  folder = tmp_path_factory.mktemp('serving')
+  for split, number in (('train/good', 12), ('test/good', 1), ('test/hole', 1)):
+    for i in range(number):
+      path = folder / 'data' / 'bolt' / split / f'{i}.png'
+      path.parent.mkdir(parents=True, exist_ok=True)
+      pixels = np.random.default_rng(i).integers(0, 128, (32, 32, 3), np.uint8)
+      Image.fromarray(pixels).save(path)
+  train.run(tiny(folder / 'data'), folder / 'run', 'train')
+  return folder / 'run'

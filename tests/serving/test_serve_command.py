@@ -11,7 +11,9 @@ from pathlib import Path
 import httpx
 import pytest
 
+from memkd_jax import config as base
 from memkd_jax import serve
+from memkd_jax.workdir import Workdir
 
 ROOT = Path(__file__).parents[2]
 
@@ -37,7 +39,11 @@ def test_wrong_usage_ends_with_2(flags, capsys):
   assert 'Traceback' not in capsys.readouterr().err
 
 
-def test_what_cannot_be_served(tmp_path, workdir):
+def test_what_cannot_be_served(tmp_path, tiny_config):
+  workdir = tmp_path / 'run'
+  folder = Workdir(workdir)
+  folder.claim(base.resolve(tiny_config))
+  folder.write_result('bolt', 0, {'metrics': {}, 'counts': {}})
   assert 'holds no run' in failure(f'--workdir={tmp_path / "none"}')
   assert 'screw is not among them' in failure(f'--workdir={workdir}', '--category=screw')
   assert 'none' in failure(f'--workdir={workdir}', '--seed=9')
@@ -78,6 +84,6 @@ def test_it_serves_until_a_signal(workdir, number):
     assert answer.status_code == 400
   finally:
     process.send_signal(number)
-    out, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=60)
   assert process.returncode == 0, err
   assert 'Traceback' not in err

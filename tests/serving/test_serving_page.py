@@ -2,6 +2,7 @@
 
 import socket
 import threading
+import time
 
 import devtools
 import numpy as np
@@ -27,6 +28,8 @@ def url(detectors):
   with socket.create_server(('127.0.0.1', 0)) as listener:
     thread = threading.Thread(target=server.run, kwargs={'sockets': [listener]})
     thread.start()
+    while not app.state.service.batcher.ready:
+      time.sleep(0.05)
     yield f'http://127.0.0.1:{listener.getsockname()[1]}/'
     server.should_exit = True
     thread.join()
