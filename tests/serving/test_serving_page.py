@@ -112,6 +112,29 @@ def test_the_heat_map_fades(page, images):
   assert page.value(opacity) == '0.3'
 
 
+def test_what_is_cleared_stays_away(page, images):
+  page.value('window.asking = fetch; window.fetch = () => new Promise((go) => window.go = go)')
+  page.choose('#files', images[0])
+  page.wait('window.go')
+  page.value('find("clear").click()')
+  page.value('window.fetch = asking')
+  page.value('window.go(new Response("{}", {status: 400}))')
+  page.choose('#files', images[1])
+  finish(page, 1)
+  assert page.value('running') == 0
+  assert page.value('find("summary").textContent') in ('1 anomalous', '1 normal')
+
+
+def test_pictures_keep_their_shape(page, tmp_path):
+  tall = tmp_path / 'tall.png'
+  Image.new('RGB', (30, 300)).save(tall)
+  page.choose('#files', tall)
+  finish(page, 1)
+  box = 'document.querySelector(".original img").getBoundingClientRect()'
+  assert page.value(f'{box}.height / {box}.width') == pytest.approx(10, rel=0.01)
+  assert page.value(f'{box}.height') < 500
+
+
 def test_what_is_too_large_is_not_sent(page, tmp_path):
   large = tmp_path / 'large.png'
   large.write_bytes(bytes(100_001))

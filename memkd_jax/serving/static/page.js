@@ -3,8 +3,10 @@
 // More at once than the server scores in a batch would only wait there.
 const AT_ONCE = 8;
 const MAX_RETRIES = 20;
+const MAX_HEIGHT = 26; // rem, of a picture
 const find = (id) => document.getElementById(id);
 const queue = [];
+const urls = [];
 const counts = { anomalous: 0, normal: 0, scored: 0, failed: 0, waiting: 0 };
 let running = 0;
 let models = [];
@@ -49,6 +51,7 @@ function showSummary() {
 }
 
 function setState(item, state) {
+  if (!item.card.isConnected) return; // it was cleared meanwhile
   counts[item.state] -= 1;
   counts[state] += 1;
   item.state = state;
@@ -72,6 +75,7 @@ function showImage(item, selector, image, source, alt) {
   const figure = item.card.querySelector(selector);
   const frame = figure.querySelector('.frame');
   frame.style.aspectRatio = `${image.width} / ${image.height}`;
+  frame.style.maxWidth = `${(MAX_HEIGHT * image.width) / image.height}rem`;
   const picture = frame.querySelector('img');
   picture.alt = alt;
   // What the browser cannot show (TIFF, 16 bits) is shown as the model saw it.
@@ -165,7 +169,9 @@ function add(files) {
     cards.append(card);
     counts.waiting += 1;
     const category = model().category;
-    queue.push({ file, card, category, state: 'waiting', url: URL.createObjectURL(file) });
+    const url = URL.createObjectURL(file);
+    urls.push(url);
+    queue.push({ file, card, category, state: 'waiting', url });
   }
   find('results').prepend(cards);
   showSummary();
@@ -174,7 +180,7 @@ function add(files) {
 
 function clear() {
   queue.length = 0;
-  for (const image of document.querySelectorAll('.original img')) URL.revokeObjectURL(image.src);
+  for (const url of urls.splice(0)) URL.revokeObjectURL(url);
   find('results').replaceChildren();
   for (const name of Object.keys(counts)) counts[name] = 0;
   showSummary();
