@@ -167,6 +167,7 @@ class Batcher:
         return self._closed or self._count(first.scorer) >= size
 
       self._changed.wait_for(is_full, max(0.0, first.since + self._wait - time.monotonic()))
+      size = _good_size(min(size, self._count(first.scorer)))
       batch: list[_Waiting] = []
       rest = deque[_Waiting]()
       for waiting in self._waiting:
@@ -194,6 +195,15 @@ class Batcher:
     self._on_batch(len(batch), time.monotonic() - begin)
     for i, waiting in enumerate(batch):
       waiting.result.set_result(_row(result, i))
+
+
+def _good_size(waiting: int) -> int:
+  """How many of so many to score now, as the detector pads to a power of two.
+
+  Nine images would cost as much as sixteen; eight go first, and the ninth follows.
+  """
+  padded = 1 << (waiting - 1).bit_length()
+  return waiting if 4 * waiting >= 3 * padded else padded // 2
 
 
 def _row(result: Result, i: int) -> Result:

@@ -61,6 +61,16 @@ def test_what_comes_meanwhile_is_scored_together(batcher, scorer):
   assert scorer.batches == [1, 4, 3]
 
 
+def test_batches_are_hardly_padded(batcher, scorer):
+  scorer.batch_size = 16
+  first = batcher.submit(scorer, image(0))
+  assert scorer.started.wait(30)
+  others = [batcher.submit(scorer, image(i)) for i in range(1, 10)]
+  scorer.go.set()
+  assert [float(f.result(30).scores[0]) for f in [first, *others]] == list(range(10))
+  assert scorer.batches == [1, 8, 1]
+
+
 def test_batches_are_of_one_detector(batcher, scorer):
   other = Scorer()
   other.go.set()
