@@ -49,7 +49,13 @@ def one_device() -> Devices:
   return Devices(jax.devices()[:1])
 
 
-@pytest.fixture
+@pytest.fixture(scope='session')
+def make_config() -> Callable[[Path], ConfigDict]:
+  """`tiny_config` for any data folder, for fixtures that many tests share."""
+  return make_tiny_config
+
+
+@pytest.fixture(scope='session')
 def make_category() -> Callable[..., Path]:
   """Writes a category in the folder layout, with a bright square as its defect."""
   return write_category

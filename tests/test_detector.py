@@ -15,13 +15,11 @@ from memkd_jax.trained import final_state
 
 
 @pytest.fixture(scope='module')
-def run(tmp_path_factory, request):
+def run(tmp_path_factory, make_config, make_category):
   """A trained run whose normal images were held out in part."""
-  from conftest import make_tiny_config, write_category
-
   root = tmp_path_factory.mktemp('detector')
-  write_category(root / 'data', train=12)
-  config = make_tiny_config(root / 'data')
+  make_category(root / 'data', train=12)
+  config = make_config(root / 'data')
   config.train.epochs = 2
   config.train.holdout = 0.25
   results = train.run(config, root / 'run')

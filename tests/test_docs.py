@@ -11,11 +11,15 @@ import pytest
 from absl import flags as absl_flags
 
 from memkd_jax import config as base
-from memkd_jax import export, main, predict
+from memkd_jax import export, main, predict, serve
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([ROOT / 'README.md', ROOT / 'CHANGELOG.md', *(ROOT / 'docs').rglob('*.md')])
-PARSERS = {'memkd_jax.export': export._parser, 'memkd_jax.predict': predict._parser}
+PARSERS = {
+  'memkd_jax.export': export._parser,
+  'memkd_jax.predict': predict._parser,
+  'memkd_jax.serve': serve._parser,
+}
 
 
 def commands(page):

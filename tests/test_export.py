@@ -12,12 +12,10 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from conftest import write_category
 from jax import export as jax_export
 from PIL import Image
 
 import memkd_jax
-from memkd_jax import config as base
 from memkd_jax import export, train
 
 ROOT = Path(__file__).parents[1]
@@ -36,23 +34,13 @@ sys.meta_path.insert(0, Blocker())
 
 
 @pytest.fixture(scope='module')
-def run(tmp_path_factory):
+def run(tmp_path_factory, make_config, make_category):
   """A finished tiny run with held-out images, and its data."""
   folder = tmp_path_factory.mktemp('run')
-  write_category(folder / 'data', train=14, size=40)
-  config = base.get_config()
-  config.data.dataset = 'folder'
-  config.data.dir = str(folder / 'data')
-  config.data.image_size = 32
-  config.data.threads = 2
-  config.model.backbone = 'tiny_basic'
-  config.model.teacher_weights = base.RANDOM_TEACHER
-  config.model.memory_items = 5
+  make_category(folder / 'data', train=14, size=40)
+  config = make_config(folder / 'data')
   config.train.epochs = 1
-  config.train.batch_size = 8
-  config.train.exemplars = 4
   config.train.holdout = 0.3
-  config.eval.batch_size = 4
   train.run(config, folder / 'work', 'train')
   return folder
 

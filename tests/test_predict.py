@@ -13,12 +13,10 @@ from memkd_jax.prediction import predict as predict_paths
 
 
 @pytest.fixture(scope='module')
-def run(tmp_path_factory):
-  from conftest import make_tiny_config, write_category
-
+def run(tmp_path_factory, make_config, make_category):
   root = tmp_path_factory.mktemp('predict')
-  write_category(root / 'data', train=12, size=48)
-  config = make_tiny_config(root / 'data')
+  make_category(root / 'data', train=12, size=48)
+  config = make_config(root / 'data')
   config.train.epochs = 2
   config.train.holdout = 0.25
   train.run(config, root / 'run')

@@ -1,0 +1,1 @@
+"""The inspection server: see docs/serving.md."""

@@ -1,0 +1,73 @@
+"""What the server answers, as it stands in its OpenAPI description."""
+
+from pydantic import BaseModel, Field
+
+
+class ThresholdInfo(BaseModel):
+  """By what images are called anomalous."""
+
+  value: float = Field(description='An image is anomalous where its score is higher.')
+  false_alarm_rate: float = Field(description='That was asked for.')
+  expected_rate: float = Field(description='To be expected; at most the one asked for.')
+  interval: tuple[float, float] = Field(description='95% interval of the true rate.')
+  held_out_images: int = Field(description='Normal images that it comes from.')
+
+
+class ModelInfo(BaseModel):
+  """One model that is served."""
+
+  category: str
+  image_size: int = Field(description='Side of the image that the model sees, in pixels.')
+  batch_size: int
+  threshold: ThresholdInfo | None = Field(description='Null where none was calibrated.')
+  notes: list[str] = Field(description='Sentences that must stand beside its results.')
+
+
+class LimitsInfo(BaseModel):
+  """What a request may hold."""
+
+  bytes: int
+  images: int
+
+
+class Models(BaseModel):
+  """All that is served."""
+
+  models: list[ModelInfo]
+  limits: LimitsInfo
+
+
+class ImageScore(BaseModel):
+  """What the model says of one image."""
+
+  name: str = Field(description="The file's name, cut to 200 characters.")
+  width: int
+  height: int
+  score: float = Field(description='The highest value of its anomaly map.')
+  p_value: float | None = Field(
+    description='Probability that a normal image scores as high or higher.'
+  )
+  anomalous: bool | None = Field(description='Null where no threshold was calibrated.')
+  picture: str | None = Field(description='What the model saw, a PNG as data: URL.')
+  heat_map: str | None = Field(description='The same under its heat map.')
+
+
+class Scores(BaseModel):
+  """The images of one request, in their order."""
+
+  category: str
+  threshold: float | None
+  notes: list[str]
+  images: list[ImageScore]
+
+
+class Health(BaseModel):
+  """Whether images are scored."""
+
+  status: str
+
+
+class Problem(BaseModel):
+  """Why a request was refused."""
+
+  detail: str

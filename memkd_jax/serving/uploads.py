@@ -1,0 +1,173 @@
+"""Receives images as a form's files, within limits that hold while they come in."""
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import IO, Literal
+
+import numpy as np
+from fastapi import HTTPException, Request
+from PIL import UnidentifiedImageError
+from starlette.datastructures import FormData, UploadFile
+from starlette.exceptions import HTTPException as StarletteError
+from starlette.requests import ClientDisconnect
+from starlette.types import Message, Receive
+
+from memkd_jax.data.images import read_image
+from memkd_jax.errors import UserError, explain
+
+FIELD = 'images'
+_MAX_NAME = 200  # characters of a file's name that are repeated
+_MAX_TEXT = 1024  # bytes of a field that is no file
+
+
+@dataclass(frozen=True)
+class Limits:
+  """What a request may ask for.
+
+  Attributes:
+    bytes: of its body.
+    images: in it.
+    seconds: in which its body must have come.
+  """
+
+  bytes: int
+  images: int
+  seconds: float = 60.0
+
+
+class Upload:
+  """An uploaded file that opens as a path does."""
+
+  def __init__(self, file: UploadFile):
+    """Takes a file of a form."""
+    self._file = file
+    self.name = (file.filename or 'image')[:_MAX_NAME]
+
+  def __str__(self) -> str:
+    return self.name
+
+  def open(self, mode: Literal['rb']) -> IO[bytes]:
+    """Opens what was uploaded; the form closes it."""
+    self._file.file.seek(0)
+    return self._file.file  # type: ignore[return-value]
+
+  def read(self, size: int) -> tuple[np.ndarray, tuple[int, int]]:
+    """`read_image` of it.
+
+    Raises:
+      HTTPException: 415 where it is no image at all, 422 where it is broken or too large.
+    """
+    try:
+      return read_image(self, size)
+    except UserError as error:
+      status = 415 if _is_no_image(error) else 422
+      raise HTTPException(status, explain(error)) from error
+
+
+async def receive_form(request: Request, limits: Limits) -> FormData:
+  """Reads a form to its end, or refuses it as soon as it exceeds a limit.
+
+  Args:
+    request: nothing of its body has been read.
+    limits: for it.
+
+  Returns:
+    The form, to be closed.
+
+  Raises:
+    HTTPException: 400 where it is no form, 408 where it comes too slowly, 413 where it is
+      too large.
+  """
+  declared = request.headers.get('content-length', '0')
+  if declared.isdecimal() and int(declared[:20]) > limits.bytes:
+    raise _too_large(limits)
+  limited = Request(request.scope, _limited(request.receive, limits))
+  try:
+    async with asyncio.timeout(limits.seconds):
+      # One more than are allowed, as the form's own refusal says nothing of the remedy.
+      return await limited.form(
+        max_files=limits.images + 1, max_fields=4, max_part_size=_MAX_TEXT
+      )
+  except TimeoutError:
+    raise HTTPException(
+      408, f'The images did not arrive within {limits.seconds:g} seconds; send fewer at once.'
+    ) from None
+  except ClientDisconnect:
+    raise HTTPException(400, 'The client went away.') from None
+  except StarletteError as error:
+    if str(error.detail).startswith('Too many files'):
+      raise _too_many(limits) from None
+    raise
+  # What the parser raises of forms that are none, and of unknown encodings.
+  except (ValueError, LookupError) as error:
+    raise HTTPException(400, f'The form cannot be read: {error}.') from error
+
+
+def images_of(form: FormData, limits: Limits) -> list[Upload]:
+  """The files of a form's field `images`.
+
+  Raises:
+    HTTPException: 400 where there are none, 413 where they are too many.
+  """
+  files = [file for file in form.getlist(FIELD) if isinstance(file, UploadFile)]
+  if len(files) > limits.images:
+    raise _too_many(limits)
+  if not files:
+    raise HTTPException(
+      400, f'The request holds no image; send files as the field {FIELD!r} of a form.'
+    )
+  return [Upload(file) for file in files]
+
+
+def _limited(receive: Receive, limits: Limits) -> Receive:
+  """Counts what comes, as a declared length may be wrong or missing."""
+  received = 0
+
+  async def limited() -> Message:
+    nonlocal received
+    message = await receive()
+    received += len(message.get('body', b''))
+    if received > limits.bytes:
+      raise _too_large(limits)
+    return message
+
+  return limited
+
+
+def _too_large(limits: Limits) -> HTTPException:
+  return HTTPException(
+    413,
+    f'The request has more than {limits.bytes:,} bytes; send fewer images at once, or raise '
+    "the server's --max-bytes.",
+  )
+
+
+def _too_many(limits: Limits) -> HTTPException:
+  return HTTPException(
+    413,
+    f'The request holds more than {limits.images} images; send fewer at once, or raise the '
+    "server's --max-images.",
+  )
+
+
+def _is_no_image(error: BaseException | None) -> bool:
+  return any(isinstance(cause, UnidentifiedImageError) for cause in _causes(error))
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+  while error is not None:
+    yield error
+    error = error.__cause__
+
+
+@contextmanager
+def closing(form: FormData) -> Iterator[None]:
+  """Removes the files of a form at the end."""
+  try:
+    yield
+  finally:
+    for _, value in form.multi_items():
+      if isinstance(value, UploadFile):
+        value.file.close()
