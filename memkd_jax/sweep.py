@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import jax
 from ml_collections import ConfigDict
 
 from memkd_jax import files, processes, train
@@ -60,6 +61,9 @@ def _run_all(
         raise
       failed[name] = explain(error)
       print(f'{name} failed: {failed[name]}', flush=True)
+    # A variant's programs are of no use to the next. On CPU each training keeps some
+    # thousand mappings of memory, of which Linux grants a process 65,530; beyond, it crashes.
+    jax.clear_caches()
   summary = {'paper': paper_table, 'variants': results, 'failed': failed}
   table = sweep_table(summary)
   with processes.agreed():

@@ -92,6 +92,12 @@ def test_an_override_that_cannot_be_is_named(tiny_config, overrides):
     sweep.variants(tiny_config)
 
 
+def mappings():
+  """Of this process's memory; 0 where the system does not tell."""
+  path = Path('/proc/self/maps')
+  return path.read_text().count('\n') if path.exists() else 0
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize('path', ABLATIONS, ids=lambda p: p.stem)
 def test_every_ablation_runs_from_end_to_end(tiny_config, tmp_path, make_category, path):
@@ -105,7 +111,9 @@ def test_every_ablation_runs_from_end_to_end(tiny_config, tmp_path, make_categor
     small = {'model.backbone': 'tiny_basic' if '50' not in name else 'tiny_bottleneck'}
     variants.append((name, tuple((f, small.get(f, value)) for f, value in overrides)))
   tiny_config.sweep.variants = tuple(variants)
+  before = mappings()
   summary = sweep.run(tiny_config, tmp_path / 'run')
+  assert mappings() - before < 3000  # of two trainings at most, however many there were
   assert summary['failed'] == {}
   for results in summary['variants'].values():
     assert len(results['mean']) == 7
