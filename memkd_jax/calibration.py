@@ -110,7 +110,7 @@ class Calibration:
 
   def pixel_threshold(self, rate: float) -> float:
     """The value that the share `rate` of normal pixels exceeds, down to one in 100,000."""
-    check_rate(rate)
+    check_rate(rate, 'pixel-rate')
     return float(np.interp(math.log10(rate), np.log10(_PIXEL_RATES[::-1]), self.pixels[::-1]))
 
   def default_rate(self) -> float:
@@ -118,10 +118,10 @@ class Calibration:
     return max(0.01, self.smallest_rate)
 
 
-def check_rate(rate: float) -> None:
-  """Raises UserError where a false-alarm rate is none."""
+def check_rate(rate: float, flag: str = 'false-alarm-rate') -> None:
+  """Raises UserError, which names the flag, where a rate is none."""
   if not 0 < rate < 1:
-    raise UserError(f'--false-alarm-rate={rate:g}: give a number between 0 and 1.')
+    raise UserError(f'--{flag}={rate:g}: give a number between 0 and 1.')
 
 
 def write_calibration(folder: Path, calibration: Calibration) -> None:

@@ -1,12 +1,13 @@
 """A trained model as one callable: `memkd_jax.load(DIR, category='bottle')`."""
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
+from ml_collections import ConfigDict
 
 from memkd_jax import weights
 from memkd_jax.calibration import Calibration, Threshold, check_rate, read_calibration
@@ -77,9 +78,7 @@ class Detector:
     if calibration is not None:
       rate = calibration.default_rate() if false_alarm_rate is None else false_alarm_rate
       self.threshold = calibration.threshold(rate)
-    device = system.devices.local[0]
-    self._arguments = jax.device_put((variables, system.one_copy()), device)
-    self._score = jax.jit(system.score)
+    self._on_device = jax.device_put(variables, system.devices.local[0])
 
   def __call__(self, images: np.ndarray | Iterable[np.ndarray]) -> Result:
     """Scores images.
@@ -117,7 +116,8 @@ class Detector:
     number = len(batch)
     padded = min(1 << (number - 1).bit_length(), self.batch_size)
     padding = ((0, padded - number), (0, 0), (0, 0), (0, 0))
-    maps, scores = self._score(*self._arguments, np.pad(batch, padding))
+    images = np.pad(batch, padding)
+    maps, scores = self.system.score_alone(self._on_device, images)
     return np.asarray(maps)[:number], np.asarray(scores)[:number]
 
   def _decide(self, maps: np.ndarray, scores: np.ndarray) -> Result:
@@ -152,9 +152,33 @@ def load(
   Raises:
     UserError: there is no such model, it is damaged, or the rate cannot be supported.
   """
-  if false_alarm_rate is not None:
-    check_rate(false_alarm_rate)
   folder = Workdir(workdir)
+  config = _config(folder, teacher_weights)
+  seed = config.seeds[0] if seed is None else seed
+  category = _choose_category(folder, category, seed)
+  return _load(folder, config, [category], seed, false_alarm_rate)[0]
+
+
+def load_all(
+  workdir: Path | str,
+  *,
+  seed: int | None = None,
+  false_alarm_rate: float | None = None,
+  teacher_weights: Path | str | None = None,
+) -> list[Detector]:
+  """Loads all finished categories of a run; they share the teacher and the programs.
+
+  Args, and errors, are those of `load`.
+  """
+  folder = Workdir(workdir)
+  config = _config(folder, teacher_weights)
+  seed = config.seeds[0] if seed is None else seed
+  categories = folder.finished(seed) or [_choose_category(folder, None, seed)]
+  return _load(folder, config, categories, seed, false_alarm_rate)
+
+
+def _config(folder: Workdir, teacher_weights: Path | str | None) -> ConfigDict:
+  """The resolved config of a run, its teacher compared with that of the training."""
   config = folder.read_config()
   expected = config.model.teacher_sha256
   with config.unlocked():
@@ -168,23 +192,36 @@ def load(
       f'{path} is not the teacher that {folder.root} was trained with; name that file with '
       '--teacher-weights.'
     )
-  seed = config.seeds[0] if seed is None else seed
-  category = _choose_category(folder, category, seed)
-  category_folder = folder.category(category, seed)
-  calibration = read_calibration(category_folder)
-  if calibration is None and false_alarm_rate is not None:
-    raise UserError(
-      f'{category_folder} has no threshold to set a false-alarm rate for; train with '
-      '--config.train.holdout=0.1.'
-    )
   # The number of devices that trained does not matter to one that scores.
   config.parallel.axis = 'category'
+  return config
+
+
+def _load(
+  folder: Workdir,
+  config: ConfigDict,
+  categories: Sequence[str],
+  seed: int,
+  false_alarm_rate: float | None,
+) -> list[Detector]:
+  if false_alarm_rate is not None:
+    check_rate(false_alarm_rate)
+  calibrations = [read_calibration(folder.category(category, seed)) for category in categories]
+  if false_alarm_rate is not None and None in calibrations:
+    lacking = folder.category(categories[calibrations.index(None)], seed)
+    raise UserError(
+      f'{lacking} has no threshold to set a false-alarm rate for; train with '
+      '--config.train.holdout=0.1.'
+    )
   system = System(config, Devices(jax.local_devices()[:1]))
   size = config.data.image_size
   like = np.zeros((config.train.exemplars, size, size, 3), np.uint8)
-  state, _ = final_state(system, category, seed, like, category_folder)
-  variables = system.folded_variables(state)
-  return Detector(system, variables, category, calibration, false_alarm_rate)
+  detectors = []
+  for category, calibration in zip(categories, calibrations, strict=True):
+    state, _ = final_state(system, category, seed, like, folder.category(category, seed))
+    variables = system.folded_variables(state)
+    detectors.append(Detector(system, variables, category, calibration, false_alarm_rate))
+  return detectors
 
 
 def _choose_category(folder: Workdir, category: str | None, seed: int) -> str:

@@ -22,8 +22,9 @@ from jax import export as jax_export
 
 import memkd_jax
 from memkd_jax import files
-from memkd_jax.detector import Detector, load
+from memkd_jax.detector import Detector
 from memkd_jax.errors import UserError, explain
+from memkd_jax.model_flags import add_model_flags, load_named
 
 FORMAT = 1
 PROGRAM = 'model.jaxexport'
@@ -39,8 +40,6 @@ _COMPATIBILITY = (
   'Programs of jax.export run, by its guarantees, with later versions of JAX for six months '
   'and with earlier ones for three weeks; beyond that, export again from the folder of the run.'
 )
-# A fixed time, so that equal models give equal files.
-_EPOCH = (1980, 1, 1, 0, 0, 0)
 
 
 def program(detector: Detector) -> jax_export.Exported:
@@ -161,7 +160,7 @@ def write(detector: Detector, out: Path) -> dict[str, Any]:
 
 
 def _entry(name: str) -> zipfile.ZipInfo:
-  entry = zipfile.ZipInfo(name, _EPOCH)
+  entry = zipfile.ZipInfo(name)
   entry.external_attr = 0o644 << 16  # or `unzip` makes a file that nobody may read
   return entry
 
@@ -173,13 +172,7 @@ def main(argv: list[str] | None = None) -> None:
   try:
     if out.is_dir():
       raise UserError(f'{out} is a folder; name a file with --out.')
-    detector = load(
-      arguments.workdir,
-      arguments.category,
-      seed=arguments.seed,
-      false_alarm_rate=arguments.false_alarm_rate,
-      teacher_weights=arguments.teacher_weights,
-    )
+    detector = load_named(arguments)
     values = write(detector, out)
   except (UserError, OSError) as error:
     sys.exit(f'export: {explain(error)}')
@@ -196,30 +189,12 @@ def _parser() -> argparse.ArgumentParser:
     description='Writes a trained model as one file that runs without this package.',
     allow_abbrev=False,
   )
-  parser.add_argument('--workdir', required=True, metavar='DIR', help="the run's folder")
-  parser.add_argument(
-    '--category', metavar='NAME', help='that was trained; needed where there are several'
-  )
-  parser.add_argument(
-    '--seed', type=int, metavar='N', help="of the run; the first of the run's where left out"
-  )
+  add_model_flags(parser)
   parser.add_argument(
     '--out',
     required=True,
     metavar='FILE',
     help='the file to write, for example bottle.memkd; one that is there is replaced',
-  )
-  parser.add_argument(
-    '--false-alarm-rate',
-    type=float,
-    metavar='RATE',
-    help='the share of normal images that may be called anomalous, which sets the threshold; '
-    '0.01, or the lowest that the held-out images support, where left out',
-  )
-  parser.add_argument(
-    '--teacher-weights',
-    metavar='FILE',
-    help="where the teacher's weights lie now; where they lay at the training if left out",
   )
   return parser
 

@@ -14,8 +14,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from memkd_jax import compile_cache, interrupt
-from memkd_jax.detector import Detector, load
+from memkd_jax.detector import Detector
 from memkd_jax.errors import UserError, explain
+from memkd_jax.model_flags import add_model_flags, load_named
 from memkd_jax.prediction import Outputs, Prediction, list_inputs, predict
 
 
@@ -33,13 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
       paths = list_inputs(patterns)
       if problem := compile_cache.enable():
         _say(problem)
-      detector = load(
-        flags.workdir,
-        flags.category,
-        seed=flags.seed,
-        false_alarm_rate=flags.false_alarm_rate,
-        teacher_weights=flags.teacher_weights,
-      )
+      detector = load_named(flags)
       _describe(detector)
       failed = predict(
         detector,
@@ -53,7 +48,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print(f'predict: {explain(error)}', file=sys.stderr)
     return 1
   except interrupt.Interrupted as signal:
-    print(f'predict: stopped by {signal}; scores.partial.csv ends there.', file=sys.stderr)
+    left = '' if flags.out is None else '; scores.partial.csv ends there'
+    print(f'predict: stopped by {signal}{left}.', file=sys.stderr)
     return interrupt.EXIT_CODE
   if failed:
     print(
@@ -69,10 +65,8 @@ def _parser() -> argparse.ArgumentParser:
   parser = argparse.ArgumentParser(
     prog='python -m memkd_jax.predict', description='Scores images with a trained model.'
   )
+  add_model_flags(parser)
   add = parser.add_argument
-  add('--workdir', required=True, help="the run's folder")
-  add('--category', help='that was trained; needed where there are several')
-  add('--seed', type=int, help='of the run; the first where none is given')
   add(
     '--images',
     action='append',
@@ -83,12 +77,6 @@ def _parser() -> argparse.ArgumentParser:
   add('files', nargs='*', metavar='FILE', help='an image')
   add('--out', help='folder for scores.csv, heat maps and what else is asked for')
   add(
-    '--false-alarm-rate',
-    type=float,
-    help='share of normal images that may be called anomalous; 0.01, or the lowest that the '
-    'held-out images support',
-  )
-  add(
     '--pixel-rate',
     type=float,
     help='with --masks: share of normal pixels that may exceed the pixel threshold; the '
@@ -98,7 +86,6 @@ def _parser() -> argparse.ArgumentParser:
   add('--maps', action='store_true', help='write raw float32 TIFF maps')
   add('--masks', action='store_true', help='write binary masks')
   add('--json', action='store_true', help='print one JSON object a line and image')
-  add('--teacher-weights', help='where the teacher lies now, if it was moved')
   return parser
 
 

@@ -15,7 +15,7 @@ from PIL import Image
 
 from memkd_jax import files, interrupt
 from memkd_jax.data.decoding import suffixes
-from memkd_jax.data.images import read_rgb, to_square
+from memkd_jax.data.images import read_rgb, resize
 from memkd_jax.detector import Detector
 from memkd_jax.errors import UserError, explain
 from memkd_jax.map_sizes import to_size
@@ -93,12 +93,27 @@ def list_inputs(patterns: Sequence[str]) -> list[Path]:
   return list(dict.fromkeys(found))
 
 
+@dataclasses.dataclass(frozen=True)
+class _Read:
+  """What is kept of an image, whose own pixels may be a hundred million.
+
+  Attributes:
+    size: (width, height) in pixels.
+    square: uint8 [S, S, 3], as the detector takes it.
+    small: uint8 [h, w, 3] at the image's aspect ratio, under the heat map.
+  """
+
+  size: tuple[int, int]
+  square: np.ndarray
+  small: np.ndarray
+
+
 def predict(
   detector: Detector,
   paths: Sequence[Path],
   out: Path | None,
   outputs: Outputs,
-  false_alarm_rate: float | None = None,
+  pixel_rate: float | None = None,
   tell: Callable[[Prediction], None] = lambda _: None,
   threads: int = 4,
 ) -> int:
@@ -112,7 +127,8 @@ def predict(
     paths: of the images.
     out: the folder; None for nothing but `tell`.
     outputs: written beside scores.csv.
-    false_alarm_rate: of the pixels in masks; that of the detector's threshold where None.
+    pixel_rate: share of normal pixels above the masks' threshold; the false-alarm rate
+      of the detector's where None.
     tell: is given each row.
     threads: that decode images.
 
@@ -129,14 +145,13 @@ def predict(
       '--masks needs a threshold, and this model has none; train with '
       '--config.train.holdout=0.1.'
     )
-  root = Path(os.path.commonpath([path.absolute().parent for path in paths]))
-  writer = None if out is None else _Writer(detector, out, root, outputs, false_alarm_rate)
+  root = Path(os.path.commonpath([_absolute(path).parent for path in paths]))
+  writer = None if out is None else _Writer(detector, out, root, outputs, pixel_rate)
   failed = 0
   with _Rows(out) as rows, progress_bar('predicting', len(paths)) as progress:
-    for batch in _decoded(paths, detector.batch_size, threads):
+    for batch in _decoded(paths, detector, threads):
       interrupt.raise_if_asked()
-      images = [image for _, image in batch if isinstance(image, Image.Image)]
-      result = detector(to_square(np.asarray(image), detector.image_size) for image in images)
+      result = detector(image.square for _, image in batch if isinstance(image, _Read))
       number = itertools.count()
       for path, image in batch:
         if isinstance(image, UserError):
@@ -156,27 +171,32 @@ def predict(
   return failed
 
 
-def _row(path: Path, image: Image.Image, map_: np.ndarray, score: float) -> Prediction:
+def _row(path: Path, image: _Read, map_: np.ndarray, score: float) -> Prediction:
   peak = np.unravel_index(map_.argmax(), map_.shape)
   row, column = (
     int((index + 0.5) * length / side)
-    for index, length, side in zip(peak, (image.height, image.width), map_.shape, strict=True)
+    for index, length, side in zip(peak, image.size[::-1], map_.shape, strict=True)
   )
   return Prediction(str(path), score, peak_row=row, peak_col=column)
 
 
 def _decoded(
-  paths: Sequence[Path], batch_size: int, threads: int
-) -> Iterator[list[tuple[Path, Image.Image | UserError]]]:
+  paths: Sequence[Path], detector: Detector, threads: int
+) -> Iterator[list[tuple[Path, _Read | UserError]]]:
   """Batches of images, while the next one is being decoded."""
+  batch_size = detector.batch_size
 
-  def read(path: Path) -> Image.Image | UserError:
+  def read(path: Path) -> _Read | UserError:
     try:
-      return read_rgb(path)
+      image = read_rgb(path)
     except UserError as error:
       return error
+    square = resize(image, detector.image_size)
+    size = image.size
+    image.thumbnail((_LONGEST, _LONGEST))
+    return _Read(size, square, np.asarray(image))
 
-  waiting: deque[list[tuple[Path, Future[Image.Image | UserError]]]] = deque()
+  waiting: deque[list[tuple[Path, Future[_Read | UserError]]]] = deque()
   with ThreadPoolExecutor(threads) as pool:
     try:
       for begin in range(0, len(paths), batch_size):
@@ -188,6 +208,11 @@ def _decoded(
         yield [(path, future.result()) for path, future in waiting.popleft()]
     finally:
       pool.shutdown(cancel_futures=True)
+
+
+def _absolute(path: Path) -> Path:
+  """Without any '..', by which a picture could be written elsewhere."""
+  return Path(os.path.abspath(path))
 
 
 class _Rows:
@@ -230,30 +255,28 @@ class _Writer:
     out: Path,
     root: Path,
     outputs: Outputs,
-    false_alarm_rate: float | None,
+    pixel_rate: float | None,
   ):
     self._detector, self._out, self._root, self._outputs = detector, out, root, outputs
     self._pixel_threshold = None
     if detector.calibration is not None and detector.threshold is not None:
-      rate = false_alarm_rate or detector.threshold.false_alarm_rate
+      rate = detector.threshold.false_alarm_rate if pixel_rate is None else pixel_rate
       self._pixel_threshold = detector.calibration.pixel_threshold(rate)
 
-  def write(self, path: Path, image: Image.Image, map_: np.ndarray, anomalous: bool) -> None:
+  def write(self, path: Path, image: _Read, map_: np.ndarray, anomalous: bool) -> None:
     """Writes what is asked for.
 
     Args:
       path: of the image.
-      image: RGB, at its own size.
+      image: what is kept of it.
       map_: [S, S].
       anomalous: the decision.
     """
-    name = path.absolute().relative_to(self._root)
+    name = _absolute(path).relative_to(self._root)
     if self._outputs.heat_maps:
-      small = image.copy()
-      small.thumbnail((_LONGEST, _LONGEST))
-      resized = to_size(map_, np.array(small.size))
+      resized = to_size(map_, np.array(image.small.shape[1::-1]))
       low, high = color_range(self._detector.calibration, self._detector.threshold, map_)
-      picture = heat_map(np.asarray(small), resized, low, high)
+      picture = heat_map(image.small, resized, low, high)
       self._save(Image.fromarray(picture), 'heatmaps', name, '.png')
     if self._outputs.maps or self._outputs.masks:
       full = to_size(map_, np.array(image.size))

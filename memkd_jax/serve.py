@@ -12,9 +12,9 @@ if __name__ == '__main__':
   huge_pages.restart_with_huge_pages()  # before the imports that take seconds
 
 from memkd_jax import compile_cache
-from memkd_jax.detector import Detector, load
+from memkd_jax.detector import Detector, load_all
 from memkd_jax.errors import UserError, explain
-from memkd_jax.workdir import Workdir
+from memkd_jax.model_flags import add_model_flags, load_named
 
 _SHUTDOWN = 10  # seconds for which requests in progress may go on
 _CONNECTIONS = 256  # beyond which 503 is answered at once
@@ -33,18 +33,15 @@ def main(argv: list[str] | None = None) -> None:
 
 def _parser() -> argparse.ArgumentParser:
   parser = argparse.ArgumentParser(
-    prog='python -m memkd_jax.serve', description='Serves trained models on a web page.'
+    prog='python -m memkd_jax.serve',
+    description='Serves trained models on a web page: all of a run, or one --category.',
   )
+  add_model_flags(parser)  # without --category all finished ones are served
   add = parser.add_argument
-  add('--workdir', required=True, help="a run's folder")
-  add('--category', help='serve this one alone, not all finished ones')
-  add('--seed', type=int, help='of the run; the first of its seeds if left out')
   add('--host', default='127.0.0.1', help='address to listen on; %(default)s')
   add('--port', type=_port, default=8000, help='0 chooses a free one; %(default)s')
-  add('--false-alarm-rate', type=float, help='share of normal images called anomalous')
   add('--max-bytes', type=_positive, default=64 * 2**20, help='of a request; %(default)s')
   add('--max-images', type=_positive, default=16, help='of a request; %(default)s')
-  add('--teacher-weights', help="where the teacher's weights lie now")
   return parser
 
 
@@ -70,7 +67,7 @@ def _serve(arguments: argparse.Namespace) -> None:
     raise UserError(f"{error}; pip install -e '.[serve]'.") from error
   if problem := compile_cache.enable():
     print(f'Note: {problem}', flush=True)
-  detectors = _load_all(arguments)
+  detectors = _load_models(arguments)
   listener, loopback = _listen(arguments.host, arguments.port)
   with listener:
     if not loopback:
@@ -110,25 +107,18 @@ def _serve(arguments: argparse.Namespace) -> None:
     raise UserError(f'the models cannot be compiled: {failure}.')
 
 
-def _load_all(arguments: argparse.Namespace) -> dict[str, Detector]:
+def _load_models(arguments: argparse.Namespace) -> dict[str, Detector]:
   """The detectors, by their category."""
-  folder = Workdir(arguments.workdir)
-  config = folder.read_config()
-  seed = config.seeds[0] if arguments.seed is None else arguments.seed
-  categories = folder.finished(seed)
-  if arguments.category is not None or not categories:
-    categories = [arguments.category]  # `load` says what is wrong with it
-  detectors = [
-    load(
+  if arguments.category is not None:
+    detectors = [load_named(arguments)]
+  else:
+    detectors = load_all(
       arguments.workdir,
-      category,
-      seed=seed,
+      seed=arguments.seed,
       false_alarm_rate=arguments.false_alarm_rate,
       teacher_weights=arguments.teacher_weights,
     )
-    for category in categories
-  ]
-  for note in dict.fromkeys(note for detector in detectors for note in detector.notes):
+  for note in detectors[0].notes:
     print(f'Note: {note}', flush=True)
   return {detector.category: detector for detector in detectors}
 

@@ -1,6 +1,7 @@
 """A config made into modules, parameters and compiled steps, shared by all categories."""
 
 import copy
+import functools
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -9,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.typing import ArrayLike
 from ml_collections import ConfigDict
 
 from memkd_jax import processes, weights
@@ -269,6 +271,16 @@ class System:
     inputs = normalize_images(images, self._teacher.dtype)
     features: Any = self._teacher.apply({'params': teacher_params}, inputs)
     return inputs, features
+
+  @functools.cached_property
+  def score_alone(self) -> Callable[[Any, ArrayLike], tuple[jax.Array, jax.Array]]:
+    """`score` compiled for the first device alone: `(variables, images) -> (maps, scores)`.
+
+    Compiled once for each number of images, whatever the number of models.
+    """
+    teacher_params = jax.device_put(self.one_copy(), self.devices.local[0])
+    program = jax.jit(self.score)
+    return lambda variables, images: program(variables, teacher_params, images)
 
   def one_copy(self) -> Any:
     """The teacher's parameters, as numpy."""

@@ -1,3 +1,4 @@
+import shutil
 import subprocess
 import sys
 
@@ -8,6 +9,7 @@ from PIL import Image
 import memkd_jax
 from memkd_jax import train
 from memkd_jax.data.images import read_image
+from memkd_jax.detector import load_all
 from memkd_jax.errors import UserError
 from memkd_jax.evaluate import score_images
 from memkd_jax.system import System
@@ -98,3 +100,19 @@ def test_what_cannot_be_loaded(run, tmp_path):
 def test_metrics_need_no_jax():
   code = 'import sys, memkd_jax.metrics; sys.exit("jax" in sys.modules)'
   assert subprocess.run([sys.executable, '-c', code]).returncode == 0
+
+
+def test_models_of_a_run_share_teacher_and_programs(run, images):
+  root, _ = run
+  copy = root / 'two'
+  shutil.copytree(root / 'run', copy)
+  shutil.copytree(copy / 'bolt', copy / 'nut')
+  bolt, nut = load_all(copy)
+  assert (bolt.category, nut.category) == ('bolt', 'nut')
+  assert bolt.system is nut.system
+  np.testing.assert_array_equal(bolt(images).maps, nut(images).maps)
+  with pytest.raises(UserError, match='these categories: none'):
+    load_all(copy, seed=3)
+  (copy / 'nut' / 'seed_0' / 'calibration.json').unlink()
+  with pytest.raises(UserError, match=r'nut/seed_0 has no threshold'):
+    load_all(copy, false_alarm_rate=0.5)

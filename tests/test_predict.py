@@ -143,3 +143,19 @@ def test_interrupted_run_keeps_its_rows_under_another_name(run, folder, tmp_path
     predict_paths(detector, list_inputs([str(folder)]), tmp_path, Outputs(), tell=stop)
   assert not (tmp_path / 'scores.csv').exists()
   assert len((tmp_path / 'scores.partial.csv').read_text().splitlines()) == 2
+
+
+def test_paths_with_dots_stay_in_the_folder(run, folder, tmp_path):
+  detector = memkd_jax.load(run / 'run')
+  paths = [folder / 'hole' / '..' / '..' / 'new' / 'wide.bmp', folder / 'good' / '000.png']
+  out = tmp_path / 'deep' / 'out'
+  assert predict_paths(detector, paths, out, Outputs()) == 0
+  assert (out / 'heatmaps' / 'wide.bmp.png').is_file()
+  assert (out / 'heatmaps' / 'good' / '000.png.png').is_file()
+  assert sorted(p.name for p in out.iterdir()) == ['heatmaps', 'scores.csv']
+
+
+def test_pixel_rate_that_is_none(run, folder, tmp_path, capsys):
+  arguments = [f'--workdir={run / "run"}', f'--out={tmp_path}', str(folder / 'wide.bmp')]
+  assert predict.main([*arguments, '--masks', '--pixel-rate=0']) == 1
+  assert '--pixel-rate=0: give a number between 0 and 1' in capsys.readouterr().err

@@ -65,7 +65,7 @@ def read_image(path: Readable, size: int) -> tuple[np.ndarray, tuple[int, int]]:
     UserError: the file cannot be decoded, or exceeds the bounds of `decoding`.
   """
   image = read_rgb(path)
-  return _resized(image, size), image.size
+  return resize(image, size), image.size
 
 
 def read_rgb(path: Readable) -> Image.Image:
@@ -105,7 +105,7 @@ def to_square(image: np.ndarray, size: int) -> np.ndarray:
     )
   if array.shape == (size, size, 3):
     return array
-  return _resized(_to_rgb(Image.fromarray(array)), size)
+  return resize(_to_rgb(Image.fromarray(array)), size)
 
 
 def read_mask(path: Readable, size: int) -> tuple[np.ndarray, tuple[int, int]]:
@@ -153,7 +153,8 @@ def decode_mask(path: Readable) -> np.ndarray:
   return np.asarray(values.any(axis=-1) if values.ndim == 3 else values != 0)
 
 
-def _resized(image: Image.Image, size: int) -> np.ndarray:
+def resize(image: Image.Image, size: int) -> np.ndarray:
+  """An RGB image as uint8 [size, size, 3]; see `read_image`."""
   return np.asarray(image.resize((size, size), Image.Resampling.BILINEAR))
 
 

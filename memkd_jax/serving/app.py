@@ -20,7 +20,7 @@ from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from memkd_jax import __version__
 from memkd_jax.detector import Detector, Result
-from memkd_jax.report.overlay import heat_map
+from memkd_jax.report.overlay import color_range, heat_map
 from memkd_jax.serving import schema
 from memkd_jax.serving.batching import Batcher, BusyError
 from memkd_jax.serving.guard import Guarded
@@ -36,9 +36,6 @@ _FILES = {
   '/docs.js': 'docs.js',
 }
 LOOPBACK_NAMES = ('127.0.0.1', 'localhost', '[::1]')
-# Colours are chosen so that the threshold lies here, between the darkest and the brightest.
-_THRESHOLD_LEVEL = 2 / 3
-_MEDIAN = 0.5
 _DECISIONS = {None: 'none', True: 'anomalous', False: 'normal'}
 _FORM = {
   'requestBody': {
@@ -282,16 +279,8 @@ def _image_score(name: str, width: int, height: int, result: Result) -> schema.I
 
 
 def _pictures(detector: Detector, image: np.ndarray, map_: np.ndarray) -> tuple[str, str]:
-  low, high = _color_range(detector, map_)
+  low, high = color_range(detector.calibration, detector.threshold, map_)
   return _data_url(image), _data_url(heat_map(image, map_, low, high))
-
-
-def _color_range(detector: Detector, map_: np.ndarray) -> tuple[float, float]:
-  """Values of the darkest and the brightest colour."""
-  if detector.calibration is None or detector.threshold is None:
-    return float(map_.min()), float(map_.max())
-  low = detector.calibration.pixel_threshold(_MEDIAN)
-  return low, low + (detector.threshold.value - low) / _THRESHOLD_LEVEL
 
 
 def _data_url(image: np.ndarray) -> str:
