@@ -1,9 +1,11 @@
 """Writes a trained model as one file that needs neither this package nor the run's folder.
 
   python -m memkd_jax.export --workdir=DIR --category=bottle --out=bottle.memkd
+  python -m memkd_jax.export --workdir=DIR --category=bottle --out=bottle.onnx
 
-The file is a zip of model.jaxexport, a program of jax.export with its parameters inside,
-and metadata.json. docs/export.md says how to run it.
+The first file is a zip of model.jaxexport, a program of jax.export with its parameters
+inside, and metadata.json; the second is an ONNX model, with the same metadata inside.
+docs/export.md says how to run them.
 """
 
 import argparse
@@ -21,7 +23,7 @@ import numpy as np
 from jax import export as jax_export
 
 import memkd_jax
-from memkd_jax import files
+from memkd_jax import files, onnx_export
 from memkd_jax.detector import Detector
 from memkd_jax.errors import UserError, explain
 from memkd_jax.model_flags import add_model_flags, load_named
@@ -73,13 +75,11 @@ def program(detector: Detector) -> jax_export.Exported:
   return jax_export.export(jax.jit(score), platforms=PLATFORMS)(images)
 
 
-def metadata(detector: Detector, exported: jax_export.Exported, content: bytes) -> dict:
+def metadata(detector: Detector) -> dict[str, Any]:
   """What a user of the file must know, as JSON values.
 
   Args:
-    detector: that was exported.
-    exported: its program.
-    content: the program, serialised.
+    detector: that is exported.
   """
   model, size = detector.system.config.model, detector.image_size
   calibration, threshold = detector.calibration, detector.threshold
@@ -105,15 +105,6 @@ def metadata(detector: Detector, exported: jax_export.Exported, content: bytes) 
     'pixel_threshold': None,
     'held_out_scores': None,
     'notes': detector.notes,
-    'program': {
-      'file': PROGRAM,
-      'sha256': hashlib.sha256(content).hexdigest(),
-      'platforms': list(exported.platforms),
-      'jax': jax.__version__,
-      'jaxlib': jaxlib.__version__,
-      'calling_convention_version': exported.calling_convention_version,
-      'compatibility': _COMPATIBILITY,
-    },
   }
   if calibration is not None and threshold is not None:
     rate = threshold.false_alarm_rate
@@ -135,7 +126,7 @@ def metadata(detector: Detector, exported: jax_export.Exported, content: bytes) 
 
 
 def write(detector: Detector, out: Path) -> dict[str, Any]:
-  """Writes the file, complete or not at all.
+  """Writes the zip, complete or not at all.
 
   Args:
     detector: to be exported.
@@ -150,7 +141,17 @@ def write(detector: Detector, out: Path) -> dict[str, Any]:
   """
   exported = program(detector)
   content = bytes(exported.serialize())
-  values = metadata(detector, exported, content)
+  values = metadata(detector) | {
+    'program': {
+      'file': PROGRAM,
+      'sha256': hashlib.sha256(content).hexdigest(),
+      'platforms': list(exported.platforms),
+      'jax': jax.__version__,
+      'jaxlib': jaxlib.__version__,
+      'calling_convention_version': exported.calling_convention_version,
+      'compatibility': _COMPATIBILITY,
+    }
+  }
   text = json.dumps(values, indent=2, allow_nan=False) + '\n'
   # Stored: parameters do not get 10% smaller by deflating.
   with files.replacing(out) as temporary, zipfile.ZipFile(temporary, 'w') as archive:
@@ -173,7 +174,12 @@ def main(argv: list[str] | None = None) -> None:
     if out.is_dir():
       raise UserError(f'{out} is a folder; name a file with --out.')
     detector = load_named(arguments)
-    values = write(detector, out)
+    if out.suffix == '.onnx':
+      values = metadata(detector)
+      difference = onnx_export.write(detector, out, values)
+      print(f'Maps differ by {difference:.1e} at most in onnxruntime, on random images.')
+    else:
+      values = write(detector, out)
   except (UserError, OSError) as error:
     sys.exit(f'export: {explain(error)}')
   for note in values['notes']:
@@ -194,7 +200,8 @@ def _parser() -> argparse.ArgumentParser:
     '--out',
     required=True,
     metavar='FILE',
-    help='the file to write, for example bottle.memkd; one that is there is replaced',
+    help='the file to write, for example bottle.memkd, or bottle.onnx for an ONNX model; one '
+    'that is there is replaced',
   )
   return parser
 

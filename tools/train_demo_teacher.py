@@ -28,6 +28,7 @@ from memkd_jax import __version__, weights
 from memkd_jax.errors import UserError, explain
 from memkd_jax.models.folding import fold_batch_norm
 from memkd_jax.models.layers import Conv
+from memkd_jax.models.pooling import max_pool
 from memkd_jax.models.resnet import ARCHITECTURES, ResidualStage
 from memkd_jax.normalization import normalize_images
 
@@ -59,8 +60,7 @@ class Encoder(nn.Module):
   def __call__(self, images: jax.Array, train: bool = True) -> list[jax.Array]:
     """[B, H, W, 3], normalised -> an embedding for each stage, [B, 64], of length 1."""
     arch = ARCHITECTURES[self.arch]
-    x = nn.relu(Conv(arch.planes, 7, 2, name='stem')(images, train))
-    x = nn.max_pool(x, (3, 3), (2, 2), padding=((1, 1), (1, 1)))
+    x = max_pool(nn.relu(Conv(arch.planes, 7, 2, name='stem')(images, train)))
     embeddings = []
     for k in _STAGES:
       x = ResidualStage(arch, k, 1 if k == 1 else 2, name=f'stage{k}')(x, train)

@@ -6,6 +6,7 @@ from flax import linen as nn
 from memkd_jax.errors import UserError
 from memkd_jax.models.distiller import Distilled, Distiller
 from memkd_jax.models.layers import Conv
+from memkd_jax.models.pooling import max_pool
 from memkd_jax.models.resnet import ARCHITECTURES, ResidualStage
 
 
@@ -63,8 +64,7 @@ class ForwardDistiller(Distiller):
     Returns:
       The student's features of the distilled stages.
     """
-    x = nn.relu(self.stem(images, train))
-    x = nn.max_pool(x, (3, 3), (2, 2), padding=((1, 1), (1, 1)))
+    x = max_pool(nn.relu(self.stem(images, train)))
     outputs = {}
     for k in self.built_stages(self.stages):
       x = self.encoder[f'stage{k}'](x, train)

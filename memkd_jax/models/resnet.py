@@ -9,6 +9,7 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 
 from memkd_jax.models.layers import Conv
+from memkd_jax.models.pooling import max_pool
 
 
 @dataclasses.dataclass(frozen=True)
@@ -148,7 +149,7 @@ class Teacher(nn.Module):
     """
     arch = ARCHITECTURES[self.arch]
     x = Conv(arch.planes, 7, 2, folded=True, dtype=self.dtype, name='stem')(images)
-    x = nn.max_pool(nn.relu(x), (3, 3), (2, 2), padding=((1, 1), (1, 1)))
+    x = max_pool(nn.relu(x))
     outputs = []
     for stage in range(1, 1 + self._number_of_stages()):
       x = ResidualStage(

@@ -10,7 +10,9 @@ In float32 the result differs from a direct convolution by about 1e-5 of its lar
 """
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import jax
@@ -41,6 +43,18 @@ _OUTPUT = np.array(
 # many numbers, must stay in the cache.
 _CHUNK = 65536
 
+_off = ContextVar('winograd_off', default=False)
+
+
+@contextmanager
+def off() -> Iterator[None]:
+  """What is traced inside is convolved directly, as converters to other formats need it."""
+  token = _off.set(True)
+  try:
+    yield
+  finally:
+    _off.reset(token)
+
 
 def saves(inputs: Sequence[int], kernel: Sequence[int]) -> bool:
   """Whether a 3x3 convolution of stride 1 takes less time this way.
@@ -56,7 +70,9 @@ def saves(inputs: Sequence[int], kernel: Sequence[int]) -> bool:
   features = kernel[3]
   # For few tiles, transforming the kernel costs more than is saved.
   enough = batch * height * width // 16 >= max(32, channels * features // 2048)
-  return enough and min(channels, features) >= 32 and height % 4 == width % 4 == 0
+  return (
+    not _off.get() and enough and min(channels, features) >= 32 and height % 4 == width % 4 == 0
+  )
 
 
 @jax.custom_vjp
