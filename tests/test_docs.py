@@ -2,40 +2,23 @@
 
 import argparse
 import re
-import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 from absl import flags as absl_flags
+from documented import PAGES, README, ROOT, commands
 
 from memkd_jax import config as base
 from memkd_jax import export, predict, serve
 from memkd_jax import main as _main  # noqa: F401 - defines its flags
 
-ROOT = Path(__file__).parents[1]
-PAGES = sorted([ROOT / 'README.md', ROOT / 'CHANGELOG.md', *(ROOT / 'docs').rglob('*.md')])
 PARSERS = {
   'memkd_jax.export': export._parser,
   'memkd_jax.predict': predict._parser,
   'memkd_jax.serve': serve._parser,
 }
-
-
-def commands(page):
-  for block in re.findall(r'^ *```sh\n(.*?)^ *```', page.read_text(), re.S | re.M):
-    for line in block.replace('\\\n', ' ').splitlines():
-      for command in line.split('&&'):
-        try:
-          words = shlex.split(command, comments=True)
-        except ValueError:  # a line of several
-          continue
-        while words and ('=' in words[0] or words[0] in ('srun', 'nohup')):
-          words = words[1:]
-        if words:
-          yield words
-
 
 ALL = [(page, words) for page in PAGES for words in commands(page)]
 OURS = [(page, words) for page, words in ALL if 'python' in Path(words[0]).name]
@@ -113,7 +96,7 @@ def test_flags_in_tables_are_fields(page):
 
 
 def test_python_in_the_readme_is_python():
-  for block in re.findall(r'```python\n(.*?)```', (ROOT / 'README.md').read_text(), re.S):
+  for block in re.findall(r'```python\n(.*?)```', README.read_text(), re.S):
     compile(block, 'README.md', 'exec')
 
 

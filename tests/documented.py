@@ -1,0 +1,30 @@
+"""The commands of README and docs, for the tests that check or run them."""
+
+import re
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+README = ROOT / 'README.md'
+PAGES = sorted([README, ROOT / 'CHANGELOG.md', *(ROOT / 'docs').rglob('*.md')])
+
+
+def lines(page: Path) -> Iterator[str]:
+  """What stands in blocks of shell, continued lines joined."""
+  for block in re.findall(r'^ *```sh\n(.*?)^ *```', page.read_text(), re.S | re.M):
+    yield from block.replace('\\\n', ' ').splitlines()
+
+
+def commands(page: Path) -> Iterator[list[str]]:
+  """The words of each command, without variables and launchers before it."""
+  for line in lines(page):
+    for command in line.split('&&'):
+      try:
+        words = shlex.split(command, comments=True)
+      except ValueError:  # a line of several
+        continue
+      while words and ('=' in words[0] or words[0] in ('srun', 'nohup')):
+        words = words[1:]
+      if words:
+        yield words
