@@ -17,7 +17,8 @@ with zipfile.ZipFile(sys.argv[1]) as file:
   model = jax.export.deserialize(bytearray(file.read('model.jaxexport')))
 size = metadata['image_size'], metadata['image_size']
 images = [ImageOps.exif_transpose(Image.open(path)).convert('RGB') for path in sys.argv[2:]]
-pixels = np.stack([image.resize(size, Image.Resampling.BILINEAR) for image in images])
+resized = [image.resize(size, Image.Resampling.BILINEAR) for image in images]
+pixels = np.stack([np.asarray(image) for image in resized])
 maps, scores = jax.jit(model.call)(pixels)
 threshold = metadata['threshold']
 for path, score in zip(sys.argv[2:], np.asarray(scores), strict=True):

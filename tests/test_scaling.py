@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from memkd_jax import interrupt
+from memkd_jax.calibration import read_calibration
 
 ROOT = Path(__file__).parents[1]
 FLAGS = '--xla_backend_optimization_level=0 --xla_force_host_platform_device_count='
@@ -252,6 +253,7 @@ def test_categories_on_devices_are_single_runs(tiny_config, tmp_path, make_categ
   tiny_config.train.epochs = 10
   tiny_config.train.checkpoint_steps = 7
   tiny_config.train.cache_features = cache
+  tiny_config.train.holdout = 0.25 if cache == 'host' else 0.0
   seeds = '--config.seeds=0,1'
   alone, together = tmp_path / 'alone', tmp_path / 'together'
   finish(start(command(tiny_config, alone, seeds), 1))
@@ -259,3 +261,9 @@ def test_categories_on_devices_are_single_runs(tiny_config, tmp_path, make_categ
   assert_same_run(together, alone, seeds=(0, 1))
   for name in ('memory.json', 'memory.png', 'figure.png', 'curves.png', 'result.json'):
     assert (together / 'nut' / 'seed_1' / name).stat().st_size > 100
+  if cache == 'host':
+    held_out = [
+      read_calibration(folder / 'pin' / 'seed_1').scores for folder in (alone, together)
+    ]
+    assert len(held_out[0]) == 6
+    np.testing.assert_allclose(held_out[0], held_out[1], atol=1e-6)
