@@ -71,6 +71,38 @@ def test_each_category_trains_as_alone(config, tmp_path, rng, one_device):
         np.testing.assert_allclose(a, b, atol=1e-5)
 
 
+@pytest.mark.slow
+def test_a_term_that_is_not_finite_stops_its_own_category_alone(
+  config, tmp_path, rng, monkeypatch
+):
+  images = rng.integers(0, 256, (24, 32, 32, 3), dtype=np.uint8)
+  reasons, steps = {}, {}
+
+  def run_one(lane, seed, category):
+    if category == 'nut':
+      fetch = lane.devices.fetch
+
+      def poisoned(tree):
+        fetched = fetch(tree)
+        return fetched | {'kd': np.nan} if 'kd' in fetched else fetched
+
+      monkeypatch.setattr(lane.devices, 'fetch', poisoned)
+    try:
+      with lane.training():
+        state, _ = train.train_category(lane, category, seed, images, tmp_path / category)
+      steps[category] = int(state.step)
+    except UserError as error:
+      reasons[category] = str(error)
+    finally:
+      monkeypatch.undo()  # the lane's next category is sound
+
+  system = System(config, Devices(jax.devices()[:2]))
+  category_parallel.run_all(system, [(0, name) for name in ('nut', 'bolt', 'pin')], run_one)
+  assert steps == {'bolt': 3, 'pin': 3}
+  assert list(reasons) == ['nut']
+  assert reasons['nut'].startswith('nut: training stopped at step 1, where kd=nan was the')
+
+
 class Adder:
   """Has what `run_all` needs of a system; a step adds the batch to the state."""
 
