@@ -1,0 +1,125 @@
+"""README's and docs' commands, run in their words, on miniature data and models.
+
+`test_newcomer.py` runs the README's own at full length; what downloads, installs, times or
+tests is not run here.
+"""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from benchmark_layouts import LAYOUTS
+from documented import PAGES, ROOT, lines
+from PIL import Image
+
+# They come after the command's own flags, and so override them.
+TINY = (
+  '--config.data.image_size=32 --config.model.backbone=tiny_basic '
+  '--config.model.teacher_weights=random --config.model.memory_items=5 '
+  '--config.train.epochs=1 --config.train.batch_size=8 --config.train.exemplars=4 '
+  '--config.seeds=0'
+)
+# Of each benchmark one category that its miniature has.
+CATEGORIES = {
+  'mvtec': 'bottle',
+  'mvtec_ad': 'bottle',
+  'mpdd': 'tubes',
+  'visa': 'pcb1',
+  'mvtec_3d': 'tire',
+  'eyecandies': 'CandyCane',
+  'ablations/memories': 'grid',
+}
+# Where another test, or nobody without a network, a GPU or other hosts runs them.
+ELSEWHERE = (
+  'pip install',
+  'pytest',
+  'convert_torchvision',
+  'train_demo_teacher',
+  'benchmark.py',
+  'serve',
+  'curl',
+  'coordinator',
+  'torch.hub',
+  'MAPS',  # of any other method
+)
+
+
+def adapted(line):
+  """The line with what makes it small."""
+  if 'prepare_tfds' in line:
+    dataset = line.split('--dataset=')[1].split()[0]
+    return f'{line} --categories={CATEGORIES[dataset]}'
+  if 'memkd_jax.main' not in line:
+    return line.replace('IMAGE ...', 'DIR/NAME/test/good/*.png')
+  config = line.split('--config=configs/')[1].split('.py')[0]
+  if config in CATEGORIES:
+    line += f' --config.data.categories={CATEGORIES[config]}'
+  elif config == 'folder' and 'data.categories' not in line:
+    line += ' --config.data.categories=NAME'
+  elif config == 'demo':
+    line += ' --config.data.categories=brick'
+  return f'{line} {TINY}'
+
+
+def documented():
+  """All that is run, in an order in which each finds what it needs."""
+  found = [
+    line
+    for page in PAGES
+    for line in lines(page)
+    if 'python' in line and not any(word in line for word in ELSEWHERE)
+  ]
+  order = ('prepare_tfds', 'memkd_jax.main', '')
+  found.sort(key=lambda line: next(i for i, word in enumerate(order) if word in line))
+  return list(dict.fromkeys(adapted(line) for line in found))
+
+
+@pytest.fixture
+def site(tmp_path):
+  """A folder with what the commands name, and miniature data."""
+  for name in ('memkd_jax', 'configs', 'tools', 'benchmarks', 'examples'):
+    (tmp_path / name).symlink_to(ROOT / name)
+  for name, make in LAYOUTS.items():
+    make(tmp_path / 'datasets' / name)
+  rng = np.random.default_rng(0)
+  kinds = {'train/good': 200, 'test/good': 3, 'test/worn': 3}
+  for folder in ('DIR/NAME', 'parts/bracket'):
+    for kind, number in kinds.items():
+      for i in range(number):
+        path = tmp_path / folder / kind / f'{i:03}.png'
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 256, (20, 20, 3), np.uint8)).save(path)
+  for name in ('FOLDER', 'new'):
+    (tmp_path / name).symlink_to(tmp_path / 'DIR' / 'NAME' / 'test')
+  return tmp_path
+
+
+@pytest.mark.slow
+def test_every_command_runs(site):
+  """Ten minutes."""
+  pytest.importorskip('jax2onnx')
+  path = f'{Path(sys.executable).parent}:{os.environ["PATH"]}'
+  environment = os.environ | {
+    'PATH': path,
+    'PYTHONPATH': str(ROOT),
+    'HOME': str(site),
+    'XLA_FLAGS': '--xla_backend_optimization_level=0',
+  }
+  environment.pop('MEMKD_DATA', None)
+  failed, commands = [], documented()
+  assert len(commands) > 30
+  for line in commands:
+    result = subprocess.run(
+      ['bash', '-c', line.replace('.venv/bin/python', 'python')],
+      cwd=site,
+      env=environment,
+      capture_output=True,
+      text=True,
+    )
+    print(result.returncode, line, flush=True)
+    if result.returncode:
+      failed.append(f'{line}\n{result.stderr[-1500:]}')
+  assert not failed, '\n\n'.join(failed)
