@@ -245,6 +245,25 @@ def test_a_lost_process_ends_the_others(tiny_config, tmp_path, make_category):
 
 
 @pytest.mark.slow
+def test_a_full_disk_ends_all_processes(tiny_config, tmp_path, make_category, mount_disk):
+  """With one sentence of both, though only one writes; then they go on; one minute."""
+  make_category(tmp_path / 'data')
+  tiny_config.train.checkpoint_steps = 1
+  disk = mount_disk(1400)  # two checkpoints fit, the third does not
+  workdirs = (disk / 'run', tmp_path / 'gone')
+  both = start_two(tiny_config, workdirs, free_port())
+  for process in both:
+    output = finish(process, 1)
+    assert 'run/bolt/seed_0/checkpoints: No space left on device; make room there' in output
+    assert 'Traceback' not in output
+  mount_disk(100_000)
+  for process in start_two(tiny_config, workdirs, free_port()):
+    finish(process)
+  log = (disk / 'run' / 'bolt' / 'seed_0' / 'metrics.jsonl').read_text().splitlines()
+  assert [json.loads(line)['step'] for line in log] == list(range(1, 6))
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize('cache', ['auto', 'host', 'off'])
 def test_categories_on_devices_are_single_runs(tiny_config, tmp_path, make_category, cache):
   """Six runs of three categories on four devices, over 20 steps; three minutes each."""
