@@ -8,6 +8,7 @@ of its surroundings, so that no threshold on them finds it.
 import shutil
 import tempfile
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -26,17 +27,30 @@ _SCRAPE = 10  # lines, each a pixel wide
 _SEED = 0
 
 
-def prepare(root: Path) -> None:
+def photograph(category: str) -> np.ndarray:
+  """uint8 [H, W], all of a texture's rows."""
+  import skimage.data  # slow to import, and only the demo needs it
+
+  return getattr(skimage.data, category)()
+
+
+def training_part(texture: np.ndarray) -> np.ndarray:
+  """The upper two thirds of the rows; the others are tested on alone."""
+  return texture[: texture.shape[0] * 2 // 3]
+
+
+def prepare(root: Path, texture: Callable[[str], np.ndarray] = photograph) -> None:
   """Writes the data set in the folder layout; `root` is complete or absent.
 
   Args:
     root: a folder that does not exist yet.
+    texture: of a category, uint8 [H, W], of which crops are taken.
   """
   root.parent.mkdir(parents=True, exist_ok=True)
   temporary = Path(tempfile.mkdtemp(dir=root.parent, prefix=f'.{root.name}-'))
   try:
     for category in CATEGORIES:
-      _write_category(temporary / category, category)
+      _write_category(temporary / category, category, texture)
     temporary.chmod(0o755)
     try:
       temporary.replace(root)
@@ -47,11 +61,10 @@ def prepare(root: Path) -> None:
     shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _write_category(folder: Path, category: str) -> None:
-  texture = _texture(category)
-  upper = training_part(texture)
-  lower = texture[len(upper) :]
-  other = _texture(_FOREIGN[category])
+def _write_category(folder: Path, category: str, texture: Callable[[str], np.ndarray]) -> None:
+  whole, other = texture(category), texture(_FOREIGN[category])
+  upper = training_part(whole)
+  lower = whole[len(upper) :]
   foreign = other[len(training_part(other)) :]
   generator = np.random.default_rng([_SEED, zlib.crc32(category.encode())])
 
@@ -65,17 +78,6 @@ def _write_category(folder: Path, category: str) -> None:
       image, mask = paint(_crop(lower, generator), defect, generator, piece)
       _save(folder / 'test' / defect / f'{i:03}.png', image)
       _save(folder / 'ground_truth' / defect / f'{i:03}_mask.png', mask * np.uint8(255))
-
-
-def _texture(category: str) -> np.ndarray:
-  import skimage.data  # slow to import, and only the demo needs it
-
-  return getattr(skimage.data, category)()
-
-
-def training_part(texture: np.ndarray) -> np.ndarray:
-  """The upper two thirds of the rows; the others are tested on alone."""
-  return texture[: texture.shape[0] * 2 // 3]
 
 
 def paint(

@@ -81,7 +81,7 @@ def test_the_demo_makes_a_whole_data_set(tmp_path):
 
 
 def test_two_runs_may_make_the_demo_at_once(tmp_path, monkeypatch):
-  def write(folder, category):
+  def write(folder, category, _):
     folder.mkdir(parents=True)
     (folder / 'a').write_text(category)
     (tmp_path / 'demo').mkdir(exist_ok=True)  # the other one was faster
