@@ -72,7 +72,7 @@ def documented():
     for line in lines(page)
     if 'python' in line and not any(word in line for word in ELSEWHERE)
   ]
-  order = ('prepare_tfds', 'memkd_jax.main', '')
+  order = ('prepare_tfds', 'demo_validation.py', 'memkd_jax.main', '')
   found.sort(key=lambda line: next(i for i, word in enumerate(order) if word in line))
   return list(dict.fromkeys(adapted(line) for line in found))
 

@@ -47,6 +47,7 @@ _LARGEST_STEP = 1.5  # pixels of a photograph for one of a view
 _SMALLEST_STEP = 0.6
 _SHIFT = 0.12  # of a view's side, in both directions
 _ANGLE = 0.35  # radians, in both directions
+_NOISE = 8.0  # grey values, largest standard deviation
 _GREY = 0.5  # share of views without colour: the demo's textures have none
 
 
@@ -82,7 +83,7 @@ def draw_pairs(
   apart: int,
   side: int,
   generator: np.random.Generator,
-) -> np.ndarray:
+) -> tuple[np.ndarray, np.ndarray]:
   """Draws places, and two views of each that differ in shift, scale, angle and light.
 
   Args:
@@ -93,18 +94,21 @@ def draw_pairs(
     generator: of random numbers.
 
   Returns:
-    float32 [2, apart * together, side, side, 3] in 0 to 255.
+    The views, float32 [2, apart * together, side, side, 3] in 0 to 255, and the same ones
+    in the photographs' own light.
   """
   margin = _margin(side)
-  views = np.empty((2, apart * together, side, side, 3), np.float32)
+  plain = np.empty((2, apart * together, side, side, 3), np.float32)
+  views = np.empty_like(plain)
   chosen = generator.choice(len(photographs), apart, replace=False)
   for i, index in enumerate(np.repeat(chosen, together)):
     photograph = photographs[index]
     largest = np.array(photograph.shape[:2]) - 1 - margin
     place = generator.uniform(margin, largest)
     for k in range(2):
-      views[k, i] = _relight(_view(photograph, place, side, generator), generator)
-  return views
+      plain[k, i] = _view(photograph, place, side, generator)
+      views[k, i] = _relight(plain[k, i], generator)
+  return views, plain
 
 
 def _margin(side: int) -> float:
@@ -116,9 +120,9 @@ def _view(
   photograph: np.ndarray, place: np.ndarray, side: int, generator: np.random.Generator
 ) -> np.ndarray:
   """float32 [side, side, 3], bilinear."""
+  shift = generator.uniform(-_SHIFT, _SHIFT, 2) * side
   step = np.exp(generator.uniform(np.log(_SMALLEST_STEP), np.log(_LARGEST_STEP)))
   angle = generator.uniform(-_ANGLE, _ANGLE)
-  shift = generator.uniform(-_SHIFT, _SHIFT, 2) * side
   ahead = np.arange(side) - (side - 1) / 2
   rows, columns = step * (ahead[:, None] + shift[0]), step * (ahead[None, :] + shift[1])
   y = place[0] + np.cos(angle) * rows - np.sin(angle) * columns
@@ -141,5 +145,5 @@ def _relight(view: np.ndarray, generator: np.random.Generator) -> np.ndarray:
   contrast = np.float32(np.exp(generator.uniform(-0.5, 0.5)))
   view = mean + contrast * (view - mean) + np.float32(generator.uniform(-40, 40))
   noise = generator.standard_normal((*view.shape[:2], 1), np.float32)
-  view = view + np.float32(generator.uniform(0, 8)) * noise
+  view = view + np.float32(generator.uniform(0, _NOISE)) * noise
   return np.clip(view, 0, 255)
