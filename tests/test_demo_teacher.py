@@ -75,7 +75,7 @@ def test_an_installed_package_has_it():
 
 @pytest.mark.slow
 def test_what_the_demo_reaches(tmp_path):
-  """The demo's own command, minutes; seed 0 reached 82.7 and 81.8, below the 90 wished for."""
+  """The demo's own command, minutes; seed 0 reached 86.5 and 90.4; 90 and 90 were aimed at."""
   flags = [f'--config.data.dir={tmp_path / "data"}', f'--workdir={tmp_path / "run"}']
   subprocess.run(
     [sys.executable, '-m', 'memkd_jax.main', *flags],
@@ -84,5 +84,5 @@ def test_what_the_demo_reaches(tmp_path):
     check=True,
   )
   mean = json.loads((tmp_path / 'run' / 'results.json').read_text())['mean']
-  assert mean['I-AUC'] >= 0.78
-  assert mean['P-AUC'] >= 0.78
+  assert mean['I-AUC'] >= 0.82
+  assert mean['P-AUC'] >= 0.87
