@@ -21,12 +21,12 @@ import optax
 from ml_collections import ConfigDict
 
 from memkd_jax import config as base
+from memkd_jax.methods.distillation import System
 from memkd_jax.models.resnet import BACKBONES, Teacher
 from memkd_jax.models.reverse import ReverseDistiller
-from memkd_jax.parallel import AXIS, Devices
 from memkd_jax.report.results import markdown
-from memkd_jax.system import System
-from memkd_jax.training_step import Batch, TrainState, make_train_step
+from memkd_jax.runtime.devices import AXIS, Devices
+from memkd_jax.training.step import Batch, TrainState, make_train_step
 
 DEVICES = (1, 2, 4, 8)
 # In bytes per second, of one device in one direction, as the vendors print them.

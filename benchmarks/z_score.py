@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 from scipy import ndimage
 
-from memkd_jax.data import demo_textures
+from memkd_jax.data.benchmarks import demo_textures
 from memkd_jax.metrics import auroc
 
 WINDOWS = (1, 4, 8, 16)

@@ -11,20 +11,20 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from memkd_jax.anomaly_map import COMBINES
 from memkd_jax.data.datasets import DATASETS, SOURCES
-from memkd_jax.data.order import RESAMPLES
+from memkd_jax.data.sampling import RESAMPLES
 from memkd_jax.errors import UserError
-from memkd_jax.losses import KD_READINGS
-from memkd_jax.map_sizes import PRESETS
+from memkd_jax.methods.losses import KD_READINGS
 from memkd_jax.models.distiller import FUSIONS
 from memkd_jax.models.resnet import ARCHITECTURES, BACKBONES
-from memkd_jax.parallel import AXES
-from memkd_jax.training_data import CACHES
+from memkd_jax.runtime.devices import AXES
+from memkd_jax.scoring.anomaly_map import COMBINES
+from memkd_jax.scoring.resolution import PRESETS
+from memkd_jax.training.feature_cache import CACHES
 
 RANDOM_TEACHER = 'random'
 DEMO_TEACHER = 'demo'  # a resnet18 that the package brings
-DEMO_TEACHER_FILE = Path(__file__).with_name('data') / 'demo_teacher.safetensors'
+DEMO_TEACHER_FILE = Path(__file__).with_name('teachers') / 'demo_teacher.safetensors'
 DTYPES = ('float32', 'bfloat16', 'float64')
 PARADIGMS = ('reverse', 'forward')
 MEMORY_INITS = ('normal', 'exemplars')
@@ -32,7 +32,7 @@ M3_TARGETS = ('auto', 'stage4', 'embedding')
 
 # Fields that change neither a trained parameter nor a figure: a run may go on
 # with other values of these. The weights count by their content, not their path.
-FREE_FIELDS = (
+RESUMABLE_FIELDS = (
   'data.dir',
   'data.source',
   'data.categories',
@@ -50,7 +50,7 @@ FREE_FIELDS = (
 )
 
 # What is larger is a mistake: it would take all memory before anything could be said.
-LARGEST = {
+UPPER_BOUNDS = {
   'anomaly_map.sigma': 1024,
   'data.image_size': 8192,
   'data.threads': 256,
@@ -266,7 +266,7 @@ def _check(config: ConfigDict) -> None:
   for name in ('adam_b1', 'adam_b2'):
     _require(f'train.{name}', train[name], 0 <= train[name] < 1, 'lies in [0, 1)')
   _require('train.holdout', train.holdout, 0 <= train.holdout <= 0.5, 'lies in [0, 0.5]')
-  for field, largest in LARGEST.items():
+  for field, largest in UPPER_BOUNDS.items():
     section, name = field.split('.')
     value = config[section][name]
     _require(field, value, value <= largest, f'is at most {largest:,}')

@@ -9,14 +9,14 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from memkd_jax import weights
-from memkd_jax.calibration import Calibration, Threshold, check_rate, read_calibration
 from memkd_jax.config import RANDOM_TEACHER, resolve
 from memkd_jax.data.images import to_square
 from memkd_jax.errors import UserError
-from memkd_jax.parallel import Devices
-from memkd_jax.system import System
-from memkd_jax.trained import final_state
+from memkd_jax.methods.distillation import System
+from memkd_jax.methods.trained import final_state
+from memkd_jax.runtime.devices import Devices
+from memkd_jax.scoring.calibration import Calibration, Threshold, check_rate, read_calibration
+from memkd_jax.teachers import weights
 from memkd_jax.workdir import Workdir
 
 

@@ -9,19 +9,21 @@ from typing import Any
 import jax
 import numpy as np
 
-from memkd_jax import files, interrupt, metrics, processes
-from memkd_jax.data.arrays import Split
+from memkd_jax import metrics
 from memkd_jax.data.sample import Sample
+from memkd_jax.data.splits import Split
 from memkd_jax.errors import UserError
-from memkd_jax.map_sizes import dump_maps, masks_and_maps
-from memkd_jax.memory_diagnostics import split_cosines, summarize
-from memkd_jax.progress import progress_bar
-from memkd_jax.protocol import compute_metrics
+from memkd_jax.files import atomic
+from memkd_jax.methods.distillation import System
+from memkd_jax.models.memory_use import split_cosines, summarize
 from memkd_jax.report.curves import write_curves
 from memkd_jax.report.figure import write_figure
 from memkd_jax.report.memory_figure import write_memory_figure
-from memkd_jax.system import System
-from memkd_jax.training_step import TrainState
+from memkd_jax.runtime import hosts, interrupt
+from memkd_jax.runtime.progress import progress_bar
+from memkd_jax.scoring.figures import compute_metrics
+from memkd_jax.scoring.resolution import dump_maps, masks_and_maps
+from memkd_jax.training.step import TrainState
 
 # matplotlib is not made for threads.
 _DRAWING = threading.Lock()
@@ -92,7 +94,7 @@ def evaluate_category(
         _report_memories(*positions, state, test, folder)
     return figures
 
-  return processes.on_first(report)
+  return hosts.on_main(report)
 
 
 def _look_into_memories(
@@ -114,7 +116,7 @@ def _report_memories(
     cosines[name] = split_cosines(on_test[name]['cosine'], test.labels, test.masks)
     memory = state.params[f'memory_{name}']
     summaries[name] = summarize(train['usage'], train['entropy'], cosines[name], memory)
-  files.write_json(folder / 'memory.json', summaries)
+  atomic.write_json(folder / 'memory.json', summaries)
   log = folder / 'metrics.jsonl'
   write_memory_figure(folder / 'memory.png', summaries, cosines, log)
 
@@ -146,9 +148,9 @@ def _in_batches(
     for begin in range(0, len(images), batch_size):
       interrupt.raise_if_asked()
       batch = images[begin : begin + batch_size]
-      padded = devices.split_padded(batch, batch_size)
+      padded = devices.pad_shard(batch, batch_size)
       outputs = step(variables, system.teacher_params, padded)
-      unpad = functools.partial(devices.join, number=len(batch))
+      unpad = functools.partial(devices.unshard, number=len(batch))
       results.append(jax.tree.map(unpad, outputs))
       progress.update(len(batch))
   return jax.tree.map(lambda *parts: np.concatenate(parts), *results)

@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 from typing import NoReturn
 
-from memkd_jax import huge_pages
+from memkd_jax.runtime import huge_pages
 
 if __name__ == '__main__':
   huge_pages.restart_with_huge_pages()  # before the imports that take seconds
@@ -13,11 +13,13 @@ if __name__ == '__main__':
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from memkd_jax import compile_cache, determinism, interrupt, processes, sweep, train
+from memkd_jax import run, sweep
 from memkd_jax.errors import UserError, explain
+from memkd_jax.run import run_config
+from memkd_jax.runtime import compile_cache, determinism, hosts, interrupt
 
 _SHOWN = 200  # characters at either end of what is wrong with a flag
-_DEMO = str(Path(__file__).with_name('demo_config.py'))
+_DEMO = str(Path(__file__).parent / 'configs' / 'demo.py')
 
 _CONFIG = config_flags.DEFINE_config_file(
   'config', _DEMO, 'A file of configs/; the demo where none is given.'
@@ -26,7 +28,7 @@ _WORKDIR = flags.DEFINE_string(
   'workdir', None, "The run's folder; runs/<data set> where none is given."
 )
 _MODE = flags.DEFINE_enum(
-  'mode', 'train', train.MODES, "'evaluate' scores existing checkpoints only."
+  'mode', 'train', run.MODES, "'evaluate' scores existing checkpoints only."
 )
 _DUMP_MAPS = flags.DEFINE_bool(
   'dump-maps', False, 'Write the maps of what is scored to DIR/anomaly_maps, as float32 TIFFs.'
@@ -63,10 +65,10 @@ def main(argv: list[str]) -> None:
   if ablation and not _WORKDIR.value:  # variants of several ablations have the same names
     sys.exit('memkd_jax: an ablation needs a folder of its own; name it with --workdir.')
   workdir = _WORKDIR.value or Path('runs') / _CONFIG.value.data.dataset
-  runner = sweep.run if ablation else train.run
+  runner = sweep.run_sweep if ablation else run_config
   try:
-    processes.start(_COORDINATOR.value, _PROCESS_COUNT.value, _PROCESS_ID.value)
-    with interrupt.handled(), processes.one_run():
+    hosts.start(_COORDINATOR.value, _PROCESS_COUNT.value, _PROCESS_ID.value)
+    with interrupt.handled(), hosts.one_run():
       if problem := compile_cache.enable():
         print(f'Note: {problem}', flush=True)
       results = runner(_CONFIG.value, workdir, _MODE.value, _DUMP_MAPS.value)

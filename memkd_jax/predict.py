@@ -2,7 +2,7 @@
 
 import sys
 
-from memkd_jax import huge_pages
+from memkd_jax.runtime import huge_pages
 
 if __name__ == '__main__':
   huge_pages.restart_with_huge_pages()  # before the imports that take seconds
@@ -13,11 +13,11 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from memkd_jax import compile_cache, interrupt
+from memkd_jax.cli import add_model_flags, load_named
+from memkd_jax.deploy.prediction import Outputs, Prediction, list_inputs, predict
 from memkd_jax.detector import Detector
 from memkd_jax.errors import UserError, explain
-from memkd_jax.model_flags import add_model_flags, load_named
-from memkd_jax.prediction import Outputs, Prediction, list_inputs, predict
+from memkd_jax.runtime import compile_cache, interrupt
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

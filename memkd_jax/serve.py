@@ -6,15 +6,15 @@ import signal
 import socket
 import sys
 
-from memkd_jax import huge_pages
+from memkd_jax.runtime import huge_pages
 
 if __name__ == '__main__':
   huge_pages.restart_with_huge_pages()  # before the imports that take seconds
 
-from memkd_jax import compile_cache
+from memkd_jax.cli import add_model_flags, load_named
 from memkd_jax.detector import Detector, load_all
 from memkd_jax.errors import UserError, explain
-from memkd_jax.model_flags import add_model_flags, load_named
+from memkd_jax.runtime import compile_cache
 
 _SHUTDOWN = 10  # seconds for which requests in progress may go on
 _CONNECTIONS = 256  # beyond which 503 is answered at once
@@ -61,8 +61,8 @@ def _serve(arguments: argparse.Namespace) -> None:
   try:
     import uvicorn
 
-    from memkd_jax.serving.app import LOOPBACK_NAMES, create_app
-    from memkd_jax.serving.uploads import Limits
+    from memkd_jax.deploy.serving.app import LOOPBACK_NAMES, create_app
+    from memkd_jax.deploy.serving.uploads import Limits
   except ImportError as error:
     raise UserError(f"{error}; pip install -e '.[serve]'.") from error
   if problem := compile_cache.enable():

@@ -8,15 +8,17 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from memkd_jax import files, processes, train
 from memkd_jax.errors import UserError, explain, is_disk_full
-from memkd_jax.protocol import METRICS
+from memkd_jax.files import atomic
 from memkd_jax.report import paper
 from memkd_jax.report.results import figure_cell, markdown
+from memkd_jax.run import run_config
+from memkd_jax.runtime import hosts
+from memkd_jax.scoring.figures import METRICS
 from memkd_jax.workdir import Workdir
 
 
-def run(
+def run_sweep(
   config: ConfigDict, workdir: Path | str, mode: str = 'train', dump_maps: bool = False
 ) -> dict[str, Any]:
   """Runs each variant in a folder of its own; finished ones are skipped.
@@ -26,8 +28,8 @@ def run(
   Args:
     config: with `sweep.variants`.
     workdir: holds a run's folder for each variant, and sweep.json and sweep.md.
-    mode: see `train.run`.
-    dump_maps: see `train.run`.
+    mode: see `run_config`.
+    dump_maps: see `run_config`.
 
   Returns:
     {'paper', 'variants': {name: results or None}, 'failed': {name: reason}}.
@@ -37,10 +39,10 @@ def run(
       at work in the folder.
     OSError: the disk is full.
   """
-  with processes.agreed():
+  with hosts.raise_together():
     folder = Workdir(workdir)
     configs = variants(config)
-  with processes.held_by_first(folder.locked()):
+  with hosts.held_by_main(folder.locked()):
     return _run_all(config.sweep.paper, configs, folder.root, mode, dump_maps)
 
 
@@ -54,9 +56,9 @@ def _run_all(
     print(f'\n{name} ({number} of {len(configs)})', flush=True)
     results[name] = None
     try:
-      results[name] = train.run(variant, root / folder_name(name), mode, dump_maps)
+      results[name] = run_config(variant, root / folder_name(name), mode, dump_maps)
       failed |= {f'{name}, {c}': reason for c, reason in results[name]['failed'].items()}
-    except processes.shared_errors() as error:
+    except hosts.shared_errors() as error:
       if is_disk_full(error):
         raise
       failed[name] = explain(error)
@@ -66,10 +68,10 @@ def _run_all(
     jax.clear_caches()
   summary = {'paper': paper_table, 'variants': results, 'failed': failed}
   table = sweep_table(summary)
-  with processes.agreed():
-    if processes.is_first():
-      files.write_json(root / 'sweep.json', summary)
-      files.write_text(root / 'sweep.md', table)
+  with hosts.raise_together():
+    if hosts.is_main():
+      atomic.write_json(root / 'sweep.json', summary)
+      atomic.write_text(root / 'sweep.md', table)
   print('\n' + table, flush=True)
   return summary
 
@@ -128,7 +130,7 @@ def sweep_table(summary: dict[str, Any]) -> str:
   """The variants as Markdown: means over the categories, the paper's beside them.
 
   Args:
-    summary: what `run` returns.
+    summary: what `run_sweep` returns.
   """
   printed = paper.load_rows(summary['paper']) if summary['paper'] else {}
   compared = list(next(iter(printed.values()), {}))

@@ -21,11 +21,11 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from memkd_jax import files, run_lock
-from memkd_jax.config import FREE_FIELDS, flatten, get_config
+from memkd_jax.config import RESUMABLE_FIELDS, flatten, get_config
 from memkd_jax.errors import UserError
-from memkd_jax.input_files import read_json
-from memkd_jax.result_check import DIGEST, check_result, digest
+from memkd_jax.files import atomic, lock
+from memkd_jax.files.digest import DIGEST, check_result, digest
+from memkd_jax.files.reading import read_json
 
 
 class Workdir:
@@ -51,11 +51,11 @@ class Workdir:
     Raises:
       UserError: another process is at work here, or the folder cannot be written.
     """
-    with run_lock.hold(self.root):
+    with lock.hold(self.root):
       # Not all folders below: there may be another run among them.
       below = ('*/seed_*', 'anomaly_maps/seed_*/*/test/*')
       folders = [folder for pattern in below for folder in self.root.glob(pattern)]
-      files.remove_orphans([self.root, *folders])
+      atomic.remove_orphans([self.root, *folders])
       yield
 
   def category(self, category: str, seed: int) -> Path:
@@ -118,7 +118,7 @@ class Workdir:
     try:
       if path.exists():
         self._check_same(path, new)
-      files.write_json(path, new | {DIGEST: digest(new)})
+      atomic.write_json(path, new | {DIGEST: digest(new)})
     except OSError as error:
       where = f'{path}, ' if path.exists() else ''
       raise UserError(
@@ -144,7 +144,7 @@ class Workdir:
       result: JSON values, 'metrics' and 'counts' among them.
     """
     signed = result | {DIGEST: digest(result)}
-    files.write_json(self.category(category, seed) / 'result.json', signed)
+    atomic.write_json(self.category(category, seed) / 'result.json', signed)
 
   def finished(self, seed: int) -> list[str]:
     """Names of the categories that have a result, sorted."""
@@ -162,7 +162,7 @@ class Workdir:
     differences = [
       f'{field} is {json.dumps(old.get(field))} there and {json.dumps(flat.get(field))} now'
       for field in sorted(old.keys() | flat.keys())
-      if field not in FREE_FIELDS and old.get(field) != flat.get(field)
+      if field not in RESUMABLE_FIELDS and old.get(field) != flat.get(field)
     ]
     if differences:
       raise UserError(

@@ -26,7 +26,7 @@ from PIL import Image
 
 from memkd_jax import config as base
 from memkd_jax.models.resnet import ARCHITECTURES
-from memkd_jax.parallel import Devices
+from memkd_jax.runtime.devices import Devices
 
 SHARED = Path(__file__).parents[2] / 'shared'
 

@@ -14,15 +14,15 @@ import numpy as np
 import pytest
 
 from memkd_jax import config as base
-from memkd_jax import processes
 from memkd_jax.errors import UserError
-from memkd_jax.parallel import Devices
-from memkd_jax.system import System
+from memkd_jax.methods.distillation import System
+from memkd_jax.runtime import hosts
+from memkd_jax.runtime.devices import Devices
 
 
 def main(out, dtype, steps, numbers, port=None, count=None, process=None):
   if port is not None:
-    processes.start(f'127.0.0.1:{port}', int(count), int(process))
+    hosts.start(f'127.0.0.1:{port}', int(count), int(process))
     check_agreement(int(process))
   config = base.get_config()
   config.data.image_size = 32
@@ -33,7 +33,7 @@ def main(out, dtype, steps, numbers, port=None, count=None, process=None):
   images = np.random.default_rng(0).integers(0, 256, (20, 32, 32, 3), dtype=np.uint8)
   results = {}
   for number in numbers.split(','):
-    devices = Devices(None if processes.count() > 1 else jax.devices()[: int(number)])
+    devices = Devices(None if hosts.count() > 1 else jax.devices()[: int(number)])
     assert len(devices) == int(number)
     system = System(config, devices)
     state = devices.replicate(system.init_state('bolt', 0, images))
@@ -45,44 +45,44 @@ def main(out, dtype, steps, numbers, port=None, count=None, process=None):
         data.draw(np.arange(16) + step % 5),
         data.draw(system.exemplar_indices('bolt', 0, 20, step)),
       )
-      losses.append(devices.fetch(terms)['loss'])
+      losses.append(devices.unreplicate(terms)['loss'])
       if step == 0:
-        first = devices.fetch(state)
+        first = devices.unreplicate(state)
         # Adam's mean of gradients is (1 - b1) times the first one.
         mean = flat(first.opt_state[0].mu)
         results[f'gradients_{number}'] = mean / (1 - config.train.adam_b1)
         results[f'statistics_{number}'] = flat(first.batch_stats)
-    assert devices.fetch(state).params['memory_m1']['keys'].dtype == dtype
+    assert devices.unreplicate(state).params['memory_m1']['keys'].dtype == dtype
     results[f'losses_{number}'] = np.array(losses)
   np.savez(out, **results)
 
 
 def check_agreement(process):
   """What one of two processes knows, or fails in, the other gets to know."""
-  assert processes.count() == 2
-  assert processes.is_first() == (process == 0)
-  assert processes.exchange('x' * 3000 * process) == ['', 'x' * 3000]
+  assert hosts.count() == 2
+  assert hosts.is_main() == (process == 0)
+  assert hosts.exchange('x' * 3000 * process) == ['', 'x' * 3000]
   tree = {'a': np.full(3, process, np.float32), 'b': np.int32(process + 5)}
-  received = processes.from_first(tree)
+  received = hosts.broadcast_from_main(tree)
   np.testing.assert_array_equal(received['a'], np.zeros(3, np.float32))
   assert received['b'] == 5
   assert (received['a'].dtype, received['b'].dtype) == (np.float32, np.int32)
 
-  assert processes.on_first(lambda: [process, None]) == [0, None]
+  assert hosts.on_main(lambda: [process, None]) == [0, None]
   with pytest.raises(UserError, match='Process 0: no'):
-    processes.on_first(lambda: fail(UserError('no')))
-  with pytest.raises(UserError, match='Process 1: gone'), processes.agreed():
+    hosts.on_main(lambda: fail(UserError('no')))
+  with pytest.raises(UserError, match='Process 1: gone'), hosts.raise_together():
     if process == 1:
       raise FileNotFoundError('gone')
-  processes.check_same(lambda: {'a': [1]}, 'flags')
+  hosts.check_same(lambda: {'a': [1]}, 'flags')
   with pytest.raises(UserError, match='Process 0 and process 1 have different flags'):
-    processes.check_same(lambda: process, 'flags')
+    hosts.check_same(lambda: process, 'flags')
 
   devices = Devices()
   images = np.arange(5 * 2, dtype=np.uint8).reshape(5, 2)
-  share = devices.split_padded(images, 8)
+  share = devices.pad_shard(images, 8)
   assert share.shape == (len(devices.local), 8 // len(devices), 2)
-  np.testing.assert_array_equal(devices.join(devices.map(lambda x: x)(share), 5), images)
+  np.testing.assert_array_equal(devices.unshard(devices.map(lambda x: x)(share), 5), images)
   with pytest.raises(UserError, match=f'batch_size=7 .* {len(devices)} devices'):
     devices.check_divide(7, 'train.batch_size')
 

@@ -7,7 +7,7 @@ import pytest
 from memkd_jax import config as base
 from memkd_jax.errors import UserError
 
-CONFIGS = sorted((Path(__file__).parents[1] / 'configs').glob('*.py'))
+CONFIGS = sorted((Path(__file__).parents[1] / 'configs').glob('[!_]*.py'))
 
 
 def test_there_are_configs():
@@ -113,7 +113,7 @@ def test_impossible_values_are_named(field, value):
 
 def test_free_fields_exist():
   flat = base.get_config()
-  for field in base.FREE_FIELDS:
+  for field in base.RESUMABLE_FIELDS:
     *section, name = field.split('.')
     assert name in (flat[section[0]] if section else flat)
 

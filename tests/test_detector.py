@@ -7,13 +7,13 @@ import pytest
 from PIL import Image
 
 import memkd_jax
-from memkd_jax import train
 from memkd_jax.data.images import read_image
 from memkd_jax.detector import load_all
 from memkd_jax.errors import UserError
 from memkd_jax.evaluate import score_images
-from memkd_jax.system import System
-from memkd_jax.trained import final_state
+from memkd_jax.methods.distillation import System
+from memkd_jax.methods.trained import final_state
+from memkd_jax.run import run_config
 
 
 @pytest.fixture(scope='module')
@@ -24,7 +24,7 @@ def run(tmp_path_factory, make_config, make_category):
   config = make_config(root / 'data')
   config.train.epochs = 2
   config.train.holdout = 0.25
-  results = train.run(config, root / 'run')
+  results = run_config(config, root / 'run')
   assert results['counts']['bolt']['train'] == 9
   return root, config
 

@@ -2,9 +2,9 @@ import errno
 
 import pytest
 
-from memkd_jax import train
 from memkd_jax.data import datasets
 from memkd_jax.errors import UserError, explain
+from memkd_jax.run import run_config
 
 
 @pytest.mark.parametrize(
@@ -36,7 +36,7 @@ def test_a_category_that_may_not_be_read_fails_alone(
 
   dataset = datasets.Dataset(None, 'Put your own images there', list_samples=forbidden)
   monkeypatch.setitem(datasets.DATASETS, 'folder', dataset)
-  results = train.run(tiny_config, tmp_path / 'run')
+  results = run_config(tiny_config, tmp_path / 'run')
   denied = f'{tmp_path}/data/bolt/test: Permission denied; give this user access to it.'
   assert results['failed']['bolt'] == denied
   assert list(results['failed']) == ['bolt', 'nut']

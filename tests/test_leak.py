@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from memkd_jax.data.arrays import load_split
 from memkd_jax.data.folder import list_samples
+from memkd_jax.data.splits import load_split
 from memkd_jax.evaluate import evaluate_category
-from memkd_jax.system import System
+from memkd_jax.methods.distillation import System
 
 EVALUATIONS = 200
 SETTLED = 40  # after which allocators and caches have what they keep

@@ -12,9 +12,9 @@ import jax
 import numpy as np
 import pytest
 
-from memkd_jax.checkpoint import Checkpoints
 from memkd_jax.config import resolve
-from memkd_jax.system import System
+from memkd_jax.methods.distillation import System
+from memkd_jax.training.checkpoint import Checkpoints
 
 ROOT = Path(__file__).parents[1]
 ONE_DEVICE = os.environ | {'XLA_FLAGS': '--xla_backend_optimization_level=0'}
@@ -101,8 +101,8 @@ def test_a_signal_has_an_exit_code_of_its_own(tmp_path):
   program = (
     'import signal, sys\n'
     'from absl import app\n'
-    'from memkd_jax import main, train\n'
-    'train.run = lambda *_: signal.raise_signal(signal.SIGTERM)\n'
+    'from memkd_jax import main\n'
+    'main.run_config = lambda *_: signal.raise_signal(signal.SIGTERM)\n'
     'app.run(main.main, flags_parser=main._parse_flags)\n'
   )
   process = subprocess.run(

@@ -7,9 +7,11 @@ import pytest
 from PIL import Image
 
 import memkd_jax
-from memkd_jax import interrupt, predict, train
-from memkd_jax.prediction import Outputs, list_inputs
-from memkd_jax.prediction import predict as predict_paths
+from memkd_jax import predict
+from memkd_jax.deploy.prediction import Outputs, list_inputs
+from memkd_jax.deploy.prediction import predict as predict_paths
+from memkd_jax.run import run_config
+from memkd_jax.runtime import interrupt
 
 
 @pytest.fixture(scope='module')
@@ -19,7 +21,7 @@ def run(tmp_path_factory, make_config, make_category):
   config = make_config(root / 'data')
   config.train.epochs = 2
   config.train.holdout = 0.25
-  train.run(config, root / 'run')
+  run_config(config, root / 'run')
   return root
 
 

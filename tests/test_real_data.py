@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 
 from memkd_jax import config as base
-from memkd_jax import conversion, metrics, train
+from memkd_jax import metrics, run
 from memkd_jax.data import folder
-from memkd_jax.data.arrays import load_split
+from memkd_jax.data.splits import load_split
 from memkd_jax.evaluate import score_images
-from memkd_jax.system import System
+from memkd_jax.methods.distillation import System
+from memkd_jax.teachers import conversion
 
 
 @pytest.mark.parametrize(
@@ -32,7 +33,7 @@ def test_bottle(tmp_path, shared, one_device, size, epochs, auroc):
   normal = load_split(folder.list_samples(data, 'bottle', 'train'), size, 2)
   test = load_split(folder.list_samples(data, 'bottle', 'test'), size, 2)
   assert (len(normal.images), test.labels.sum(), len(test.labels)) == (209, 63, 83)
-  state, _ = train.train_category(system, 'bottle', 0, normal.images, tmp_path)
+  state, _ = run.train_category(system, 'bottle', 0, normal.images, tmp_path)
   maps, scores = score_images(system, state, test.images)
   assert metrics.auroc(test.labels, scores) >= auroc
 

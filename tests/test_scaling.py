@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from memkd_jax import interrupt
-from memkd_jax.calibration import read_calibration
+from memkd_jax.runtime import interrupt
+from memkd_jax.scoring.calibration import read_calibration
 
 ROOT = Path(__file__).parents[1]
 FLAGS = '--xla_backend_optimization_level=0 --xla_force_host_platform_device_count='

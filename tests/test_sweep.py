@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from memkd_jax import config as base
-from memkd_jax import sweep, train
+from memkd_jax import sweep
 from memkd_jax.errors import UserError
 
-ABLATIONS = sorted((Path(__file__).parents[1] / 'configs' / 'ablations').glob('*.py'))
+ABLATIONS = sorted((Path(__file__).parents[1] / 'configs' / 'ablations').glob('[!_]*.py'))
 
 
 def load(path):
@@ -61,7 +61,7 @@ def test_variants_are_run_reported_and_skipped_when_finished(
     ('none', (('model.memories', ()), ('train.log_steps', 1))),
     ('missing weights', (('model.teacher_weights', str(tmp_path / 'gone.safetensors')),)),
   )
-  summary = sweep.run(tiny_config, tmp_path / 'run')
+  summary = sweep.run_sweep(tiny_config, tmp_path / 'run')
   assert json.loads((tmp_path / 'run' / 'sweep.json').read_text()) == summary
   assert list(summary['failed']) == ['missing weights']
   table = (tmp_path / 'run' / 'sweep.md').read_text()
@@ -77,7 +77,7 @@ def test_variants_are_run_reported_and_skipped_when_finished(
   assert 'MEAN NOTHING' in table
   assert (tmp_path / 'run' / 'none' / 'report.html').exists()
   capsys.readouterr()
-  again = sweep.run(tiny_config, tmp_path / 'run')
+  again = sweep.run_sweep(tiny_config, tmp_path / 'run')
   assert capsys.readouterr().out.count('bolt: finished already') == 2
   for name in ('1+2+3', 'none'):
     assert again['variants'][name]['per_seed'] == summary['variants'][name]['per_seed']
@@ -112,7 +112,7 @@ def test_every_ablation_runs_from_end_to_end(tiny_config, tmp_path, make_categor
     variants.append((name, tuple((f, small.get(f, value)) for f, value in overrides)))
   tiny_config.sweep.variants = tuple(variants)
   before = mappings()
-  summary = sweep.run(tiny_config, tmp_path / 'run')
+  summary = sweep.run_sweep(tiny_config, tmp_path / 'run')
   assert mappings() - before < 3000  # of two trainings at most, however many there were
   assert summary['failed'] == {}
   for results in summary['variants'].values():
@@ -123,8 +123,8 @@ def test_the_table_of_a_run_that_failed_as_a_whole(tiny_config, tmp_path, monkey
   def fail(*_):
     raise UserError('nothing works')
 
-  monkeypatch.setattr(train, 'run', fail)
+  monkeypatch.setattr(sweep, 'run_config', fail)
   tiny_config.sweep.variants = (('a', ()), ('b', ()))
-  summary = sweep.run(tiny_config, tmp_path / 'run')
+  summary = sweep.run_sweep(tiny_config, tmp_path / 'run')
   assert summary['failed'] == {'a': 'nothing works', 'b': 'nothing works'}
   assert 'a failed: nothing works' in (tmp_path / 'run' / 'sweep.md').read_text()

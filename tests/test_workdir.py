@@ -7,8 +7,8 @@ import sys
 import pytest
 
 from memkd_jax import config as base
-from memkd_jax import run_lock
 from memkd_jax.errors import UserError
+from memkd_jax.files import lock
 from memkd_jax.workdir import Workdir
 
 
@@ -130,7 +130,7 @@ def test_a_file_system_without_locks_is_noted(tmp_path, monkeypatch, capsys):
   def flock(*_):
     raise OSError(errno.ENOLCK, 'No locks available')
 
-  monkeypatch.setattr(run_lock.fcntl, 'flock', flock)
+  monkeypatch.setattr(lock.fcntl, 'flock', flock)
   with Workdir(tmp_path).locked():
     assert 'has no locks' in capsys.readouterr().out
 

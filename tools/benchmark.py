@@ -9,7 +9,7 @@ neither side's threads are in the other's way. Weights are random: speed does no
 them. Stop other work on the machine first.
 """
 
-from memkd_jax import huge_pages
+from memkd_jax.runtime import huge_pages
 
 if __name__ == '__main__':
   huge_pages.restart_with_huge_pages()  # as memkd_jax.main does
@@ -32,10 +32,10 @@ import numpy as np
 from absl import app, flags, logging
 
 from memkd_jax import config as base
-from memkd_jax import files
 from memkd_jax.errors import UserError, explain
+from memkd_jax.files import atomic
+from memkd_jax.methods.distillation import System
 from memkd_jax.report.results import markdown
-from memkd_jax.system import System
 
 _BACKBONES = flags.DEFINE_list('backbones', ['resnet18'], 'Names.')
 _PARADIGMS = flags.DEFINE_list('paradigms', ['reverse'], 'reverse, forward.')
@@ -149,21 +149,21 @@ def our_candidates(backbone: str, paradigm: str, images: np.ndarray) -> list[Can
 
     name = 'ours, train' if cache == 'auto' else 'ours, train, teacher recomputed'
     candidates.append(Candidate(name, size, timed(train), flop_of(program), facts))
-  variables = system.inference_variables(system.devices.fetch(holder[0]))
+  variables = system.inference_variables(system.devices.unreplicate(holder[0]))
   batch = images[:size]
 
   def infer() -> None:
     jax.device_get(
-      system.score_step(variables, system.teacher_params, system.devices.split(batch))
+      system.score_step(variables, system.teacher_params, system.devices.shard(batch))
     )
 
   begin = time.perf_counter()
   program = system.score_step.lower(
-    variables, system.teacher_params, system.devices.split(batch)
+    variables, system.teacher_params, system.devices.shard(batch)
   ).compile()
   facts = {'compile_s': time.perf_counter() - begin, **memory_of(program)}
   if len(system.devices) == 1:
-    one = system.devices.split(images[:1])
+    one = system.devices.shard(images[:1])
     facts |= latencies(
       lambda: jax.device_get(system.score_step(variables, system.teacher_params, one))
     )
@@ -283,7 +283,7 @@ def main(argv: list[str]) -> None:
   try:
     figures = _run()
     if _OUT.value:
-      files.write_json(_OUT.value, figures)
+      atomic.write_json(_OUT.value, figures)
   except (UserError, OSError) as error:
     sys.exit(f'benchmark: {explain(error)}')
 

@@ -12,9 +12,9 @@ from pathlib import Path
 
 from absl import app, flags, logging
 
-from memkd_jax import conversion, conversion_check, download
 from memkd_jax.errors import UserError, explain
 from memkd_jax.models.resnet import BACKBONES
+from memkd_jax.teachers import conversion, download, parity
 
 _ARCH = flags.DEFINE_enum('arch', None, list(BACKBONES), 'Architecture.', required=True)
 _SOURCE = flags.DEFINE_string(
@@ -59,7 +59,7 @@ def _convert() -> None:
   if _CHECK.value:
     folder = _IMAGES.value and Path(_IMAGES.value).expanduser()
     try:
-      print(conversion_check.compare(source, out, folder))
+      print(parity.compare(source, out, folder))
     except UserError:
       out.unlink()  # a wrong teacher must not lie where the training looks for it
       raise

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from memkd_jax.data import demo_textures
+from memkd_jax.data.benchmarks import demo_textures
 from memkd_jax.errors import UserError
 
 # Package, its folder of images, and those of them that are photographs.

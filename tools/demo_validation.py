@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from absl import app, flags
 
-from memkd_jax.data import demo_textures
+from memkd_jax.data.benchmarks import demo_textures
 from memkd_jax.errors import explain
 
 _OUT = flags.DEFINE_string('out', None, 'A folder that does not exist yet.', required=True)

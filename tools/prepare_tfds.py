@@ -11,8 +11,8 @@ from pathlib import Path
 
 from absl import app, flags, logging
 
-from memkd_jax.data import tfds_builder, tfds_source
 from memkd_jax.data.datasets import DATASETS, choose_categories, open_source
+from memkd_jax.data.tfds import builder, source
 from memkd_jax.errors import UserError, explain
 
 _DATASET = flags.DEFINE_enum('dataset', None, list(DATASETS), 'Its name.', required=True)
@@ -44,8 +44,8 @@ def _prepare() -> bool:
   failed = 0
   for category in categories:
     try:
-      tfds_builder.prepare(name, category, root, _OUT.value)
-      print(tfds_source.category_path(_OUT.value, name, category), flush=True)
+      builder.prepare(name, category, root, _OUT.value)
+      print(source.category_path(_OUT.value, name, category), flush=True)
     except (UserError, OSError) as error:
       print(f'prepare_tfds: {category} failed: {explain(error)}', file=sys.stderr)
       failed += 1

@@ -11,9 +11,10 @@ from pathlib import Path
 
 from absl import app, flags, logging
 
-from memkd_jax import files, score_maps
 from memkd_jax.errors import UserError, explain
+from memkd_jax.files import atomic
 from memkd_jax.report.results import assemble, results_table
+from memkd_jax.scoring import external_maps
 
 _MAPS = flags.DEFINE_string('maps', None, 'The folder of the maps.', required=True)
 _DATA = flags.DEFINE_string('data', None, 'The folder of the data set.', required=True)
@@ -28,13 +29,13 @@ def main(argv: list[str]) -> None:
     raise app.UsageError(f'unexpected argument {argv[1]!r}')
   logging.set_verbosity(logging.WARNING)
   maps, data = Path(_MAPS.value).expanduser(), Path(_DATA.value).expanduser()
-  categories = _CATEGORIES.value or score_maps.list_categories(maps)
+  categories = _CATEGORIES.value or external_maps.list_categories(maps)
   if not categories:
     sys.exit(f'score_maps: there are no maps in {maps}; <category>/test/<defect>/<id>.tiff.')
   scored, failed = {}, {}
   for category in categories:
     try:
-      scored[category] = score_maps.score_category(maps, data, category)
+      scored[category] = external_maps.score_category(maps, data, category)
     except (UserError, OSError) as error:
       failed[category] = explain(error)
   results = assemble(data.name, [], [scored], failed, [])
@@ -45,7 +46,7 @@ def main(argv: list[str]) -> None:
       for name in ('aupro', 'aupimo', 'i_auc_interval', 'per_defect')
     }
     try:
-      files.write_json(Path(_OUT.value).expanduser(), results | extra)
+      atomic.write_json(Path(_OUT.value).expanduser(), results | extra)
     except OSError as error:
       sys.exit(f'score_maps: cannot write {_OUT.value}: {error.strerror}.')
   sys.exit(1 if failed else 0)

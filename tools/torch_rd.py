@@ -10,9 +10,9 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from memkd_jax.anomaly_map import gaussian_matrix
 from memkd_jax.models.resnet import ARCHITECTURES, Architecture
-from memkd_jax.normalization import IMAGENET_MEAN, IMAGENET_STD
+from memkd_jax.ops.normalization import IMAGENET_MEAN, IMAGENET_STD
+from memkd_jax.scoring.anomaly_map import gaussian_matrix
 
 
 def conv_norm(inputs: int, outputs: int, side: int, stride: int = 1) -> nn.Sequential:

@@ -29,13 +29,14 @@ from flax import linen as nn
 from gabor_energies import Whitening
 from jax.typing import ArrayLike
 
-from memkd_jax import __version__, weights
+from memkd_jax import __version__
 from memkd_jax.errors import UserError, explain
 from memkd_jax.models.folding import fold_batch_norm
 from memkd_jax.models.layers import Conv
-from memkd_jax.models.pooling import max_pool
 from memkd_jax.models.resnet import ARCHITECTURES, ResidualStage
-from memkd_jax.normalization import normalize_images
+from memkd_jax.ops.normalization import normalize_images
+from memkd_jax.ops.pooling import max_pool
+from memkd_jax.teachers import weights
 
 _OUT = flags.DEFINE_string('out', None, 'The safetensors file to write.', required=True)
 _ARCH = flags.DEFINE_enum('arch', 'resnet18', list(ARCHITECTURES), 'Architecture.')

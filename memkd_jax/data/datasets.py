@@ -5,8 +5,9 @@ import functools
 from collections.abc import Callable
 from pathlib import Path
 
-from memkd_jax.data import demo_textures, eyecandies, folder, mpdd, mvtec_3d, mvtec_ad, visa
-from memkd_jax.data.layout import category_folder, explain_missing_root, explain_no_category
+from memkd_jax.data import folder
+from memkd_jax.data.benchmarks import demo_textures, eyecandies, mpdd, mvtec_3d, mvtec_ad, visa
+from memkd_jax.data.listing import category_folder, explain_missing_root, explain_no_category
 from memkd_jax.data.sample import Sample
 from memkd_jax.errors import UserError
 
@@ -78,9 +79,9 @@ def open_source(name: str, source: str, directory: str) -> Source:
   """
   dataset = DATASETS[name]
   if source == 'tfds':
-    from memkd_jax.data import tfds_source  # takes seconds to import
+    from memkd_jax.data.tfds import source as prepared_files  # takes seconds to import
 
-    prepared = tuple(tfds_source.list_categories(directory, name))
+    prepared = tuple(prepared_files.list_categories(directory, name))
     if not prepared:
       raise UserError(
         f'Nothing of {name} is prepared in {directory}: run '
@@ -89,7 +90,7 @@ def open_source(name: str, source: str, directory: str) -> Source:
       )
     known = dataset.categories or prepared
     return Source(
-      directory, known, functools.partial(tfds_source.list_samples, directory, name)
+      directory, known, functools.partial(prepared_files.list_samples, directory, name)
     )
   root = Path(directory)
   _check_root(dataset, root)

@@ -11,7 +11,7 @@ from PIL.ImageFile import ImageFile
 
 from memkd_jax.data import completeness
 from memkd_jax.data.sample import Readable
-from memkd_jax.input_files import open_regular, read_stream
+from memkd_jax.files.reading import open_regular, read_stream
 
 # Beyond this a file is refused before it is decoded: 100 megapixels, such as 10,000 lines
 # of a line-scan camera with 10,000 pixels. The benchmarks have 2 megapixels at most.

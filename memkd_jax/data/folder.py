@@ -8,7 +8,7 @@
 from pathlib import Path
 
 from memkd_jax.data.images import list_folders, list_images
-from memkd_jax.data.layout import category_folder
+from memkd_jax.data.listing import category_folder
 from memkd_jax.data.sample import GOOD, Sample
 from memkd_jax.errors import UserError
 

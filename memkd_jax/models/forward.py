@@ -6,8 +6,8 @@ from flax import linen as nn
 from memkd_jax.errors import UserError
 from memkd_jax.models.distiller import Distilled, Distiller
 from memkd_jax.models.layers import Conv
-from memkd_jax.models.pooling import max_pool
 from memkd_jax.models.resnet import ARCHITECTURES, ResidualStage
+from memkd_jax.ops.pooling import max_pool
 
 
 class ForwardDistiller(Distiller):

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax.typing import DTypeLike
 
-from memkd_jax.models.convolution import convolution
+from memkd_jax.ops.convolution import convolution
 
 # Kaiming normal, fan-out, as RD initialises its convolutions (method, section 2).
 kaiming_normal = nn.initializers.variance_scaling(2.0, 'fan_out', 'normal')

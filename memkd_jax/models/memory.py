@@ -5,8 +5,8 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax.typing import DTypeLike
 
-from memkd_jax.cosine import normalize
 from memkd_jax.models.layers import param_dtype
+from memkd_jax.ops.cosine import normalize
 
 
 class NRMemory(nn.Module):

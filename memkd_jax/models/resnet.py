@@ -9,7 +9,7 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 
 from memkd_jax.models.layers import Conv
-from memkd_jax.models.pooling import max_pool
+from memkd_jax.ops.pooling import max_pool
 
 
 @dataclasses.dataclass(frozen=True)

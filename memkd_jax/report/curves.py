@@ -6,7 +6,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from memkd_jax import files
+from memkd_jax.files import atomic
 from memkd_jax.metrics import PixelScores, ranking
 from memkd_jax.metrics.scalars import rank_scores
 
@@ -73,7 +73,7 @@ def write_curves(
       axis.legend(loc='lower right', fontsize=9)
     axis.grid(alpha=0.3)
   _draw_scores(axes['s'], labels, scores, *ranking.f1_max_of(images))
-  with files.replacing(path) as temporary:
+  with atomic.atomic_write(path) as temporary:
     figure.savefig(temporary, dpi=125)
 
 

@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from memkd_jax import files
-from memkd_jax.data.arrays import Split
+from memkd_jax.data.splits import Split
+from memkd_jax.files import atomic
 
 _COLUMNS = 4
 
@@ -107,7 +107,7 @@ def write_figure(path: Path, test: Split, maps: np.ndarray, scores: np.ndarray) 
         elif test.masks is not None:
           axis.imshow(test.masks[i], cmap='gray', vmin=0, vmax=1)
       top += step
-  with files.replacing(path) as temporary:
+  with atomic.atomic_write(path) as temporary:
     figure.savefig(temporary, dpi=_DPI)
 
 

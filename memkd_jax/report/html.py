@@ -13,12 +13,10 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from memkd_jax import config as base
-from memkd_jax import files
-from memkd_jax.calibration import read_calibration
 from memkd_jax.data.decoding import decode
+from memkd_jax.files import atomic
 from memkd_jax.models.forward import ForwardDistiller
 from memkd_jax.models.reverse import ReverseDistiller
-from memkd_jax.protocol import METRICS
 from memkd_jax.report.comparison import Row, compare
 from memkd_jax.report.paper import BACKBONE, PaperTable, load_table
 from memkd_jax.report.tables import (
@@ -28,6 +26,8 @@ from memkd_jax.report.tables import (
   facts_table,
   metrics_table,
 )
+from memkd_jax.scoring.calibration import read_calibration
+from memkd_jax.scoring.figures import METRICS
 from memkd_jax.workdir import Workdir
 
 _NAMES = {
@@ -93,7 +93,7 @@ def write_report(workdir: Workdir, config: ConfigDict, results: dict[str, Any]) 
   ]
   body = '\n'.join(part for part in parts if part)
   path = workdir.root / 'report.html'
-  files.write_text(
+  atomic.write_text(
     path,
     '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
     f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">\n'
@@ -188,7 +188,7 @@ def _remarks(
 def _changed(config: ConfigDict) -> list[str]:
   """Fields that change figures and have another value than the paper's."""
   default, ours = (base.flatten(json.loads(c.to_json())) for c in (base.get_config(), config))
-  ignored = {*base.FREE_FIELDS, 'data.dataset', 'model.backbone'}
+  ignored = {*base.RESUMABLE_FIELDS, 'data.dataset', 'model.backbone'}
   return [
     f'{field} {_show(ours[field])} (default {_show(value)})'
     for field, value in default.items()

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from memkd_jax import files, metrics_log
+from memkd_jax.files import atomic
+from memkd_jax.training import metrics_log
 
 
 def write_memory_figure(
@@ -50,5 +51,5 @@ def write_memory_figure(
     usage.set_title(f'{title}: mean weight', fontsize=10)
     histogram.set_title('cosine of feature and recall', fontsize=10)
     training.set_title('during training', fontsize=10)
-  with files.replacing(path) as temporary:
+  with atomic.atomic_write(path) as temporary:
     figure.savefig(temporary, dpi=125)

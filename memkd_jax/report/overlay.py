@@ -3,7 +3,7 @@
 import matplotlib
 import numpy as np
 
-from memkd_jax.calibration import Calibration, Threshold
+from memkd_jax.scoring.calibration import Calibration, Threshold
 
 _OPACITY = 0.75  # of the hottest pixels
 _SMALLEST = 1e-12  # range of values: a map may be flat

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
-from memkd_jax import files
-from memkd_jax.protocol import METRICS
+from memkd_jax.files import atomic
+from memkd_jax.scoring.figures import METRICS
 from memkd_jax.workdir import Workdir
 
 
@@ -131,8 +131,8 @@ def _deviation(values: list[float]) -> float:
 
 def write_results(folder: Path, results: dict[str, Any]) -> None:
   """Writes results.json and results.md."""
-  files.write_json(folder / 'results.json', results)
-  files.write_text(folder / 'results.md', results_table(results))
+  atomic.write_json(folder / 'results.json', results)
+  atomic.write_text(folder / 'results.md', results_table(results))
 
 
 def results_table(results: dict[str, Any]) -> str:

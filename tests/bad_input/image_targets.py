@@ -10,11 +10,11 @@ from bad_input import mutations, pictures
 from bad_input.outcome import check
 from bad_input.target import Target, as_nobody
 from memkd_jax.data import folder as reader
-from memkd_jax.data.arrays import load_split
 from memkd_jax.data.decoding import decode
 from memkd_jax.data.images import read_image, read_mask
+from memkd_jax.data.splits import load_split
 from memkd_jax.report import html
-from memkd_jax.score_maps import read_map
+from memkd_jax.scoring.external_maps import read_map
 
 _SIDE = 32
 _KINDS = ('bytes',) * 8 + ('header',) * 3 + ('splice', 'bomb', 'cut', 'stand_in')

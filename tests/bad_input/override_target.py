@@ -46,7 +46,7 @@ class Overrides(Target):
     config = main._CONFIG.value
     sweep.variants(config)
     resolved = base.resolve(config)
-    for limited, largest in base.LARGEST.items():
+    for limited, largest in base.UPPER_BOUNDS.items():
       section, name = limited.split('.')
       found = resolved[section][name]
       check(0 <= found <= largest, f'{limited} is {found}')

@@ -13,10 +13,10 @@ from bad_input import mutations
 from bad_input.outcome import check
 from bad_input.target import Target, as_nobody
 from memkd_jax import config as base
-from memkd_jax.calibration import Calibration, read_calibration, write_calibration
-from memkd_jax.data import eyecandies, visa
-from memkd_jax.metrics_log import MetricsLog, read
-from memkd_jax.result_check import DIGEST
+from memkd_jax.data.benchmarks import eyecandies, visa
+from memkd_jax.files.digest import DIGEST
+from memkd_jax.scoring.calibration import Calibration, read_calibration, write_calibration
+from memkd_jax.training.metrics_log import MetricsLog, read
 from memkd_jax.workdir import Workdir
 
 
@@ -174,7 +174,7 @@ class RunConfig(TextFile):
     if not untouched and damaged:
       valid = base.flatten(json.loads((folder / 'valid.json').read_text()))
       claimed = base.flatten(json.loads(damaged.decode('utf-8-sig')))
-      fields = valid.keys() - set(base.FREE_FIELDS)
+      fields = valid.keys() - set(base.RESUMABLE_FIELDS)
       fields -= {DIGEST}
       different = [f for f in fields & claimed.keys() if valid[f] != claimed[f]]
       check(not different, f'{different} differ')

@@ -19,8 +19,8 @@ from safetensors.numpy import save
 from bad_input import mutations
 from bad_input.outcome import check
 from bad_input.target import Target, as_nobody
-from memkd_jax import conversion, weights
-from memkd_jax.checkpoint import Checkpoints
+from memkd_jax.teachers import conversion, weights
+from memkd_jax.training.checkpoint import Checkpoints
 
 _ARCH = 'tiny_basic'
 

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from memkd_jax.data import demo_textures
+from memkd_jax.data.benchmarks import demo_textures
 from memkd_jax.data.datasets import choose_categories, open_source
 from memkd_jax.errors import UserError
 

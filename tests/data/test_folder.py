@@ -3,7 +3,7 @@ import shutil
 import pytest
 
 from memkd_jax.data import folder
-from memkd_jax.data.arrays import load_split
+from memkd_jax.data.splits import load_split
 from memkd_jax.errors import UserError
 
 

@@ -5,8 +5,8 @@ import pytest
 from matplotlib.axes import Axes
 from PIL import Image
 
-from memkd_jax.data.arrays import Split
 from memkd_jax.data.sample import Sample
+from memkd_jax.data.splits import Split
 from memkd_jax.report.figure import choose_cases, worst_first, write_figure
 
 

@@ -6,10 +6,10 @@ import pytest
 from PIL import Image
 
 from memkd_jax import config as base
-from memkd_jax.calibration import Calibration, write_calibration
 from memkd_jax.report.environment import describe_environment
 from memkd_jax.report.html import write_report
 from memkd_jax.report.results import assemble
+from memkd_jax.scoring.calibration import Calibration, write_calibration
 from memkd_jax.workdir import Workdir
 
 HOSTILE = '<script>alert(1)</script>'

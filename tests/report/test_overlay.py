@@ -1,7 +1,7 @@
 import numpy as np
 
-from memkd_jax.calibration import Calibration
 from memkd_jax.report.overlay import color_range, heat_map
+from memkd_jax.scoring.calibration import Calibration
 
 
 def test_cold_pixels_stay_as_they_are(rng):

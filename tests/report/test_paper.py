@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from memkd_jax.data import mvtec_ad
+from memkd_jax.data.benchmarks import mvtec_ad
 from memkd_jax.report.paper import differs, load_table
 
 PAPER = Path(__file__).parents[2] / 'memkd_jax' / 'report' / 'paper'

@@ -1,0 +1,1 @@
+"""What --config=NAME finds: a file for each benchmark, and ablations."""

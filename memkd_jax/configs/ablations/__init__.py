@@ -1,0 +1,1 @@
+"""Sweeps of named variants, each with a table at its end."""

@@ -1,0 +1,1 @@
+"""The published data sets' readers, and the demo's textures."""

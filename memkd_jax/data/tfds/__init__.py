@@ -1,0 +1,1 @@
+"""Data sets prepared with TensorFlow Datasets, without TensorFlow."""

@@ -1,0 +1,1 @@
+"""What runs where parts are made: predictions, exported files, a server."""

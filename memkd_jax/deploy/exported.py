@@ -1,0 +1,159 @@
+"""A trained model as one file that needs neither this package nor the run's folder.
+
+It is a zip of model.jaxexport, a program of jax.export with its parameters inside, and
+metadata.json. docs/export.md says how to run it.
+"""
+
+import hashlib
+import json
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import jaxlib
+import numpy as np
+from jax import export as jax_export
+
+import memkd_jax
+from memkd_jax.detector import Detector
+from memkd_jax.errors import UserError
+from memkd_jax.files import atomic
+
+FORMAT = 1
+PROGRAM = 'model.jaxexport'
+METADATA = 'metadata.json'
+PLATFORMS = ('cpu', 'cuda', 'tpu')
+
+_RESIZING = (
+  'Apply the EXIF orientation, convert to RGB with 8 bits per channel, and resize to '
+  '[image_size, image_size] with Pillow, Image.resize(size, Image.Resampling.BILINEAR), which '
+  'antialiases; the aspect ratio is ignored. Pixels stay uint8: normalisation is inside.'
+)
+_COMPATIBILITY = (
+  'Programs of jax.export run, by its guarantees, with later versions of JAX for six months '
+  'and with earlier ones for three weeks; beyond that, export again from the folder of the run.'
+)
+
+
+def program(detector: Detector) -> jax_export.Exported:
+  """The scoring as a program for all platforms and for any number of images.
+
+  Args:
+    detector: whose parameters go into the program.
+
+  Returns:
+    uint8 [B, S, S, 3] -> (maps float32 [B, S, S], scores float32 [B]); without gradients.
+
+  Raises:
+    UserError: the model computes in float64.
+  """
+  if detector.system.config.model.dtype == 'float64':
+    raise UserError(
+      'A model of --config.model.dtype=float64 cannot be exported, because JAX runs it only '
+      'with JAX_ENABLE_X64=1; train it with float32.'
+    )
+  # Closed over as numpy, they become the program's constants.
+  variables = jax.tree.map(np.asarray, detector.variables)
+  teacher = detector.system.one_copy()
+
+  def score(images: jax.Array) -> tuple[jax.Array, jax.Array]:
+    maps, scores = detector.system.score(variables, teacher, images)
+    return maps.astype(jnp.float32), scores.astype(jnp.float32)
+
+  (batch,) = jax_export.symbolic_shape('B')
+  size = detector.image_size
+  images = jax.ShapeDtypeStruct((batch, size, size, 3), np.uint8)
+  return jax_export.export(jax.jit(score), platforms=PLATFORMS)(images)
+
+
+def metadata(detector: Detector) -> dict[str, Any]:
+  """What a user of the file must know, as JSON values.
+
+  Args:
+    detector: that is exported.
+  """
+  model, size = detector.system.config.model, detector.image_size
+  calibration, threshold = detector.calibration, detector.threshold
+  values: dict[str, Any] = {
+    'format': FORMAT,
+    'memkd_jax': memkd_jax.__version__,
+    'category': detector.category,
+    'image_size': size,
+    'resizing': _RESIZING,
+    'model': {
+      'backbone': model.backbone,
+      'paradigm': model.paradigm,
+      'memories': list(detector.system.memories),
+      'dtype': model.dtype,
+    },
+    'inputs': {'images': f'uint8 [B, {size}, {size}, 3], RGB, any B of 1 or more'},
+    'outputs': {
+      'maps': f'float32 [B, {size}, {size}], anomaly maps: higher is more anomalous; raw, '
+      'neither clipped nor normalised',
+      'scores': 'float32 [B], image scores: the highest value of each map',
+    },
+    'threshold': None,
+    'pixel_threshold': None,
+    'held_out_scores': None,
+    'notes': detector.notes,
+  }
+  if calibration is not None and threshold is not None:
+    rate = threshold.false_alarm_rate
+    values['threshold'] = {
+      'value': threshold.value,
+      'meaning': 'an image is anomalous where its score is higher',
+      'false_alarm_rate': rate,
+      'expected': threshold.expected,
+      'interval': list(threshold.interval),
+    }
+    values['pixel_threshold'] = {
+      'value': calibration.pixel_threshold(rate),
+      'meaning': 'the value that this share of the pixels of normal images exceeds',
+      'rate': rate,
+    }
+    # A p-value is (1 + the number of these that are >= a score) / (1 + their number).
+    values['held_out_scores'] = calibration.scores.tolist()
+  return values
+
+
+def write(detector: Detector, out: Path) -> dict[str, Any]:
+  """Writes the zip, complete or not at all.
+
+  Args:
+    detector: to be exported.
+    out: the file; one that is there is replaced.
+
+  Returns:
+    What metadata.json holds.
+
+  Raises:
+    UserError: see `program`.
+    OSError: it cannot be written.
+  """
+  exported = program(detector)
+  content = bytes(exported.serialize())
+  values = metadata(detector) | {
+    'program': {
+      'file': PROGRAM,
+      'sha256': hashlib.sha256(content).hexdigest(),
+      'platforms': list(exported.platforms),
+      'jax': jax.__version__,
+      'jaxlib': jaxlib.__version__,
+      'calling_convention_version': exported.calling_convention_version,
+      'compatibility': _COMPATIBILITY,
+    }
+  }
+  text = json.dumps(values, indent=2, allow_nan=False) + '\n'
+  # Stored: parameters do not get 10% smaller by deflating.
+  with atomic.atomic_write(out) as temporary, zipfile.ZipFile(temporary, 'w') as archive:
+    archive.writestr(_entry(METADATA), text)
+    archive.writestr(_entry(PROGRAM), content)
+  return values
+
+
+def _entry(name: str) -> zipfile.ZipInfo:
+  entry = zipfile.ZipInfo(name)
+  entry.external_attr = 0o644 << 16  # or `unzip` makes a file that nobody may read
+  return entry

@@ -1,0 +1,146 @@
+"""Whether a memory recalls or merely averages: what its addressing looks like."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from memkd_jax.ops.cosine import cosine_similarity, normalize
+
+
+def addressing_entropy(weights: jax.Array) -> jax.Array:
+  """Entropy of addressing weights as a share of its maximum, log L.
+
+  Args:
+    weights: [..., L], a softmax.
+
+  Returns:
+    [...]: 0 where one item is recalled alone, 1 where all are averaged.
+  """
+  items = weights.shape[-1]
+  entropy = -jnp.sum(jax.scipy.special.xlogy(weights, weights), axis=-1)
+  return entropy / np.log(items) if items > 1 else entropy
+
+
+def mean_absolute_cosine(items: jax.Array) -> jax.Array:
+  """mean_{i != j} |cos(x_i, x_j)| of the rows of [L, C]; 0 for a single row."""
+  unit = normalize(items)
+  cosines = jnp.abs(jnp.einsum('ic,jc->ij', unit, unit, precision='highest'))
+  number = items.shape[0]
+  off_diagonal = cosines * (1.0 - jnp.eye(number, dtype=cosines.dtype))
+  return jnp.sum(off_diagonal) / max(number * (number - 1), 1)
+
+
+def step_terms(
+  addressing: Mapping[int, jax.Array], memories: Mapping[int, Mapping[str, jax.Array]]
+) -> dict[str, jax.Array]:
+  """What the log shows of each memory at a training step.
+
+  Args:
+    addressing: {m: weights [B, H, W, L]} of the batch's queries.
+    memories: {m: {'keys': [L, C], 'values': [L, C]}}.
+
+  Returns:
+    {'m<m>_entropy', 'm<m>_keys_cosine', 'm<m>_values_cosine': scalar in [0, 1]}.
+  """
+  terms = {}
+  for m, weights in addressing.items():
+    terms[f'm{m}_entropy'] = jnp.mean(addressing_entropy(weights))
+    for name in ('keys', 'values'):
+      terms[f'm{m}_{name}_cosine'] = mean_absolute_cosine(memories[m][name])
+  return terms
+
+
+def per_position(
+  addressing: Mapping[int, jax.Array],
+  targets: Mapping[int, jax.Array],
+  recalled: Mapping[int, jax.Array],
+) -> dict[str, dict[str, jax.Array]]:
+  """What is known of each position of each image.
+
+  Args:
+    addressing: {m: weights [B, H, W, L]} of the student's queries.
+    targets: {m: teacher features [B, H, W, C]} that memory m imitates.
+    recalled: {m: what it recalls for them by its values, [B, H, W, C]}.
+
+  Returns:
+    {'m<m>': {'usage': mean weight of each item [B, L], 'entropy' [B, H, W],
+    'cosine' of target and recall [B, H, W]}}.
+  """
+  return {
+    f'm{m}': {
+      'usage': jnp.mean(weights, axis=(1, 2)),
+      'entropy': addressing_entropy(weights),
+      'cosine': cosine_similarity(targets[m], recalled[m]),
+    }
+    for m, weights in addressing.items()
+  }
+
+
+def anomalous_positions(masks: np.ndarray, size: int) -> np.ndarray:
+  """Positions of a feature map below which any pixel is anomalous.
+
+  Args:
+    masks: bool [N, S, S].
+    size: side of the feature map, a divisor of S.
+
+  Returns:
+    bool [N, size, size].
+  """
+  number, side = len(masks), masks.shape[1] // size
+  return np.asarray(masks.reshape(number, size, side, size, side).any(axis=(2, 4)))
+
+
+def split_cosines(
+  cosine: np.ndarray, labels: np.ndarray, masks: np.ndarray | None
+) -> tuple[np.ndarray, np.ndarray]:
+  """Tells the positions of test images apart.
+
+  Args:
+    cosine: [N, H, W].
+    labels: [N], 1 for an anomalous image.
+    masks: bool [N, S, S], or None, where all positions of an anomalous image
+      count as anomalous.
+
+  Returns:
+    The cosines of normal and of anomalous positions, [P] and [Q].
+  """
+  anomalous = np.broadcast_to((labels == 1)[:, None, None], cosine.shape)
+  if masks is not None:
+    anomalous = anomalous_positions(masks, cosine.shape[1])
+  return cosine[~anomalous], cosine[anomalous]
+
+
+def summarize(
+  usage: np.ndarray,
+  entropy: np.ndarray,
+  cosines: tuple[np.ndarray, np.ndarray],
+  memory: Mapping[str, np.ndarray],
+) -> dict[str, Any]:
+  """The figures of one memory that a run writes down.
+
+  Args:
+    usage: mean weights [N, L] of the training images.
+    entropy: [N, H, W] of the training images.
+    cosines: see `split_cosines`.
+    memory: its 'keys' and 'values' [L, C].
+
+  Returns:
+    {'usage': [L], 'entropy', 'used_items' (L to the power of the mean entropy),
+    'keys_cosine', 'values_cosine', 'cosine': {'normal': mean, 'anomalous': mean,
+    None where there is no such position}}, JSON values.
+  """
+  mean_entropy = float(entropy.mean(dtype=np.float64))
+  return {
+    'usage': usage.mean(axis=0, dtype=np.float64).tolist(),
+    'entropy': mean_entropy,
+    'used_items': float(usage.shape[1] ** mean_entropy),
+    'keys_cosine': float(mean_absolute_cosine(jnp.asarray(memory['keys']))),
+    'values_cosine': float(mean_absolute_cosine(jnp.asarray(memory['values']))),
+    'cosine': {
+      name: float(values.mean(dtype=np.float64)) if values.size else None
+      for name, values in zip(('normal', 'anomalous'), cosines, strict=True)
+    },
+  }

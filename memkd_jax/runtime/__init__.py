@@ -1,0 +1,1 @@
+"""Devices, hosts, signals, caches: the machine that a run has."""

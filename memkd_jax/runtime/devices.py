@@ -1,0 +1,166 @@
+"""Devices: the only file that knows pmap, replication, and padding to them.
+
+Every collective names `AXIS`, so that a move to shard_map changes this file
+alone. (`jax.pmap` is itself jit with shard_map inside since JAX 0.10.)
+"""
+
+import platform
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from memkd_jax.errors import UserError
+from memkd_jax.runtime import hosts
+
+AXIS = 'batch'
+# What the devices share out: the images of every batch, or the categories of a data set.
+AXES = ('batch', 'category')
+
+
+class Devices:
+  """The devices of a run; state lives on each of them, batches are split over them.
+
+  D is their number in all processes, P that of this process's own: what `map` takes
+  and gives is stacked over the latter, P = D where there is one process.
+  """
+
+  def __init__(self, devices: Sequence[jax.Device] | None = None):
+    """Uses `devices`, as many of each process, or all of all processes."""
+    # By process, so that the rows of one process lie side by side in a batch.
+    self._devices = sorted(devices or jax.devices(), key=lambda d: d.process_index)
+    owners = [device.process_index for device in self._devices]
+    begin = owners.index(jax.process_index())
+    self._rows = slice(begin, begin + owners.count(jax.process_index()))
+    self._mine = self._devices[self._rows]
+    self._copy = jax.pmap(lambda _, x: x, in_axes=(0, None), devices=self._devices)
+
+  def __len__(self) -> int:
+    return len(self._devices)
+
+  @property
+  def local(self) -> list[jax.Device]:
+    """Those of this process."""
+    return list(self._mine)
+
+  def free_memory(self) -> tuple[int, int]:
+    """Free bytes of a device, and of the host; a CPU device has the host's.
+
+    Both are the least of all processes, which share a host's memory.
+    """
+    host = _free_host_memory()
+    statistics = self._mine[0].memory_stats() or {}
+    device = host // jax.local_device_count()
+    if 'bytes_limit' in statistics:
+      device = statistics['bytes_limit'] - statistics['bytes_in_use']
+    known = hosts.exchange([platform.node(), device, host])
+    names = [name for name, _, _ in known]
+    return (
+      min(device for _, device, _ in known),
+      min(host // names.count(name) for name, _, host in known),
+    )
+
+  def check_divide(self, number: int, field: str) -> None:
+    """Raises UserError unless `number` things can be shared out equally."""
+    if number % len(self):
+      below = number // len(self) * len(self)
+      sizes = [str(size) for size in (below, below + len(self)) if size]
+      raise UserError(
+        f'{field}={number} cannot be split equally over {len(self)} devices; use a '
+        f'multiple of {len(self)}, for example --config.{field}={" or ".join(sizes)}.'
+      )
+
+  def round_up(self, number: int) -> int:
+    """The next multiple of the number of devices, for batches that are padded."""
+    return -(-number // len(self)) * len(self)
+
+  def map(self, function: Callable, donate: Sequence[int] = ()) -> Any:
+    """Pmaps `function` with the axis name 'batch' over arguments stacked by device."""
+    return jax.pmap(
+      function, axis_name=AXIS, devices=self._devices, donate_argnums=tuple(donate)
+    )
+
+  def replicate(self, tree: Any) -> Any:
+    """Copies a tree to every device: leaves [...] -> [P, ...]."""
+    return self._copy(np.arange(len(self._mine)), tree)
+
+  def unreplicate(self, tree: Any, row: int = 0) -> Any:
+    """What lies on one device, as numpy, all the same if replicated: [P, ...] -> [...]."""
+    device = self._mine[row]
+
+    # Indexing the global array would gather all devices first. The copy makes
+    # the result safe from the donation of its source.
+    def copied(array: jax.Array) -> np.ndarray:
+      here = next(shard for shard in array.addressable_shards if shard.device == device)
+      return np.array(here.data)[0]
+
+    return jax.tree.map(copied, tree)
+
+  def wait(self, tree: Any) -> None:
+    """Returns when all of a tree has been computed."""
+    jax.block_until_ready(tree)
+
+  def is_ready(self, tree: Any) -> bool:
+    """Whether all of a tree has been computed; False where that is not known."""
+    return all(leaf.is_ready() for leaf in jax.tree.leaves(tree))
+
+  def shard(self, array: np.ndarray) -> np.ndarray:
+    """The share of this process in a full batch: [B, ...] -> [P, B / D, ...]."""
+    return array.reshape(len(self), -1, *array.shape[1:])[self._rows]
+
+  def pad_shard(self, array: np.ndarray, batch_size: int) -> np.ndarray:
+    """As `shard`, padded to `batch_size` by repeating the last entry."""
+    padding = np.repeat(array[-1:], batch_size - len(array), axis=0)
+    return self.shard(np.concatenate([array, padding]))
+
+  def unshard(self, array: Any, number: int) -> np.ndarray:
+    """Undoes `pad_shard` in every process: [P, B / D, ...] -> [number, ...]."""
+    array = np.asarray(array)
+    if len(self._mine) < len(self):
+      array = hosts.gather(array)
+    return array.reshape(-1, *array.shape[2:])[:number]
+
+  def stack(self, parts: Sequence[Any]) -> Any:
+    """Takes a tree for each device: leaves [1, ...], P of them -> [P, ...].
+
+    What lies on its device already is not copied.
+    """
+    mesh = jax.sharding.Mesh(np.array(self._mine), (AXIS,))
+    sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(AXIS))
+
+    def stacked(*leaves: Any) -> jax.Array:
+      pieces = [jax.device_put(x, d) for x, d in zip(leaves, self._mine, strict=True)]
+      shape = (len(pieces), *pieces[0].shape[1:])
+      return jax.make_array_from_single_device_arrays(shape, sharding, pieces)
+
+    return jax.tree.map(stacked, *parts)
+
+  def unstack(self, tree: Any) -> list[Any]:
+    """Undoes `stack`, without copying."""
+
+    def pieces(array: jax.Array) -> list[jax.Array]:
+      by_device = {shard.device: shard.data for shard in array.addressable_shards}
+      return [by_device[device] for device in self._mine]
+
+    leaves, structure = jax.tree.flatten(tree)
+    rows = zip(*map(pieces, leaves), strict=True)
+    return [jax.tree.unflatten(structure, row) for row in rows]
+
+
+def _free_host_memory() -> int:
+  """Bytes that this process may still take; 0 where the system does not say."""
+  try:
+    lines = Path('/proc/meminfo').read_text(encoding='ascii').splitlines()
+    free = next(
+      1024 * int(line.split()[1]) for line in lines if line.startswith('MemAvailable')
+    )
+  except (OSError, StopIteration):
+    return 0
+  try:  # a container may have less
+    group = Path('/sys/fs/cgroup')
+    used = int((group / 'memory.current').read_text(encoding='ascii'))
+    return min(free, int((group / 'memory.max').read_text(encoding='ascii')) - used)
+  except (OSError, ValueError):  # 'max' where there is no limit
+    return free

@@ -1,0 +1,1 @@
+"""From distances to decisions: maps, scores, figures, thresholds."""

@@ -1,0 +1,163 @@
+"""Scores anomaly maps that any method has written, at original size.
+
+The maps lie as MVTec's own evaluation expects them, the masks as its publisher
+ships them:
+
+  MAPS/<category>/test/<defect>/<id>.{tiff,tif,npy}
+  DATA/<category>/ground_truth/<defect>/<id>_mask.*
+"""
+
+import io
+import math
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from memkd_jax import metrics
+from memkd_jax.data import folder
+from memkd_jax.data.decoding import MAX_BYTES, decode
+from memkd_jax.data.images import decode_mask
+from memkd_jax.data.sample import GOOD, Sample
+from memkd_jax.errors import UserError
+from memkd_jax.files.reading import read_bytes
+from memkd_jax.runtime.progress import progress_bar
+from memkd_jax.scoring.figures import compute_metrics
+
+_SUFFIXES = ('.tiff', '.tif', '.npy')
+AUPRO_LIMITS = (0.3, 0.05, 0.01)
+
+
+def score_category(maps_root: Path, data_root: Path, category: str) -> dict[str, Any]:
+  """Scores one category; maps are read one by one.
+
+  Args:
+    maps_root: MAPS above.
+    data_root: DATA above.
+    category: name of both folders.
+
+  Returns:
+    {'metrics': the protocol's figures, 'counts', 'aupro': {limit: value},
+    'aupimo', 'i_auc_interval': [low, high], 'per_defect': {defect: figures}}. The
+    score of an image is the maximum of its map.
+
+  Raises:
+    UserError: a map or mask is missing, broken, or of another size, or a metric
+      is undefined.
+  """
+  samples = folder.list_samples(data_root, category, 'test')
+  if all(s.mask is None for s in samples):
+    raise UserError(f'There are no masks in {data_root / category / "ground_truth"}.')
+  paths = [_find_map(maps_root / category, sample) for sample in samples]
+  pixels, scores, shapes = metrics.PixelScores(), [], []
+  with progress_bar(category, len(samples)) as progress:
+    for sample, path in zip(samples, paths, strict=True):
+      map_ = read_map(path)
+      mask = _read_mask(sample, map_.shape)
+      if mask.shape != map_.shape:
+        raise UserError(
+          f'{path} is {map_.shape[0]}x{map_.shape[1]} pixels but {sample.mask} is '
+          f'{mask.shape[0]}x{mask.shape[1]}; write the map at original size.'
+        )
+      pixels.add(mask, map_)
+      scores.append(float(map_.max()))
+      shapes.append(map_.shape)
+      progress.update()
+  labels = np.array([sample.label for sample in samples])
+  figures = compute_metrics(category, labels, np.array(scores), pixels)
+  masks = _Lazy(len(samples), lambda i: _read_mask(samples[i], shapes[i]))
+  maps = _Lazy(len(samples), lambda i: read_map(paths[i]))
+  try:
+    aupimo = metrics.aupimo(masks, maps)[0]
+    per_defect = metrics.per_defect([s.defect for s in samples], scores, masks, maps)
+  except ValueError as error:
+    raise UserError(f'{category} cannot be scored: {error}.') from error
+  return {
+    'metrics': figures,
+    'counts': {
+      'test_normal': int(np.sum(labels == 0)),
+      'test_anomalous': int(np.sum(labels == 1)),
+    },
+    'aupro': {str(limit): area for limit, area in pixels.aupro_at(AUPRO_LIMITS).items()},
+    'aupimo': aupimo,
+    'i_auc_interval': list(metrics.auroc_interval(labels, scores)),
+    'per_defect': per_defect,
+  }
+
+
+def read_map(path: Path) -> np.ndarray:
+  """Reads a map of one channel.
+
+  Args:
+    path: a TIFF, or a .npy (nothing is unpickled).
+
+  Returns:
+    [H, W], as stored.
+
+  Raises:
+    UserError: it cannot be read, has no two axes, or is not finite.
+  """
+  try:
+    map_ = _load_array(path) if path.suffix == '.npy' else np.asarray(decode(path))
+  except Exception as error:  # Pillow's plugins raise nearly anything
+    reason = ' '.join(str(error).split()) or type(error).__name__
+    raise UserError(f'{path} is not a readable map: {reason}') from error
+  if map_.ndim != 2 or not map_.size or map_.dtype.kind not in 'buif':
+    raise UserError(f'{path} is {map_.dtype} {map_.shape}, not real numbers [H, W].')
+  if not np.isfinite(map_).all():
+    raise UserError(f'{path} holds NaN or infinite values.')
+  return map_
+
+
+def _load_array(path: Path) -> np.ndarray:
+  content = read_bytes(path, MAX_BYTES)
+  stream = io.BytesIO(content)
+  version = np.lib.format.read_magic(stream)
+  read_header = {
+    (1, 0): np.lib.format.read_array_header_1_0,
+    (2, 0): np.lib.format.read_array_header_2_0,
+  }.get(version)
+  if read_header is None:
+    raise ValueError(f'version {version} of the format is not known')
+  shape, _, dtype = read_header(stream)
+  if math.prod(shape) * dtype.itemsize != len(content) - stream.tell():
+    raise ValueError('its size is not that of its header')
+  return np.load(io.BytesIO(content), allow_pickle=False)
+
+
+def list_categories(maps_root: Path) -> list[str]:
+  """Names of the folders that hold maps, sorted."""
+  return sorted(p.parent.name for p in maps_root.glob('*/test') if p.is_dir())
+
+
+def _find_map(root: Path, sample: Sample) -> Path:
+  stem = root / 'test' / sample.defect / sample.stem
+  for suffix in _SUFFIXES:
+    path = stem.with_name(stem.name + suffix)
+    if path.is_file():
+      return path
+  raise UserError(f'{sample.image} has no map: {stem}.tiff (or .tif, .npy) is expected.')
+
+
+def _read_mask(sample: Sample, shape: tuple[int, ...]) -> np.ndarray:
+  if sample.mask is None or sample.defect == GOOD:
+    return np.zeros(shape, bool)
+  return decode_mask(sample.mask)
+
+
+class _Lazy(Sequence[np.ndarray]):
+  """Reads an array each time it is asked for."""
+
+  def __init__(self, number: int, read: Callable[[int], np.ndarray]):
+    self._number = number
+    self._read = read
+
+  def __len__(self) -> int:
+    return self._number
+
+  def __getitem__(self, i: Any) -> Any:
+    return self._read(i)
+
+  def __iter__(self) -> Iterator[np.ndarray]:
+    return map(self._read, range(self._number))

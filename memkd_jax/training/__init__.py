@@ -1,0 +1,1 @@
+"""Gradient descent: step, loop, checkpoints, logs."""

@@ -1,0 +1,39 @@
+"""Whether a training that ended with finite figures has nevertheless diverged."""
+
+import statistics
+from pathlib import Path
+
+from memkd_jax.training import metrics_log
+
+# The loss is a weighted sum of bounded distances: it cannot explode, but it can return
+# to where it began. Trainings that went well end within a tenth of their lowest loss.
+_FACTOR = 2.0
+_PARTS = 10
+
+
+def describe(log: Path, category: str) -> str | None:
+  """Compares the loss at the end with the lowest that it had reached.
+
+  Both are medians over a tenth of the training, so that single steps do not count.
+
+  Args:
+    log: metrics.jsonl of the whole training.
+    category: to be named.
+
+  Returns:
+    A sentence where the loss ended far above, else None, and where too few steps were
+    logged to tell.
+  """
+  losses = [line['loss'] for line in metrics_log.read(log) if 'loss' in line]
+  length = len(losses) // _PARTS
+  if length == 0:
+    return None
+  begins = [*range(0, len(losses) - length, length), len(losses) - length]
+  course = [statistics.median(losses[begin : begin + length]) for begin in begins]
+  if course[-1] <= _FACTOR * min(course):
+    return None
+  return (
+    f'The training of {category} diverged: its loss was {course[0]:.3g} at first, '
+    f'{min(course):.3g} at its lowest and {course[-1]:.3g} at the end; a lower '
+    '--config.train.learning_rate may help.'
+  )

@@ -1,0 +1,119 @@
+"""Where batches are drawn from: images, and teacher features computed once.
+
+There is no augmentation, so the teacher's features of the training images are
+constants. Images and features live on the device where they fit, and batches are
+gathered there; the host sends indices.
+"""
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from memkd_jax.errors import UserError
+from memkd_jax.runtime.devices import Devices
+from memkd_jax.runtime.progress import progress_bar
+from memkd_jax.training.step import Batch
+
+CACHES = ('auto', 'device', 'host', 'off')
+# Of the memory that is free: training needs its own, and copying doubles for a while.
+_SHARE = 0.25
+
+
+class FeatureCache:
+  """The training images of a category, and perhaps the teacher's features of them."""
+
+  def __init__(
+    self,
+    devices: Devices,
+    images: np.ndarray,
+    features: Sequence[np.ndarray] | None,
+    place: str,
+  ):
+    """Puts everything where it is to be.
+
+    Args:
+      devices: of the run.
+      images: uint8 [N, S, S, 3].
+      features: the teacher's stages, [N, H_k, W_k, C_k] each, or None.
+      place: 'host' for the host's memory, else the devices'.
+    """
+    self._devices = devices
+    data = Batch(images, None if features is None else tuple(features))
+    self._on_host = data if place == 'host' else None
+    self._on_device = None if place == 'host' else devices.replicate(data)
+    # A program of its own: the number of images must not be compiled into the step.
+    self._gather = devices.map(_take)
+
+  def draw(self, indices: np.ndarray) -> Batch:
+    """The batch of some images, shared out to the devices: leaves [P, B / D, ...]."""
+    if self._on_host is not None:
+      return _take(self._on_host, self._devices.shard(indices))
+    batch: Batch = self._gather(self._on_device, self._devices.shard(indices))
+    return batch
+
+
+def compute_features(
+  devices: Devices,
+  step: Callable[..., Any],
+  teacher_params: Any,
+  images: np.ndarray,
+  batch_size: int,
+) -> list[np.ndarray]:
+  """The teacher's features of all images, in one pass.
+
+  Args:
+    devices: of the run.
+    step: pmapped `(teacher_params, images) -> features`.
+    teacher_params: replicated.
+    images: uint8 [N, S, S, 3].
+    batch_size: of all devices together.
+
+  Returns:
+    [N, H_k, W_k, C_k] of each stage.
+  """
+  batch_size = devices.round_up(batch_size)
+  parts = []
+  with progress_bar('teacher', len(images)) as progress:
+    for begin in range(0, len(images), batch_size):
+      batch = images[begin : begin + batch_size]
+      features = step(teacher_params, devices.pad_shard(batch, batch_size))
+      parts.append([devices.unshard(f, len(batch)) for f in features])
+      progress.update(len(batch))
+  return [np.concatenate(stage) for stage in zip(*parts, strict=True)]
+
+
+def choose_place(wanted: str, size: int, device_memory: int, host_memory: int) -> str:
+  """Decides where the teacher's features are kept; it changes no figure.
+
+  Args:
+    wanted: of `CACHES`; 'auto' takes the device, else the host, else 'off'.
+    size: of the features, in bytes.
+    device_memory: free bytes of a device.
+    host_memory: free bytes of the host.
+
+  Returns:
+    'device', 'host' or 'off'.
+
+  Raises:
+    UserError: the place asked for is too small.
+  """
+  free = {'device': device_memory, 'host': host_memory}
+  if wanted == 'auto':
+    return next((p for p, memory in free.items() if size <= _SHARE * memory), 'off')
+  if wanted in free and size > free[wanted]:
+    raise UserError(
+      f"--config.train.cache_features={wanted}: the teacher's features need {size / 1e6:,.0f} "
+      f'MB and {free[wanted] / 1e6:,.0f} MB are free; use auto, or off.'
+    )
+  return wanted
+
+
+def _take(data: Batch, indices: Any) -> Batch:
+  return jax.tree.map(functools.partial(_rows, indices), data)
+
+
+def _rows(indices: Any, array: Any) -> Any:
+  return array[indices]

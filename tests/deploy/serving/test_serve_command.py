@@ -1,0 +1,89 @@
+"""The command: its sentences, its codes, and a life from start to SIGTERM."""
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import httpx
+import pytest
+
+from memkd_jax import config as base
+from memkd_jax import serve
+from memkd_jax.workdir import Workdir
+
+ROOT = Path(__file__).parents[3]
+
+
+def failure(*flags):
+  """What it says in giving up."""
+  with pytest.raises(SystemExit) as caught:
+    serve.main(list(flags))
+  assert isinstance(caught.value.code, str)  # printed on stderr; the exit code is 1
+  assert caught.value.code.startswith('serve: ')
+  assert '\n' not in caught.value.code
+  return caught.value.code
+
+
+@pytest.mark.parametrize(
+  'flags',
+  [[], ['--workdir=x', '--port=70000'], ['--workdir=x', '--max-images=0'], ['--nothing']],
+)
+def test_wrong_usage_ends_with_2(flags, capsys):
+  with pytest.raises(SystemExit) as caught:
+    serve.main(flags)
+  assert caught.value.code == 2
+  assert 'Traceback' not in capsys.readouterr().err
+
+
+def test_what_cannot_be_served(tmp_path, tiny_config):
+  workdir = tmp_path / 'run'
+  folder = Workdir(workdir)
+  folder.claim(base.resolve(tiny_config))
+  folder.write_result('bolt', 0, {'metrics': {}, 'counts': {}})
+  assert 'holds no run' in failure(f'--workdir={tmp_path / "none"}')
+  assert 'screw is not among them' in failure(f'--workdir={workdir}', '--category=screw')
+  assert 'none' in failure(f'--workdir={workdir}', '--seed=9')
+  assert 'between 0 and 1' in failure(f'--workdir={workdir}', '--false-alarm-rate=2')
+
+
+def test_a_port_that_is_taken():
+  with socket.create_server(('127.0.0.1', 0)) as taken:
+    port = taken.getsockname()[1]
+    with pytest.raises(serve.UserError, match=f'--port={port}: Address already in use'):
+      serve._listen('127.0.0.1', port)
+
+
+@pytest.mark.parametrize(('host', 'loopback'), [('localhost', True), ('0.0.0.0', False)])
+def test_what_is_loopback(host, loopback):
+  listener, is_loopback = serve._listen(host, 0)
+  with listener:
+    assert is_loopback == loopback
+
+
+@pytest.mark.slow  # half a minute: a process of its own compiles
+@pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGINT])
+def test_it_serves_until_a_signal(workdir, number):
+  process = subprocess.Popen(
+    [sys.executable, '-m', 'memkd_jax.serve', f'--workdir={workdir}', '--port=0'],
+    cwd=ROOT,
+    env=os.environ | {'PYTHONPATH': str(ROOT)},
+    stdout=subprocess.PIPE,
+    stderr=subprocess.PIPE,
+    text=True,
+  )
+  try:
+    for line in process.stdout:
+      if address := re.search(r'http://127\.0\.0\.1:\d+', line):
+        break
+    assert httpx.get(f'{address[0]}/healthz').json() == {'status': 'ready'}
+    answer = httpx.get(f'{address[0]}/healthz', headers={'host': 'evil.example'})
+    assert answer.status_code == 400
+  finally:
+    process.send_signal(number)
+    _, err = process.communicate(timeout=60)
+  assert process.returncode == 0, err
+  assert 'Traceback' not in err

@@ -1,0 +1,179 @@
+"""The page as a browser sees it."""
+
+import socket
+import threading
+import time
+
+import devtools
+import numpy as np
+import pytest
+import uvicorn
+from PIL import Image
+
+from memkd_jax.deploy.serving.app import create_app
+from memkd_jax.deploy.serving.uploads import Limits
+
+pytestmark = [
+  pytest.mark.slow,  # half a minute, most of it for training the tiny model
+  pytest.mark.skipif(devtools.CHROMIUM is None, reason='needs a chromium binary'),
+]
+HOSTILE = '<img src=x onerror=console.error(1)>.png'
+
+
+@pytest.fixture(scope='module')
+def url(detectors):
+  """Of a server in this process."""
+  app = create_app(detectors, Limits(bytes=100_000, images=4))
+  server = uvicorn.Server(uvicorn.Config(app, log_level='warning'))
+  with socket.create_server(('127.0.0.1', 0)) as listener:
+    thread = threading.Thread(target=server.run, kwargs={'sockets': [listener]})
+    thread.start()
+    while not app.state.service.batcher.ready:
+      time.sleep(0.05)
+    yield f'http://127.0.0.1:{listener.getsockname()[1]}/'
+    server.should_exit = True
+    thread.join()
+
+
+@pytest.fixture(scope='module')
+def browser(tmp_path_factory):
+  with devtools.Browser(tmp_path_factory.mktemp('profile')) as browser:
+    yield browser
+
+
+@pytest.fixture
+def page(browser, url):
+  """The browser, at the page, with its models."""
+  browser.events.clear()
+  browser.show(url)
+  browser.wait('find("category").options.length === 2')
+  return browser
+
+
+@pytest.fixture
+def images(tmp_path):
+  """Two pictures, one that browsers do not show, and one that is none."""
+  paths = [tmp_path / name for name in ('a.png', 'b.jpg', 'c.tif', HOSTILE)]
+  for i, path in enumerate(paths[:3]):
+    pixels = np.random.default_rng(i).integers(0, 256, (30, 40, 3), np.uint8)
+    Image.fromarray(pixels).save(path)
+  paths[3].write_bytes(b'hello')
+  return paths
+
+
+def finish(page, number):
+  page.wait(f'find("results").children.length === {number} && counts.waiting === 0')
+
+
+def texts(page, selector):
+  return page.value(f'[...document.querySelectorAll("{selector}")].map((e) => e.textContent)')
+
+
+@pytest.mark.parametrize('how', ['choose', 'drop'])
+def test_images_are_scored(page, url, images, how):
+  if how == 'choose':
+    page.choose('#files', *images)
+  else:
+    page.drop(*images)
+  finish(page, 4)
+  assert texts(page, '.card h2') == [path.name for path in images]
+  decisions = texts(page, '.decision')
+  assert set(decisions[:3]) <= {'Anomalous', 'Normal'}
+  assert 'is not a readable image' in decisions[3]
+  # All pictures are shown, that of the TIFF too.
+  page.wait(
+    '[...document.querySelectorAll(".card:not(.failed) .frame img")]'
+    '.every((image) => image.complete && image.naturalWidth)'
+  )
+  assert page.value('document.querySelectorAll(".card:not(.failed) .frame img").length') == 9
+  # A refusal is all that the console speaks of.
+  assert all('415' in complaint for complaint in page.complaints())
+  assert all(asked.startswith((url, 'blob:', 'data:')) for asked in page.requests())
+  page.value('find("clear").click()')
+  assert texts(page, '.card') == []
+
+
+def test_the_score_is_the_detectors(page, detectors, images):
+  page.value('find("category").value = "nut"')
+  page.choose('#files', images[0])
+  finish(page, 1)
+  score = detectors['nut']([np.asarray(Image.open(images[0]))]).scores[0]
+  # It is resized from the file as it would be from the array.
+  assert texts(page, '.card dd')[0] == f'{score:.4f}'
+  assert texts(page, '.card dd')[-1] == 'nut'
+
+
+def test_the_heat_map_fades(page, images):
+  page.choose('#files', images[0])
+  finish(page, 1)
+  opacity = 'getComputedStyle(document.querySelector(".heat")).opacity'
+  assert page.value(opacity) == '1'
+  page.value('find("strength").value = 30; find("strength").dispatchEvent(new Event("input"))')
+  assert page.value(opacity) == '0.3'
+
+
+def test_what_is_cleared_stays_away(page, images):
+  page.value('window.asking = fetch; window.fetch = () => new Promise((go) => window.go = go)')
+  page.choose('#files', images[0])
+  page.wait('window.go !== undefined')
+  page.value('find("clear").click()')
+  page.value('window.fetch = asking')
+  page.value('window.go(new Response("{}", {status: 400}))')
+  page.choose('#files', images[1])
+  finish(page, 1)
+  assert page.value('running') == 0
+  assert page.value('find("summary").textContent') in ('1 anomalous', '1 normal')
+
+
+def test_pictures_keep_their_shape(page, tmp_path):
+  tall = tmp_path / 'tall.png'
+  Image.new('RGB', (30, 300)).save(tall)
+  page.choose('#files', tall)
+  finish(page, 1)
+  box = 'document.querySelector(".original img").getBoundingClientRect()'
+  assert page.value(f'{box}.height / {box}.width') == pytest.approx(10, rel=0.01)
+  assert page.value(f'{box}.height') < 500
+
+
+def test_what_is_too_large_is_not_sent(page, tmp_path):
+  large = tmp_path / 'large.png'
+  large.write_bytes(bytes(100_001))
+  page.choose('#files', large)
+  finish(page, 1)
+  assert 'more than the 100,000 bytes' in texts(page, '.decision')[0]
+  assert not any('score' in url for url in page.requests())
+
+
+def test_the_keyboard_reaches_everything(page, images):
+  page.choose('#files', images[0])
+  finish(page, 1)
+  reached, outlines = [], []
+  for _ in range(7):
+    page.press('Tab', 9)
+    outlines.append(page.value('getComputedStyle(find("drop")).outlineStyle'))
+    reached.append(
+      page.value('document.activeElement.id || document.activeElement.textContent')
+    )
+  assert reached == ['category', 'files', 'strength', 'clear', 'API', 'Metrics', 'Health']
+  # It shows where the keyboard is.
+  assert outlines == ['solid' if name == 'files' else 'none' for name in reached]
+
+
+@pytest.mark.parametrize('width', [320, 390, 1200])
+def test_nothing_overflows(page, url, images, width):
+  page.show(url, width)
+  page.wait('find("category").options.length === 2')
+  page.choose('#files', *images)
+  finish(page, 4)
+  assert page.value('document.documentElement.scrollWidth') == width
+  page.show(url + 'docs', width)
+  page.wait('document.querySelectorAll("section").length > 5')
+  assert page.value('document.documentElement.scrollWidth') == width
+
+
+def test_the_api_page_is_quiet(page, url):
+  page.events.clear()
+  page.show(url + 'docs')
+  page.wait('document.querySelectorAll("section").length > 5')
+  assert 'POST /api/score' in texts(page, 'h2')
+  assert page.complaints() == []

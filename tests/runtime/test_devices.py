@@ -1,0 +1,62 @@
+import jax
+import numpy as np
+import pytest
+
+from memkd_jax.errors import UserError
+from memkd_jax.runtime.devices import AXIS, Devices
+
+
+def test_four_virtual_devices_are_there():
+  assert len(Devices()) == 4
+
+
+@pytest.mark.parametrize('number', [1, 2, 4])
+def test_padding_is_undone(number, rng):
+  devices = Devices(jax.devices()[:number])
+  images = rng.integers(0, 256, (5, 3, 3), dtype=np.uint8)
+  padded = devices.pad_shard(images, 8)
+  assert padded.shape == (number, 8 // number, 3, 3)
+  doubled = devices.map(lambda x: x * 2)(padded)
+  np.testing.assert_array_equal(devices.unshard(doubled, 5), images * 2)
+
+
+def test_replicas_come_back():
+  devices = Devices()
+  tree = {'a': np.arange(3.0, dtype=np.float32), 'b': np.int32(4)}
+  replicated = devices.replicate(tree)
+  assert replicated['a'].shape == (4, 3)
+  fetched = devices.unreplicate(replicated)
+  np.testing.assert_array_equal(fetched['a'], tree['a'])
+  assert fetched['b'] == 4
+
+
+def test_collectives_go_over_all_devices():
+  devices = Devices()
+  mean = devices.map(lambda x: jax.lax.pmean(x, AXIS))(np.arange(4.0).reshape(4, 1))
+  np.testing.assert_array_equal(mean, np.full((4, 1), 1.5))
+
+
+def test_a_batch_that_the_devices_do_not_divide_is_refused():
+  devices = Devices()
+  devices.check_divide(8, 'train.batch_size')
+  assert [devices.round_up(n) for n in (1, 4, 5)] == [4, 4, 8]
+  with pytest.raises(UserError, match=r'train\.batch_size=6 .* 4 devices.*batch_size=4 or 8\.'):
+    devices.check_divide(6, 'train.batch_size')
+  with pytest.raises(UserError, match=r'batch_size=3 .* 4 devices.*batch_size=4\.'):
+    devices.check_divide(3, 'train.batch_size')
+
+
+def test_what_lies_on_single_devices_is_stacked_in_place():
+  devices = Devices()
+  parts = [{'a': np.full((1, 2), i, np.float32), 'b': np.array([i])} for i in range(4)]
+  singles = [Devices([device]) for device in devices.local]
+  there = [single.map(lambda x: x)(part) for single, part in zip(singles, parts, strict=True)]
+  stacked = devices.stack(there)
+  np.testing.assert_array_equal(stacked['b'], np.arange(4))
+  for i, part in enumerate(devices.unstack(stacked)):
+    assert part['a'].unsafe_buffer_pointer() == there[i]['a'].unsafe_buffer_pointer()
+    np.testing.assert_array_equal(part['a'], parts[i]['a'])
+    assert devices.unreplicate(stacked, i)['b'] == i
+  # What a mapped function takes without copying, and what may come from the host.
+  doubled = devices.map(lambda x: jax.tree.map(lambda y: 2 * y, x))(devices.stack(parts))
+  np.testing.assert_array_equal(doubled['a'][:, 0], [0, 2, 4, 6])
