@@ -10,16 +10,16 @@ from memkd_jax.report.results import mean_over
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-  """A line of the table; all figures are percent, by metric.
+  """A line of the table; figures are {metric: percent}.
 
   Attributes:
-    label: the category, or what it is the mean of.
-    ours: empty where the category failed.
-    deviations: of `ours` over the seeds, empty where there is one.
-    paper: empty where the paper prints nothing.
-    is_mean: whether it is a mean over categories.
+    label: the category's name, or which mean the row shows.
+    ours: the run's figures; empty where the category failed.
+    deviations: standard deviations of `ours` over the seeds; empty for a single seed.
+    paper: the paper's figures; empty where it prints none.
+    is_mean: whether the row is a mean over categories.
     notes: {metric: footnote of the paper's figure}.
-    failure: why there are no figures.
+    failure: why the category has no figures, None where it has.
   """
 
   label: str
@@ -30,18 +30,25 @@ class Row:
   notes: dict[str, str] = dataclasses.field(default_factory=dict)
   failure: str | None = None
 
+  def difference(self, metric: str) -> float | None:
+    """Ours minus the paper's, both as printed with one decimal; None where one is missing."""
+    if metric not in self.ours or metric not in self.paper:
+      return None
+    return round(round(self.ours[metric], 1) - round(self.paper[metric], 1), 1)
+
 
 def compare(results: dict[str, Any], table: PaperTable | None, backbone: str) -> list[Row]:
-  """The rows in the paper's order, each mean after its categories.
+  """Makes the rows in the paper's order, each mean after its categories.
 
-  A mean stands only where all its categories have figures. Where fewer categories
-  than the paper's were run, the paper's mean is that of the same ones; where the
-  backbone is another, it is the one that Table 4 prints for it.
+  A mean is left out where one of its categories has no figures. Where a run has fewer
+  categories than the paper, the paper's overall mean is recomputed over the run's
+  categories; where its backbone is not the paper's main one, the mean that Table 4
+  prints for that backbone is taken.
 
   Args:
-    results: see `results.assemble`.
-    table: what the paper prints, None where it prints nothing.
-    backbone: of the run's teacher.
+    results: what `results.assemble` returns.
+    table: the paper's figures, None where it prints none for this data set and method.
+    backbone: the teacher's architecture, as in `config.model.backbone`.
   """
   known = [*results['categories'], *results['failed']]
   if table is None:
@@ -64,11 +71,6 @@ def compare(results: dict[str, Any], table: PaperTable | None, backbone: str) ->
     overall = next(mean for mean in table.means if mean.over_all)
     rows.append(_overall_row(results, table, overall, backbone))
   return rows
-
-
-def subtract(ours: float, paper: float) -> float:
-  """The difference of two figures as they are printed, with one decimal."""
-  return round(round(ours, 1) - round(paper, 1), 1)
 
 
 def _category_row(results: dict[str, Any], table: PaperTable | None, category: str) -> Row:

@@ -18,12 +18,12 @@ def thin(x: np.ndarray, y: np.ndarray, number: int = _POINTS) -> tuple[np.ndarra
   """Keeps points of a curve that are about equally far apart along it.
 
   Args:
-    x: [K], monotonic.
-    y: [K].
+    x: float [K], monotonic.
+    y: float [K].
     number: how many points to keep at most; both ends are among them.
 
   Returns:
-    (x, y) of the points kept; the same curve where K is small enough.
+    (x, y) of the points that are kept; the same arrays where K is at most `number`.
   """
   if len(x) <= number:
     return x, y
@@ -40,9 +40,9 @@ def write_curves(
 
   Args:
     path: the PNG to write.
-    labels: [N], 1 for anomalous.
+    labels: int [N], 1 for an anomalous image.
     scores: image scores [N].
-    pixels: all pixels of the test set, or None.
+    pixels: scores of all pixels of the test set, None where there are no masks.
   """
   images = rank_scores(labels, scores)
   rankings = {'images': images}

@@ -15,12 +15,12 @@ def describe_environment(started: float) -> dict[str, Any]:
   """The facts that stand beside the figures of a run.
 
   Args:
-    started: `time.monotonic()` at the beginning of this command.
+    started: `time.monotonic()` at the beginning of this command, in seconds.
 
   Returns:
-    {'versions': {name: version}, 'device': {'platform', 'kind', 'number'} of the
-    devices of all processes, 'processes': their number, 'finished': now in UTC
-    (ISO 8601), 'seconds': of this command}.
+    {'versions': {package: version}, 'device': {'platform', 'kind', 'number'} of the
+    devices of all processes, 'processes': the number of processes, 'finished': now in UTC
+    (ISO 8601), 'seconds': how long this command took}.
   """
   devices = jax.devices()
   packages = ('jax', 'jaxlib', 'flax', 'numpy')

@@ -20,15 +20,15 @@ _FONT: dict[str, Any] = {'fontsize': 14, 'parse_math': False}  # names may hold 
 def worst_first(labels: np.ndarray, scores: np.ndarray) -> np.ndarray:
   """Orders images from the worst mistake to the safest decision.
 
-  A mistake is measured by the share of the other class that an image is ranked
-  behind, and where that is equal by how far it is from the other class.
+  A mistake is measured by the share of the other class that is ranked on the wrong side
+  of the image; ties are broken by the distance of its score from the other class.
 
   Args:
-    labels: [N], 1 for anomalous.
-    scores: [N].
+    labels: int [N], 1 for an anomalous image.
+    scores: image scores [N].
 
   Returns:
-    int [N], indices.
+    int [N], indices of the images.
   """
   normal, anomalous = np.sort(scores[labels == 0]), np.sort(scores[labels == 1])
   misranked = np.where(
@@ -44,12 +44,12 @@ def choose_cases(order: np.ndarray, number: int = _COLUMNS) -> dict[str, np.ndar
   """Picks cases from both ends and from the middle.
 
   Args:
-    order: as `worst_first` gives it, [N].
-    number: of each group at most.
+    order: int [N], indices from the worst mistake to the safest decision.
+    number: how many cases a group has at most.
 
   Returns:
-    {'worst', 'median', 'best': indices, from worse to better}; no image twice, so
-    that the groups are smaller where there are few images, and perhaps missing.
+    {'worst', 'median', 'best': indices, from worse to better}. No image is in two groups:
+    where there are few images, groups are smaller, and an empty one is left out.
   """
   number = min(number, (len(order) + 1) // 3)
   rest = order[number : len(order) - number]
@@ -67,9 +67,9 @@ def write_figure(path: Path, test: Split, maps: np.ndarray, scores: np.ndarray) 
 
   Args:
     path: the PNG to write.
-    test: the decoded split.
-    maps: [N, S, S], all drawn on one colour scale.
-    scores: [N], image scores.
+    test: the decoded test split of N images.
+    maps: anomaly maps [N, S, S]; all are drawn on one colour scale.
+    scores: image scores [N].
   """
   groups = choose_cases(worst_first(test.labels, scores))
   rows = ['image', 'ground truth', 'predicted map']

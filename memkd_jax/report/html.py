@@ -1,32 +1,25 @@
-"""report.html: all of a run on one page, which needs no other file and no network."""
+"""report.html: all of a run on one page, which needs no other file and no network.
+
+This module prepares values; the markup is in report.html.j2 and tables.html.j2.
+"""
 
 import base64
+import dataclasses
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
-from html import escape
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
+import jinja2
 from ml_collections import ConfigDict
 
-from memkd_jax import config as base
+from memkd_jax.config import Field, flatten, resumable
 from memkd_jax.data.decoding import decode
 from memkd_jax.files import atomic
-from memkd_jax.models.forward import ForwardDistiller
-from memkd_jax.models.reverse import ReverseDistiller
 from memkd_jax.report.comparison import Row, compare
 from memkd_jax.report.paper import BACKBONE, PaperTable, load_table
-from memkd_jax.report.tables import (
-  Footnotes,
-  comparison_table,
-  counts_table,
-  facts_table,
-  metrics_table,
-)
-from memkd_jax.scoring.calibration import read_calibration
 from memkd_jax.scoring.figures import METRICS
 from memkd_jax.workdir import Workdir
 
@@ -39,138 +32,116 @@ _NAMES = {
   'demo': 'the demo',
   'folder': 'your own images',
 }
-# By paradigm, and whether memories are built.
-_METHODS = {
-  ('reverse', True): 'MemKD',
-  ('reverse', False): 'RD',
-  ('forward', True): 'MemMKD',
-  ('forward', False): 'Multiresolution distillation',
-}
-_RATES = (0.1, 0.05, 0.01, 0.001)  # of false alarms
+_FALSE_ALARM_RATES = (0.1, 0.05, 0.01, 0.001)
 # The paper shows these without figures.
 _WITHOUT_FIGURES = ('mvtec_3d', 'eyecandies')
 
-_MEMORY_HELP = (
-  '<p class="remark">Entropy 1: every item of the memory is recalled alike, whatever the '
-  'query; 0: one item is recalled alone.</p>'
+_TEMPLATES = jinja2.Environment(
+  loader=jinja2.PackageLoader('memkd_jax.report', ''),
+  autoescape=True,
+  undefined=jinja2.StrictUndefined,
+  trim_blocks=True,
+  lstrip_blocks=True,
 )
 
-# Nothing is loaded and nothing runs, whatever a name in the report may hold.
-_POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+
+@dataclasses.dataclass(frozen=True)
+class Picture:
+  """An image as the page holds it.
+
+  Attributes:
+    source: a data URL of WebP, which is a fraction of a PNG.
+    width: in pixels.
+    height: in pixels.
+  """
+
+  source: str
+  width: int
+  height: int
 
 
-def write_report(workdir: Workdir, config: ConfigDict, results: dict[str, Any]) -> Path:
+def write_report(
+  workdir: Workdir,
+  config: ConfigDict,
+  results: dict[str, Any],
+  default: ConfigDict,
+  fields: Iterable[Field],
+) -> Path:
   """Writes report.html.
 
   Args:
-    workdir: holds the pictures of each category.
+    workdir: holds the pictures and the calibration of each category.
     config: the resolved config.
-    results: see `results.assemble`, and 'environment' (`environment.
-      describe_environment`).
+    results: what `results.assemble` returns, and under 'environment' what
+      `environment.describe_environment` returns.
+    default: the config that the run's method has by default.
+    fields: all fields of that method.
 
   Returns:
-    Its path.
+    The path of the page.
+
+  Raises:
+    UserError: a category's calibration is damaged.
   """
+  fields = tuple(fields)
   name = _NAMES.get(results['dataset'], results['dataset'])
-  paradigm, model = config.model.paradigm, config.model
-  kind = ForwardDistiller if paradigm == 'forward' else ReverseDistiller
-  built = kind.built_memories(tuple(model.stages), tuple(model.memories))
-  method = _METHODS[paradigm, bool(built)]
-  title = f'{method} on {name}'
-  paper = load_table(results['dataset'], method)
+  paper = load_table(results['dataset'], results['method'])
   rows = compare(results, paper, config.model.backbone)
-  categories = [row.label for row in rows if not row.is_mean and row.failure is None]
-  style = (resources.files(__package__) / 'report.css').read_text(encoding='utf-8')
-  parts = [
-    f'<header><h1>{escape(title)}</h1>\n{_summary(config, results)}</header>',
-    _notes(results['notes']),
-    '<section>\n<h2>Figures</h2>',
-    *_remarks(config, results['dataset'], name, method, paper),
-    *_tables(results, rows, method, paper),
-    '</section>',
-    *_category_sections(workdir, results, categories),
-    _settings_section(config, results),
-  ]
-  body = '\n'.join(part for part in parts if part)
-  path = workdir.root / 'report.html'
-  atomic.write_text(
-    path,
-    '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-    f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">\n'
-    '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-    '<meta name="color-scheme" content="light dark">\n'
-    f'<link rel="icon" href="data:,">\n<title>{escape(title)}</title>\n'
-    f'<style>\n{style}</style>\n</head>\n<body>\n<main>\n{body}\n</main>\n</body>\n</html>\n',
+  scored = [row for row in rows if row.failure is None]
+  categories = [row.label for row in scored if not row.is_mean]
+  page = _TEMPLATES.get_template('report.html.j2').render(
+    title=f'{results["method"]} on {name}',
+    config=config,
+    results=results,
+    finished=datetime.fromisoformat(results['environment']['finished']),
+    remarks=_remarks(config, results, name, paper, _changed(config, default, fields)),
+    paper=paper,
+    rows=rows,
+    scored=scored,
+    metrics=[m for m in METRICS if any(m in row.ours for row in rows)] or ['I-AUC'],
+    footnotes=_footnotes(rows, paper) if paper else [],
+    counts={category: results['counts'][category] for category in categories},
+    categories=[_describe_category(workdir, results, category) for category in categories],
+    settings=_settings(config, results, fields),
   )
+  path = workdir.root / 'report.html'
+  atomic.write_text(path, page)
   return path
 
 
-def _summary(config: ConfigDict, results: dict[str, Any]) -> str:
-  """The run in one line, and when and where it was made."""
-  train, size, environment = config.train, config.data.image_size, results['environment']
-  device, seeds = environment['device'], results['seeds']
-  run = [
-    escape(config.model.backbone),
-    f'{size} &times; {size} pixels',
-    f'{train.epochs} epochs',
-    f'batches of {train.batch_size}',
-    f'{"seeds" if len(seeds) > 1 else "seed"} {", ".join(map(str, seeds))}',
-    f'{device["number"]} &times; {escape(device["kind"])}',
-  ]
-  finished = environment['finished']
-  time = datetime.fromisoformat(finished)
-  return (
-    f'<p class="run">{" · ".join(run)}</p>\n'
-    f'<p class="when"><time datetime="{escape(finished)}">'
-    f'{time.day} {time:%B %Y, %H:%M} UTC</time></p>\n'
-  )
+def read_picture(path: Path) -> Picture | None:
+  """Reads an image for the page, None where it is missing or damaged."""
+  buffer = io.BytesIO()
+  try:
+    image = decode(path)
+    image.convert('RGB').save(buffer, 'WEBP', quality=82)
+  except Exception:  # a picture is no reason to lose the figures
+    return None
+  data = base64.b64encode(buffer.getvalue()).decode('ascii')
+  return Picture(f'data:image/webp;base64,{data}', *image.size)
 
 
-def _notes(notes: list[str]) -> str:
-  if not notes:
-    return ''
-  return (
-    '<aside class="notes" aria-label="Notes">'
-    f'{"".join(f"<p>{escape(note)}</p>" for note in notes)}</aside>'
-  )
-
-
-def _tables(
-  results: dict[str, Any], rows: Sequence[Row], method: str, paper: PaperTable | None
-) -> list[str]:
-  over = ''
-  if len(results['seeds']) > 1:
-    over = f', mean ± standard deviation over {len(results["seeds"])} seeds'
-  metrics = [m for m in METRICS if any(m in row.ours for row in rows)] or ['I-AUC']
-  tables = []
-  scored = [row for row in rows if row.failure is None]
-  if paper is None:
-    tables.append(metrics_table(f'Our figures in percent{over}', rows, metrics))
-  else:
-    footnotes = Footnotes()
-    caption = (
-      f"Ours beside the paper's {method} (supplementary, {paper.source}), in percent{over}"
-    )
-    tables.append(comparison_table(caption, rows, paper.metrics, paper.doubts, footnotes))
-    tables.append(footnotes.html())
-    if scored:
-      tables.append(metrics_table(f'All our metrics, in percent{over}', scored, metrics))
-  counts = {row.label: results['counts'][row.label] for row in scored if not row.is_mean}
-  if counts:
-    tables.append(counts_table('Images for training, and for the test', counts))
-  return tables
+def _footnotes(rows: Sequence[Row], paper: PaperTable) -> list[str]:
+  """The footnotes of the comparison in the order of their first mark, each once."""
+  of_columns = [paper.doubts[m] for m in paper.metrics if m in paper.doubts]
+  of_rows = [row.notes[m] for row in rows for m in paper.metrics if m in row.notes]
+  return list(dict.fromkeys([*of_columns, *of_rows]))
 
 
 def _remarks(
-  config: ConfigDict, dataset: str, name: str, method: str, paper: PaperTable | None
+  config: ConfigDict,
+  results: dict[str, Any],
+  name: str,
+  paper: PaperTable | None,
+  changed: Sequence[str],
 ) -> list[str]:
   """What a reader must know before comparing."""
   remarks = []
-  backbone = config.model.backbone
+  dataset, backbone = results['dataset'], config.model.backbone
   if dataset in _WITHOUT_FIGURES:
     remarks.append(f"The paper's supplementary prints no figures for {name}.")
   elif paper is None and dataset in ('mvtec_ad', 'visa', 'mpdd'):
-    remarks.append(f'The paper prints no figures of {method} on {name}.')
+    remarks.append(f'The paper prints no figures of {results["method"]} on {name}.')
   elif paper is not None and backbone != BACKBONE:
     remark = (
       f"The paper's figures by category are for {BACKBONE}; this run's backbone is {backbone}."
@@ -179,107 +150,56 @@ def _remarks(
       means = ', '.join(f'{m} {value}' for m, value in paper.backbones[backbone].items())
       remark += f" The paper's means for {backbone} (Table 4) are {means}."
     remarks.append(remark)
-  changed = _changed(config)
   if changed:
     remarks.append(f'Other than the defaults: {", ".join(changed)}.')
-  return [f'<p class="remark">{escape(remark)}</p>' for remark in remarks]
+  return remarks
 
 
-def _changed(config: ConfigDict) -> list[str]:
-  """Fields that change figures and have another value than the paper's."""
-  default, ours = (base.flatten(json.loads(c.to_json())) for c in (base.get_config(), config))
-  ignored = {*base.RESUMABLE_FIELDS, 'data.dataset', 'model.backbone'}
+def _changed(config: ConfigDict, default: ConfigDict, fields: Sequence[Field]) -> list[str]:
+  """Fields that change figures and have another value than by default."""
+  ours = _flatten(config)
+  ignored = {*resumable(fields), 'data.dataset', 'model.backbone'}
   return [
-    f'{field} {_show(ours[field])} (default {_show(value)})'
-    for field, value in default.items()
-    if field not in ignored and ours.get(field) != value
+    f'{path} {_show(ours[path])} (default {_show(value)})'
+    for path, value in _flatten(default).items()
+    if path in ours and path not in ignored and ours[path] != value
   ]
 
 
-def _category_sections(
-  workdir: Workdir, results: dict[str, Any], categories: Sequence[str]
-) -> list[str]:
-  if not categories:
-    return []
-  seed = results['seeds'][0]
-  links = [
-    f'<li><a href="#category-{i}">{escape(category)}</a></li>'
-    for i, category in enumerate(categories)
-  ]
-  several = f' Pictures are of seed {seed}.' if len(results['seeds']) > 1 else ''
-  sections = [
-    '<h2>Categories</h2>\n<p class="remark">Cases are ordered from the worst mistake to the '
-    'safest decision; all maps of a category share one colour scale.'
-    f'{several}</p>\n<nav aria-label="Categories"><ul>{"".join(links)}</ul></nav>'
-  ]
-  for i, category in enumerate(categories):
-    figures, counts = results['categories'][category], results['counts'][category]
-    folder = workdir.category(category, seed)
-    line = ' · '.join(
-      [
-        *(f'{m} {100 * figures[m]:.1f}' for m in METRICS if m in figures),
-        f'{counts["train"]} training images',
-        f'{counts["test_normal"]} normal and {counts["test_anomalous"]} anomalous test images',
-      ]
-    )
-    curves = 'ROC, precision-recall' + (' and PRO' if 'P-PRO' in figures else '')
-    cases = 'images and anomaly maps of the worst, median and best decisions'
-    left = [
-      _picture(folder / 'curves.png', f'{category}: {curves} curves, histogram of image scores')
-    ]
-    if (folder / 'memory.png').exists():
-      alt = f'{category}: weights of the items, cosines of feature and recall, entropy'
-      left += [_picture(folder / 'memory.png', alt), _MEMORY_HELP]
-    left.append(_threshold(folder))
-    right = _picture(folder / 'figure.png', f'{category}: {cases}')
-    sections.append(
-      f'<section class="category" id="category-{i}">\n<h3>{escape(category)}</h3>\n'
-      f'<p class="counts">{line}</p>\n<div class="pictures">\n<div>{"".join(left)}</div>\n'
-      f'{right}\n</div>\n</section>'
-    )
-  return sections
+def _describe_category(
+  workdir: Workdir, results: dict[str, Any], category: str
+) -> dict[str, Any]:
+  """What the page shows of a category, with pictures and thresholds of the first seed.
+
+  Returns:
+    {'name', 'figures': {metric: 0..1}, 'pictures': {file: Picture or None},
+    'held_out': number of images behind the thresholds, 'thresholds': [(Threshold,
+    that of pixels)] at the rates that so many images support}.
+  """
+  seed, figures = results['seeds'][0], results['categories'][category]
+  folder = workdir.category(category, seed)
+  files = ['curves.png', 'figure.png']
+  if (folder / 'memory.png').exists():
+    files.append('memory.png')
+  calibration = workdir.read_calibration(category, seed)
+  thresholds = []
+  if calibration is not None:
+    smallest = calibration.smallest_rate
+    rates = [rate for rate in _FALSE_ALARM_RATES if rate >= smallest] or [smallest]
+    thresholds = [(calibration.threshold(r), calibration.pixel_threshold(r)) for r in rates]
+  return {
+    'name': category,
+    'figures': {m: figures[m] for m in METRICS if m in figures},
+    'pictures': {file: read_picture(folder / file) for file in files},
+    'held_out': len(calibration.scores) if calibration else 0,
+    'thresholds': thresholds,
+  }
 
 
-def _threshold(folder: Path) -> str:
-  """The thresholds of a category that has any, at the rates that its images support."""
-  calibration = read_calibration(folder)
-  if calibration is None:
-    return ''
-  rates = [rate for rate in _RATES if rate >= calibration.smallest_rate]
-  rows = []
-  for rate in rates or [calibration.smallest_rate]:
-    threshold = calibration.threshold(rate)
-    low, high = threshold.interval
-    rows.append(
-      f'<li>{100 * rate:.3g}%: images above {threshold.value:.4f} (true rate, with 95% '
-      f'confidence, {100 * low:.2g}% to {100 * high:.2g}%), pixels above '
-      f'{calibration.pixel_threshold(rate):.4f}</li>'
-    )
-  number = len(calibration.scores)
-  plural = 's' if number > 1 else ''
-  return (
-    f'<p class="remark">Thresholds by false-alarm rate, from {number} held-out normal '
-    f'image{plural}:</p><ul class="remark">{"".join(rows)}</ul>'
-  )
-
-
-def _picture(path: Path, description: str) -> str:
-  """An image with its content inside, as WebP, which is a fraction of the PNG."""
-  buffer = io.BytesIO()
-  try:
-    picture = decode(path)
-    width, height = picture.size
-    picture.convert('RGB').save(buffer, 'WEBP', quality=82)
-  except Exception:  # a picture is no reason to lose the figures
-    return f'<p class="missing">{escape(path.name)} is missing.</p>'
-  data = base64.b64encode(buffer.getvalue()).decode('ascii')
-  return (
-    f'<img class="{path.stem}" src="data:image/webp;base64,{data}" width="{width}" '
-    f'height="{height}" alt="{escape(description)}">'
-  )
-
-
-def _settings_section(config: ConfigDict, results: dict[str, Any]) -> str:
+def _settings(
+  config: ConfigDict, results: dict[str, Any], fields: Sequence[Field]
+) -> dict[str, dict[str, Any]]:
+  """The run, its versions and its config: {caption: {name: value}}."""
   environment = results['environment']
   run = {
     'finished': environment['finished'],
@@ -287,16 +207,18 @@ def _settings_section(config: ConfigDict, results: dict[str, Any]) -> str:
     'seeds': ', '.join(map(str, results['seeds'])),
     **{f'device {key}': value for key, value in environment['device'].items()},
   }
-  tables = [facts_table('run', run), facts_table('versions', environment['versions'])]
-  sections: dict[str, dict[str, str]] = {}
-  for field, value in base.flatten(json.loads(config.to_json())).items():
-    section, _, name = field.rpartition('.')
-    if section == 'sweep':  # what led to this config, not what it is
-      continue
-    sections.setdefault(section or 'config', {})[name] = _show(value)
-  tables += [facts_table(section, fields) for section, fields in sections.items()]
-  joined = '\n'.join(tables)
-  return f'<section>\n<h2>Settings</h2>\n<div class="facts">\n{joined}\n</div>\n</section>'
+  settings = {'run': run, 'versions': environment['versions']}
+  renamed = {field.name for field in fields if not field.help}
+  for path, value in _flatten(config).items():
+    section, _, name = path.rpartition('.')
+    # A sweep says what led to this config, not what it is.
+    if section != 'sweep' and path not in renamed:
+      settings.setdefault(section or 'config', {})[name] = _show(value)
+  return settings
+
+
+def _flatten(config: ConfigDict) -> dict[str, Any]:
+  return flatten(json.loads(config.to_json()))
 
 
 def _show(value: Any) -> str:

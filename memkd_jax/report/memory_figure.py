@@ -1,6 +1,6 @@
 """memory.png: whether each memory of a category recalls or merely averages."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,26 +8,27 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from memkd_jax.files import atomic
-from memkd_jax.training import metrics_log
 
 
 def write_memory_figure(
   path: Path,
   summaries: Mapping[str, Mapping[str, Any]],
   cosines: Mapping[str, tuple[np.ndarray, np.ndarray]],
-  log: Path,
+  course: Sequence[Mapping[str, Any]],
 ) -> None:
-  """Draws a row for each memory: usage, cosines, and its course in training.
+  """Draws a row for each memory: usage of its items, cosines, and its course in training.
 
   Args:
     path: the PNG to write.
-    summaries: {'m<m>': see `memory_diagnostics.summarize`}.
-    cosines: {'m<m>': of normal and of anomalous positions, see
-      `memory_diagnostics.split_cosines`}.
-    log: metrics.jsonl of the training; may be missing.
+    summaries: {'m<m>': what is known of the memory of stage m}, of which 'usage' is read:
+      the mean weight of each item, [L].
+    cosines: {'m<m>': (cosines at normal positions [N], at anomalous positions [M])} of
+      each feature and what the memory recalls for it; either may be empty.
+    course: the lines that the training logged, each {'step': int, 'm<m>_entropy',
+      'm<m>_keys_cosine', 'm<m>_values_cosine': float}; a curve is empty where lines
+      lack its term.
   """
   rows = sorted(summaries)
-  course = metrics_log.read(log)
   figure = Figure(figsize=(7.2, 2.4 * len(rows)), layout='constrained')
   axes = figure.subplots(len(rows), 3, squeeze=False)
   for name, (usage, histogram, training) in zip(rows, axes, strict=True):

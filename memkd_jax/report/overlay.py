@@ -14,9 +14,9 @@ def heat_map(image: np.ndarray, map_: np.ndarray, low: float, high: float) -> np
 
   Args:
     image: uint8 [H, W, 3].
-    map_: [H, W].
-    low: value from which on a pixel is coloured.
-    high: value that has the last colour.
+    map_: anomaly map [H, W].
+    low: the map's value from which on a pixel is coloured.
+    high: the map's value from which on a pixel has the last colour.
 
   Returns:
     uint8 [H, W, 3].
@@ -30,16 +30,17 @@ def heat_map(image: np.ndarray, map_: np.ndarray, low: float, high: float) -> np
 def color_range(
   calibration: Calibration | None, threshold: Threshold | None, map_: np.ndarray
 ) -> tuple[float, float]:
-  """What `heat_map` takes as low and high.
+  """Chooses the values between which `heat_map` colours.
 
   Args:
-    calibration: of the detector, with
-    threshold: or None: then maps of different images cannot be compared.
-    map_: [H, W].
+    calibration: the detector's calibration, None where it has none.
+    threshold: the threshold of images in use, None where there is no calibration.
+    map_: anomaly map [H, W].
 
   Returns:
-    From the median of normal pixels, so that the threshold lies at two thirds; the map's
-    own range where there is no calibration.
+    (low, high): from the median of normal pixels, with the threshold at two thirds of the
+    range. Without a calibration the map's own smallest and largest value; then the colours
+    of different images cannot be compared.
   """
   if calibration is None or threshold is None:
     return float(map_.min()), float(map_.max())

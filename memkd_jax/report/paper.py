@@ -41,10 +41,10 @@ class Mean:
   """A row of means.
 
   Attributes:
-    label: for people.
-    categories: over which it is a mean, in the paper's order.
-    printed: {metric: percent}, which need not be the mean of the column.
-    over_all: whether it is over all categories.
+    label: the row's name for people.
+    categories: the names of those that the mean is taken over, in the paper's order.
+    printed: {metric: percent}, which need not be the mean of the printed column.
+    over_all: whether the mean is over all categories.
   """
 
   label: str
@@ -58,10 +58,11 @@ class PaperTable:
   """What the paper prints of one method on one data set, all in percent.
 
   Attributes:
-    source: name of the table.
-    metrics: by the protocol's names, in the paper's order.
+    source: the name of the table in the supplementary, for people.
+    metrics: the columns, by their names in `scoring.figures`, in the paper's order.
     figures: {category: {metric: percent}}, in the paper's order.
-    means: in the paper's order; each stands after the last of its categories.
+    means: the rows of means in the paper's order; each stands after the last of its
+      categories.
     backbones: {backbone: {metric: percent}}, means over all categories (Table 4);
       empty where the paper prints none.
     doubts: {metric: what a reader should know of the column}.
@@ -85,11 +86,11 @@ def load_table(dataset: str, method: str) -> PaperTable | None:
   """What the paper prints of a method on a data set.
 
   Args:
-    dataset: its name in configs.
-    method: 'MemKD', 'RD', or another column of the tables.
+    dataset: the data set's name in configs.
+    method: 'MemKD', 'RD', or another method that may have a column in the tables.
 
   Returns:
-    None where it prints nothing.
+    The method's figures, None where the paper prints none.
   """
   rows: dict[str, Figures] = {}
   for file in _FILES.get(dataset, ()):
@@ -124,7 +125,7 @@ def load_rows(name: str) -> dict[str, Figures]:
   """A table of means over MVTec AD: {row: {metric: percent}}.
 
   Args:
-    name: of `ABLATIONS`.
+    name: one of `ABLATIONS`.
   """
   return {
     label: {metric: float(value) for metric, value in figures}
@@ -133,7 +134,7 @@ def load_rows(name: str) -> dict[str, Figures]:
 
 
 def differs(printed: float, recomputed: float) -> bool:
-  """Whether no rounding to one decimal makes `printed` of `recomputed`."""
+  """Whether two figures in percent differ by more than rounding to one decimal can."""
   return abs(printed - recomputed) > 0.05 + 1e-9
 
 

@@ -15,6 +15,7 @@ from memkd_jax.workdir import Workdir
 def collect(
   workdir: Workdir,
   config: ConfigDict,
+  method: str,
   categories: Sequence[str],
   failed: dict[str, str],
   notes: Sequence[str] = (),
@@ -22,14 +23,18 @@ def collect(
   """Gathers the finished results of a run's folder.
 
   Args:
-    workdir: the folder.
-    config: the resolved config.
-    categories: those asked for; others that were finished earlier come after.
-    failed: reason by category.
+    workdir: the run's folder.
+    config: the resolved config, of which the seeds and the data set's name are read.
+    method: the method's name for people: 'MemKD', 'RD', ...
+    categories: the names asked for; others that were finished earlier come after them.
+    failed: {category: reason}.
     notes: sentences that must stand beside the figures.
 
   Returns:
-    See `assemble`.
+    What `assemble` returns.
+
+  Raises:
+    UserError: a result is damaged.
   """
   seeds = list(config.seeds)
   finished = [set(workdir.finished(seed)) for seed in seeds]
@@ -38,32 +43,34 @@ def collect(
   for seed in seeds:
     read = {c: workdir.read_result(c, seed) for c in [*categories, *others] if c not in failed}
     runs.append({c: result for c, result in read.items() if result is not None})
-  return assemble(config.data.dataset, seeds, runs, failed, notes)
+  return assemble(config.data.dataset, method, seeds, runs, failed, notes)
 
 
 def assemble(
   dataset: str,
+  method: str,
   seeds: Sequence[int],
   runs: Sequence[dict[str, dict[str, Any]]],
   failed: dict[str, str],
   notes: Sequence[str],
 ) -> dict[str, Any]:
-  """Puts categories together, and seeds.
+  """Puts the figures of all categories and seeds together.
 
   Args:
-    dataset: its name.
-    seeds: of the runs; none for maps that somebody else made.
-    runs: of each seed {category: {'metrics', 'counts', perhaps 'notes'}}.
-    failed: reason by category.
+    dataset: the data set's name in configs.
+    method: the method's name for people; '' for maps that somebody else made.
+    seeds: the seed of each run; empty for maps that somebody else made.
+    runs: {category: {'metrics', 'counts', perhaps 'notes'}} for each seed.
+    failed: {category: reason}.
     notes: sentences that must stand beside the figures.
 
   Returns:
-    {'dataset', 'seeds', 'categories': {category: {metric: 0..1}}, 'counts',
+    {'dataset', 'method', 'seeds', 'categories': {category: {metric: 0..1}}, 'counts',
     'mean': {metric: 0..1} or None where a category failed, 'deviations': {category
     or 'mean': {metric: 0..1}}, 'per_seed': {seed: {category: {metric: 0..1}}},
     'failed', 'notes'}. The mean over categories is unweighted, of the metrics that
-    every category has. Figures are means over the seeds, deviations their sample
-    standard deviations, and are empty where there is one seed.
+    every category has. Figures are means over the seeds; deviations are their sample
+    standard deviations, empty for a single seed.
   """
   everywhere = [c for c in runs[0] if all(c in run for run in runs)]
   per_seed = [{c: run[c]['metrics'] for c in everywhere} for run in runs]
@@ -85,6 +92,7 @@ def assemble(
   notes += dict.fromkeys(n for run in runs for c in everywhere for n in run[c].get('notes', ()))
   return {
     'dataset': dataset,
+    'method': method,
     'seeds': list(seeds),
     'categories': figures,
     'counts': {c: runs[0][c]['counts'] for c in everywhere},
@@ -102,12 +110,12 @@ def mean_over(
   """The unweighted mean over categories, of the metrics that all of them have.
 
   Args:
-    per_seed: {category: {metric: 0..1}} of each seed.
-    categories: at least one.
+    per_seed: {category: {metric: 0..1}} for each seed.
+    categories: names over which the mean is taken, at least one.
 
   Returns:
-    ({metric: mean over the seeds}, {metric: their sample standard deviation}); the
-    second is empty where there is one seed.
+    ({metric: mean over the seeds}, {metric: standard deviation of the seeds' means}); the
+    second is empty for a single seed.
   """
   means = [_mean_over_categories({c: run[c] for c in categories}) for run in per_seed]
   deviations = _over_seeds(means, _deviation) if len(means) > 1 else {}

@@ -7,7 +7,7 @@ import subprocess
 import pytest
 from PIL import Image
 
-from memkd_jax import config as base
+from memkd_jax import methods
 from memkd_jax.report.environment import describe_environment
 from memkd_jax.report.html import write_report
 from memkd_jax.report.results import assemble
@@ -63,9 +63,12 @@ def write(folder, dataset, runs, **arguments):
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.new('RGB', (800, 400), 'red').save(path)
   arguments = {'failed': {}, 'notes': []} | arguments
-  results = assemble(dataset, range(len(runs)), runs, **arguments)
+  results = assemble(dataset, 'MemKD', range(len(runs)), runs, **arguments)
   results['environment'] = describe_environment(0.0)
-  return write_report(workdir, base.resolve(base.get_config()), results)
+  default = methods.get_config()
+  return write_report(
+    workdir, methods.resolve(default), results, default, methods.fields('memkd')
+  )
 
 
 @pytest.mark.parametrize('hostile', ['', HOSTILE])

@@ -1,6 +1,6 @@
 import pytest
 
-from memkd_jax.report.comparison import compare, subtract
+from memkd_jax.report.comparison import Row, compare
 from memkd_jax.report.paper import load_table
 from memkd_jax.report.results import assemble
 
@@ -15,7 +15,8 @@ def results_of(dataset, categories, *values, failed=()):
     {c: {'metrics': dict.fromkeys(metrics, v), 'counts': COUNTS} for c in categories}
     for v in values
   ]
-  return assemble(dataset, range(len(values)), runs, dict.fromkeys(failed, 'broken'), [])
+  broken = dict.fromkeys(failed, 'broken')
+  return assemble(dataset, 'MemKD', range(len(values)), runs, broken, [])
 
 
 def test_rows_stand_in_the_papers_order():
@@ -84,6 +85,7 @@ def test_without_a_table_there_are_only_our_figures():
 
 
 def test_differences_are_those_of_the_printed_figures():
-  assert subtract(98.76, 98.6) == 0.2
-  assert subtract(98.74, 98.7) == 0.0
-  assert subtract(98.0, 98.6) == -0.6
+  ours, paper = {'I-AUC': 98.76, 'I-AP': 98.74, 'P-AUC': 98.0}, {'I-AUC': 98.6, 'I-AP': 98.7}
+  row = Row('bolt', ours, {}, paper | {'P-AUC': 98.6, 'P-PRO': 94.0})
+  assert [row.difference(metric) for metric in ours] == [0.2, 0.0, -0.6]
+  assert row.difference('P-PRO') is None

@@ -1,5 +1,3 @@
-from pathlib import Path
-
 import numpy as np
 import pytest
 from matplotlib.axes import Axes
@@ -52,9 +50,9 @@ def test_the_figure_has_its_rows(tmp_path, rng, with_masks, number, groups):
   kinds = ['good'] + ['hole'] * (number - 1)
   test = Split(
     samples=tuple(
-      Sample(f'test/{kind}/p_$^$_{i}.png', Path(), None, kind) for i, kind in enumerate(kinds)
+      Sample(f'test/{kind}/p_$^$_{i}.png', {}, None, kind) for i, kind in enumerate(kinds)
     ),
-    images=rng.integers(0, 256, (number, 16, 16, 3), dtype=np.uint8),
+    inputs={'rgb': rng.integers(0, 256, (number, 16, 16, 3), dtype=np.uint8)},
     masks=masks if with_masks else None,
     sizes=np.full((number, 2), 16),
   )
@@ -70,12 +68,10 @@ def test_all_maps_have_one_colour_scale(tmp_path, rng, monkeypatch):
   shown = []
   show = Axes.imshow
   monkeypatch.setattr(Axes, 'imshow', lambda *a, **k: shown.append(k) or show(*a, **k))
-  samples = tuple(
-    Sample(f'{i}.png', Path(), None, 'good' if i < 3 else 'hole') for i in range(6)
-  )
+  samples = tuple(Sample(f'{i}.png', {}, None, 'good' if i < 3 else 'hole') for i in range(6))
   images = np.zeros((6, 8, 8, 3), np.uint8)
   maps = rng.random((6, 8, 8))
-  test = Split(samples=samples, images=images, masks=None, sizes=np.full((6, 2), 8))
+  test = Split(samples=samples, inputs={'rgb': images}, masks=None, sizes=np.full((6, 2), 8))
   write_figure(tmp_path / 'figure.png', test, maps, rng.random(6))
   scales = {(k['vmin'], k['vmax']) for k in shown if 'vmin' in k}
   assert scales == {(maps.min(), np.quantile(maps, 0.999))}

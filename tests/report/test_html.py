@@ -6,10 +6,11 @@ import pytest
 from PIL import Image
 
 from memkd_jax import config as base
+from memkd_jax import methods
 from memkd_jax.report.environment import describe_environment
 from memkd_jax.report.html import write_report
 from memkd_jax.report.results import assemble
-from memkd_jax.scoring.calibration import Calibration, write_calibration
+from memkd_jax.scoring.calibration import Calibration
 from memkd_jax.workdir import Workdir
 
 HOSTILE = '<script>alert(1)</script>'
@@ -56,11 +57,13 @@ class Page(HTMLParser):
 def write(tmp_path):
   """Writes a report and parses it; each run is {category: figures}."""
 
-  def write(dataset, *runs, failed=None, notes=(), pictures=True, **model):
-    config = base.get_config()
+  def write(dataset, *runs, method='MemKD', failed=None, notes=(), pictures=True, **model):
+    fields = methods.fields('memkd') if method in ('MemKD', 'RD') else base.FIELDS
+    default = base.build(fields)
+    config = default.copy_and_resolve_references()
     config.seeds = tuple(range(len(runs)))
     config.model.update(model)
-    config = base.resolve(config)
+    config = base.resolve(config, fields)
     config.data.dataset = dataset
     workdir = Workdir(tmp_path / 'run')
     for category in runs[0] if pictures else ():
@@ -69,9 +72,10 @@ def write(tmp_path):
       for name in ('figure.png', 'curves.png'):
         Image.new('RGB', (80, 40), 'red').save(folder / name)
     full = [{c: {'metrics': f, 'counts': COUNTS} for c, f in run.items()} for run in runs]
-    results = assemble(dataset, config.seeds, full, failed or {}, notes)
+    results = assemble(dataset, method, config.seeds, full, failed or {}, notes)
     results['environment'] = describe_environment(0.0)
-    source = write_report(workdir, config, results).read_text(encoding='utf-8')
+    path = write_report(workdir, config, results, default, fields)
+    source = path.read_text(encoding='utf-8')
     return Page(source), source
 
   return write
@@ -100,7 +104,24 @@ def test_what_made_the_figures_is_told(write):
   assert page.row('device platform')[1] == 'cpu'
   for name in ('python', 'jax', 'jaxlib', 'flax', 'numpy', 'memkd_jax'):
     assert re.match(r'\d+\.\d+', page.row(name)[1])
-  assert 'model.temperature 0.5 (default 1.0)' in page.text
+  assert 'Other than the defaults: model.temperature 0.5 (default 1.0).' in page.text
+  assert 'pixels · 200 epochs · batches of 16 · seed 0 · ' in page.text
+  assert page.row('resolution') == ['resolution', 'model']
+  assert all(row[0] != 'preset' for row in page.rows)  # a field that was renamed
+
+
+def test_a_method_without_training_has_no_epochs(write):
+  page, _ = write('visa', {'candle': FIGURES}, method='SPADE')
+  assert 'SPADE on VisA' in page.text
+  assert 'pixels · seed 0 · ' in page.text
+  assert 'The paper prints no figures of SPADE on VisA.' in page.text
+  assert all(row[0] != 'epochs' for row in page.rows)
+
+
+def test_another_method_of_the_papers_table_is_compared_too(write):
+  page, _ = write('mvtec_ad', {'carpet': FIGURES}, method='PatchCore')
+  assert "Ours beside the paper's PatchCore (supplementary, Tables 1 and 2)" in page.text
+  assert page.row('carpet')[1:4] == ['98.7', '98.8', '+0.1']
 
 
 def test_nothing_is_loaded_and_names_are_text(write):
@@ -139,12 +160,12 @@ def test_tables_have_captions_and_scopes(write):
   assert links <= {value for _, name, value in page.attributes if name == 'id'}
 
 
-def test_thresholds_are_told(write, tmp_path):
-  run = {'bottle': FIGURES}
-  folder = tmp_path / 'run' / 'bottle' / 'seed_0'
-  folder.mkdir(parents=True)
-  write_calibration(folder, Calibration(np.arange(39.0), np.linspace(0, 1, 51)))
-  page, _ = write('mvtec_ad', run, pictures=False)
+def test_thresholds_are_told(write, monkeypatch):
+  calibration = Calibration(np.arange(39.0), np.linspace(0, 1, 51))
+  found = {('bottle', 0): calibration}
+  monkeypatch.setattr(Workdir, 'read_calibration', lambda _, *which: found.get(which))
+  page, _ = write('mvtec_ad', {'bottle': FIGURES, 'carpet': FIGURES})
+  assert page.text.count('Thresholds by false-alarm rate') == 1
   assert 'from 39 held-out normal images' in page.text
   assert '10%: images above 35.0000' in page.text
   assert '5%: images above 37.0000' in page.text
@@ -188,16 +209,16 @@ def test_masks_missing_where_the_paper_has_figures(write, tmp_path):
 
 
 @pytest.mark.parametrize(
-  ('dataset', 'model', 'sentence'),
+  ('dataset', 'changes', 'sentence'),
   [
     ('eyecandies', {}, 'supplementary prints no figures for Eyecandies'),
     ('mvtec_3d', {}, 'supplementary prints no figures for MVTec 3D-AD'),
-    ('visa', {'memories': ()}, 'The paper prints no figures of RD on VisA'),
-    ('mpdd', {'memories': ()}, "Ours beside the paper's RD"),
+    ('visa', {'method': 'RD'}, 'The paper prints no figures of RD on VisA'),
+    ('mpdd', {'method': 'RD'}, "Ours beside the paper's RD"),
     ('mpdd', {'backbone': 'resnet34'}, "for wide_resnet50_2; this run's backbone is resnet34."),
     ('mvtec_ad', {'backbone': 'resnet34'}, 'for resnet34 (Table 4) are I-AUC 98.8, P-AUC 97.4'),
   ],
 )
-def test_what_cannot_be_compared_is_told(write, dataset, model, sentence):
-  page, _ = write(dataset, {'tubes': FIGURES}, **model)
+def test_what_cannot_be_compared_is_told(write, dataset, changes, sentence):
+  page, _ = write(dataset, {'tubes': FIGURES}, **changes)
   assert sentence in page.text

@@ -2,11 +2,11 @@ import json
 
 import pytest
 
-from memkd_jax import config as base
+from memkd_jax import methods
 from memkd_jax.report.results import collect, results_table, write_results
 from memkd_jax.workdir import Workdir
 
-CONFIG = base.resolve(base.get_config())
+CONFIG = methods.resolve(methods.get_config())
 COUNTS = {'train': 10, 'test_normal': 3, 'test_anomalous': 4}
 
 
@@ -21,9 +21,10 @@ def workdir(tmp_path):
 
 
 def test_results_of_all_finished_categories(workdir):
-  results = collect(workdir, CONFIG, ['tile'], {}, ['a note'])
+  results = collect(workdir, CONFIG, 'MemKD', ['tile'], {}, ['a note'])
   assert list(results['categories']) == ['tile', 'bottle']
   assert results['dataset'] == 'mvtec_ad'
+  assert results['method'] == 'MemKD'
   assert results['seeds'] == [0]
   assert results['counts']['tile'] == COUNTS
   assert results['failed'] == {}
@@ -41,7 +42,7 @@ def test_results_of_all_finished_categories(workdir):
 
 
 def test_a_failed_category_leaves_no_mean(workdir):
-  results = collect(workdir, CONFIG, ['tile', 'wood'], {'wood': 'no images'})
+  results = collect(workdir, CONFIG, 'MemKD', ['tile', 'wood'], {'wood': 'no images'})
   assert results['mean'] is None
   table = results_table(results)
   assert '| wood         | failed |' in table
@@ -50,14 +51,14 @@ def test_a_failed_category_leaves_no_mean(workdir):
 
 
 def test_all_failed(tmp_path):
-  results = collect(Workdir(tmp_path), CONFIG, ['wood'], {'wood': 'no images'})
+  results = collect(Workdir(tmp_path), CONFIG, 'MemKD', ['wood'], {'wood': 'no images'})
   assert results['categories'] == {}
   assert results['mean'] is None
   assert 'failed' in results_table(results)
 
 
 def test_several_seeds_are_averaged(workdir):
-  config = base.get_config()
+  config = methods.get_config()
   config.seeds = (0, 3)
   workdir.write_result('tile', 3, {'metrics': {'I-AUC': 0.5}, 'counts': COUNTS})
   workdir.write_result('wood', 0, {'metrics': {'I-AUC': 0.75}, 'counts': COUNTS})
@@ -65,7 +66,7 @@ def test_several_seeds_are_averaged(workdir):
   for seed in (0, 3):
     metrics = {'I-AUC': 0.75 + seed / 12, 'I-AP': 1.0}
     workdir.write_result('tile', seed, {'metrics': metrics, 'counts': COUNTS, 'notes': ['n']})
-  results = collect(workdir, base.resolve(config), ['tile'], {})
+  results = collect(workdir, methods.resolve(config), 'MemKD', ['tile'], {})
   # Bottle lacks seed 3.
   assert results['categories'] == {
     'tile': {'I-AUC': 0.875, 'I-AP': 1.0},
