@@ -1,7 +1,7 @@
-"""Whether a file held all of its pixels: what is missing, Pillow's decoders fill in silence.
+"""Whether a file held all of its pixels, which Pillow does not say.
 
-Where data end early Pillow leaves pixels black (PNG, TIFF, GIF) or grey (JPEG), and it
-does not look at the checksums of a PNG's pixels. The other formats end in its errors.
+Where data end early Pillow leaves pixels black (PNG, TIFF, GIF) or grey (JPEG), and it does not
+look at the checksums of a PNG's pixels. Of other formats that end early it raises an error.
 """
 
 import io
@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 from PIL.ImageFile import ImageFile
 
-# Of Adam7: first column, first row, and the steps between them.
+# The passes of an interlaced PNG (Adam7): first column, first row, and the steps between them.
 _PASSES = (
   (0, 0, 8, 8),
   (4, 0, 8, 8),
@@ -43,12 +43,12 @@ def check_before_decoding(file: ImageFile, content: bytes) -> None:
   """Checks what the headers promise.
 
   Args:
-    file: opened, and not loaded yet.
-    content: of the file.
+    file: the image, opened and not loaded yet.
+    content: the bytes of the whole file.
 
   Raises:
     ValueError: the stored parts do not cover the image.
-    Exception: of any kind, for a PNG whose checksums are wrong.
+    Exception: the checksums of a PNG are wrong; of any kind that Pillow raises then.
   """
   if file.format == 'PNG':
     with Image.open(io.BytesIO(content), formats=['PNG']) as png:
@@ -68,11 +68,11 @@ def check_after_decoding(file: ImageFile, content: bytes) -> None:
   """Checks whether the data reached the last pixel.
 
   Args:
-    file: loaded, and neither turned nor converted.
-    content: of the file.
+    file: the image, loaded, and neither turned nor converted.
+    content: the bytes of the whole file.
 
   Raises:
-    ValueError: they ended early.
+    ValueError: the data ended early.
   """
   if file.format == 'PNG':
     # Pillow begins with black; to inflate every file twice would cost half as much again.

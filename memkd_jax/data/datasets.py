@@ -8,45 +8,21 @@ from pathlib import Path
 from memkd_jax.data import folder
 from memkd_jax.data.benchmarks import demo_textures, eyecandies, mpdd, mvtec_3d, mvtec_ad, visa
 from memkd_jax.data.listing import category_folder, explain_missing_root, explain_no_category
-from memkd_jax.data.sample import Sample
+from memkd_jax.data.sample import Dataset, Sample
 from memkd_jax.errors import UserError
 
 SOURCES = ('folder', 'tfds')
 
 
-@dataclasses.dataclass(frozen=True)
-class Dataset:
-  """A benchmark or a folder of one's own.
-
-  Attributes:
-    categories: the known ones, or None where every folder is a category.
-    where: how to come by the data, one sentence without its full stop.
-    layout: the files as the publisher ships them, for errors.
-    list_samples: `(root, category, split) -> samples`, see `folder.list_samples`.
-    prepare: makes the data at a root that does not exist yet, where they can be made.
-  """
-
-  categories: tuple[str, ...] | None
-  where: str
-  layout: str = folder.LAYOUT
-  list_samples: Callable[[Path, str, str], list[Sample]] = folder.list_samples
-  prepare: Callable[[Path], None] | None = None
-
-
+# Each is described by its reader. A further one is a file and a line here.
 DATASETS = {
-  'mvtec_ad': Dataset(mvtec_ad.CATEGORIES, mvtec_ad.WHERE),
-  'visa': Dataset(visa.CATEGORIES, visa.WHERE, visa.LAYOUT, visa.list_samples),
-  'mpdd': Dataset(mpdd.CATEGORIES, mpdd.WHERE),
-  'mvtec_3d': Dataset(
-    mvtec_3d.CATEGORIES, mvtec_3d.WHERE, mvtec_3d.LAYOUT, mvtec_3d.list_samples
-  ),
-  'eyecandies': Dataset(
-    eyecandies.CATEGORIES, eyecandies.WHERE, eyecandies.LAYOUT, eyecandies.list_samples
-  ),
-  'folder': Dataset(None, 'Put your own images there'),
-  'demo': Dataset(
-    demo_textures.CATEGORIES, 'The demo makes them itself', prepare=demo_textures.prepare
-  ),
+  'mvtec_ad': mvtec_ad.DATASET,
+  'visa': visa.DATASET,
+  'mpdd': mpdd.DATASET,
+  'mvtec_3d': mvtec_3d.DATASET,
+  'eyecandies': eyecandies.DATASET,
+  'folder': folder.DATASET,
+  'demo': demo_textures.DATASET,
 }
 
 
@@ -55,8 +31,8 @@ class Source:
   """A data set that is there, as files or prepared.
 
   Attributes:
-    root: where it is, for errors.
-    categories: the names that it can have.
+    root: where the data set is, for errors.
+    categories: names of the categories that it can have.
     list_samples: `(category, split) -> samples`, see `folder.list_samples`.
   """
 
@@ -66,16 +42,16 @@ class Source:
 
 
 def open_source(name: str, source: str, directory: str) -> Source:
-  """Finds a data set, making the demo's first where it is missing.
+  """Finds a data set; the demo's is made first where it is missing.
 
   Args:
     name: a key of `DATASETS`.
     source: 'folder' for files as their publisher ships them, 'tfds' for what
       `tools/prepare_tfds.py` made of them.
-    directory: where; for 'tfds' anything that TFDS opens.
+    directory: where the data are; for 'tfds' anything that TFDS opens.
 
   Raises:
-    UserError: there is nothing.
+    UserError: there are no such data.
   """
   dataset = DATASETS[name]
   if source == 'tfds':
@@ -113,7 +89,7 @@ def choose_categories(source: Source, choice: str) -> list[str]:
 
   Args:
     source: an opened data set.
-    choice: what the user asked for.
+    choice: the field's value, as the user gave it.
 
   Returns:
     The names without repetition, in the order asked for.

@@ -22,10 +22,6 @@ MAX_BYTES = 2**30
 # EPS hands its files to Ghostscript, which runs them as programs, and IPTC may hold EPS.
 _PROGRAMS = ('EPS', 'IPTC')
 
-# Pillow's own limit is that of images within images (icons, tiles, thumbnails).
-Image.MAX_IMAGE_PIXELS = MAX_PIXELS
-warnings.simplefilter('error', Image.DecompressionBombWarning)
-
 
 @functools.cache
 def formats() -> tuple[str, ...]:
@@ -46,16 +42,18 @@ def decode(path: Readable, reject_16_bit_color: bool = False) -> Image.Image:
 
   Args:
     path: the file.
-    reject_16_bit_color: refuses files of which Pillow keeps only the high bytes.
+    reject_16_bit_color: whether to refuse colours of 16 bits, of which Pillow keeps only the
+      high bytes.
 
   Returns:
     The image, as it is stored: not oriented, in any mode.
 
   Raises:
     OSError: the file cannot be read.
-    Exception: of any kind, as Pillow's plugins raise what they like: it is broken,
-      incomplete, larger than `MAX_PIXELS` or `MAX_BYTES`, or of no known format.
+    Exception: the file is broken, incomplete, larger than `MAX_PIXELS` or `MAX_BYTES`, or of
+      no known format; of any kind, as Pillow's plugins raise what they like.
   """
+  _bound_pillow()
   with _open(path) as stream:
     content = read_stream(stream, MAX_BYTES)
   try:
@@ -79,6 +77,16 @@ def decode(path: Readable, reject_16_bit_color: bool = False) -> Image.Image:
 
 
 _TOO_LARGE = f'it has more than {MAX_PIXELS:,} pixels; cut or shrink it'
+
+
+@functools.cache
+def _bound_pillow() -> None:
+  """Sets Pillow's own limit for this process: that of images within images.
+
+  Icons, tiles and thumbnails are such; their size is not known before they are decoded.
+  """
+  Image.MAX_IMAGE_PIXELS = MAX_PIXELS
+  warnings.simplefilter('error', Image.DecompressionBombWarning)
 
 
 def _has_16_bits(file: ImageFile) -> bool:

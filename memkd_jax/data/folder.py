@@ -7,9 +7,8 @@
 
 from pathlib import Path
 
-from memkd_jax.data.images import list_folders, list_images
-from memkd_jax.data.listing import category_folder
-from memkd_jax.data.sample import GOOD, Sample
+from memkd_jax.data.listing import category_folder, list_folders, list_images
+from memkd_jax.data.sample import GOOD, Dataset, Sample
 from memkd_jax.errors import UserError
 
 LAYOUT = (
@@ -72,7 +71,7 @@ def _list_defect(folder: Path, split: str, defect: str, truth: Path | None) -> l
         f'{image} has no mask: {truth / defect / image.stem}_mask.png is expected, '
         f'because {truth} exists; add it, or remove {truth} to do without pixel metrics.'
       )
-    samples.append(Sample(f'{split}/{defect}/{image.name}', image, mask, defect))
+    samples.append(Sample(f'{split}/{defect}/{image.name}', {'rgb': image}, mask, defect))
   stems = [s.stem for s in samples]
   if masks and len(set(stems)) < len(stems):
     twice = next(s for s in samples if stems.count(s.stem) > 1)
@@ -94,3 +93,6 @@ def _check_masks(truth: Path, test: Path) -> None:
 
 def _stem_of_mask(mask: Path) -> str:
   return mask.stem.removesuffix('_mask')
+
+
+DATASET = Dataset(None, 'Put your own images there', LAYOUT, list_samples)

@@ -1,48 +1,11 @@
 """Decodes one image or mask file to a square uint8 array (protocol, data to arrays)."""
 
-from pathlib import Path
-
 import numpy as np
 from PIL import Image, ImageOps
 
-from memkd_jax.data.decoding import decode, suffixes
+from memkd_jax.data.decoding import decode
 from memkd_jax.data.sample import Readable
 from memkd_jax.errors import UserError
-
-
-def list_folders(folder: Path) -> list[Path]:
-  """The folders in a folder, sorted; hidden ones (.ipynb_checkpoints) are left out.
-
-  Raises:
-    UserError: a name cannot be printed.
-  """
-  return sorted(
-    p
-    for p in folder.iterdir()
-    if p.is_dir() and not p.name.startswith('.') and _has_printable_name(p)
-  )
-
-
-def list_images(folder: Path) -> list[Path]:
-  """The files that are images by their suffix, sorted; hidden ones are left out.
-
-  Args:
-    folder: is looked through without its subfolders; it need not exist.
-
-  Raises:
-    UserError: such a name is not that of a file, or cannot be printed.
-  """
-  if not folder.is_dir():
-    return []
-  images = sorted(
-    p
-    for p in folder.iterdir()
-    if p.suffix.lower() in suffixes() and not p.name.startswith('.') and _has_printable_name(p)
-  )
-  for image in images:
-    if not image.is_file():  # or it would be left out without a word
-      raise UserError(f'{image} is a folder, a broken link or a device; replace or remove it.')
-  return images
 
 
 def read_image(path: Readable, size: int) -> tuple[np.ndarray, tuple[int, int]]:
@@ -95,7 +58,7 @@ def to_square(image: np.ndarray, size: int) -> np.ndarray:
     uint8 [size, size, 3].
 
   Raises:
-    UserError: it is something else.
+    UserError: the array has another dtype or shape.
   """
   array = np.asarray(image)
   shaped = array.ndim == 2 or (array.ndim == 3 and array.shape[2] == 3)
@@ -109,9 +72,9 @@ def to_square(image: np.ndarray, size: int) -> np.ndarray:
 
 
 def read_mask(path: Readable, size: int) -> tuple[np.ndarray, tuple[int, int]]:
-  """Reads a mask and resizes it, in this order.
+  """Reads a mask, makes it binary, and resizes it, in this order.
 
-  Data sets that store class ids 1, 2, ... would lose them the other way round.
+  The other way round, masks that store class ids 1, 2, ... would be lost.
 
   Args:
     path: the file.
@@ -172,13 +135,6 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     # By way of RGBA, so that a transparent index keeps its colour silently.
     image = image.convert('RGBA')
   return image if image.mode == 'RGB' else image.convert('RGB')
-
-
-def _has_printable_name(path: Path) -> bool:
-  """True; raises UserError where tables and pages could not show the name."""
-  if not path.name.isprintable():
-    raise UserError(f'{path} has a name that cannot be printed; rename it.')
-  return True
 
 
 def _reason(error: Exception) -> str:

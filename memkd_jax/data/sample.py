@@ -1,7 +1,8 @@
-"""What a reader lists."""
+"""What a data set is to this project, and what its reader lists."""
 
 import dataclasses
-from pathlib import PurePosixPath
+from collections.abc import Callable, Mapping
+from pathlib import Path, PurePosixPath
 from typing import IO, Literal, Protocol
 
 GOOD = 'good'
@@ -16,19 +17,25 @@ class Readable(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class Sample:
-  """One image of a split.
+  """One object of a split: its image, and what else was recorded of it.
 
   Attributes:
-    id: path relative to the category, unique within it.
-    image: the image file, a path as a rule.
+    id: path of the image relative to the category, unique within it.
+    inputs: the files by the names of `splits.DECODERS`, paths as a rule; 'rgb', the image, is
+      always among them.
     mask: the ground-truth file, None for a normal image or a set without masks.
     defect: name of the kind of defect, 'good' for a normal image.
   """
 
   id: str
-  image: Readable
+  inputs: Mapping[str, Readable]
   mask: Readable | None
   defect: str
+
+  @property
+  def image(self) -> Readable:
+    """The image file."""
+    return self.inputs['rgb']
 
   @property
   def stem(self) -> str:
@@ -39,3 +46,22 @@ class Sample:
   def label(self) -> int:
     """1 for an anomalous image, 0 for a normal one; never read off the mask."""
     return int(self.defect != GOOD)
+
+
+@dataclasses.dataclass(frozen=True)
+class Dataset:
+  """A benchmark, or a folder of one's own.
+
+  Attributes:
+    categories: the known ones, or None where every folder is a category.
+    where: how to come by the data, one sentence without its full stop.
+    layout: the files as the publisher ships them, for errors.
+    list_samples: `(root, category, split) -> samples`, see `folder.list_samples`.
+    prepare: makes the data at a root that does not exist yet, where they can be made.
+  """
+
+  categories: tuple[str, ...] | None
+  where: str
+  layout: str
+  list_samples: Callable[[Path, str, str], list[Sample]]
+  prepare: Callable[[Path], None] | None = None

@@ -22,11 +22,11 @@ def batch_indices(
   """The batch of a step, cut from the concatenated permutations of the epochs.
 
   Args:
-    seed: of the run.
-    category: seeds differently for each category.
+    seed: the run's seed.
+    category: the category's name, which is part of the seed.
     images: N, number of training images.
-    batch_size: may exceed N: a batch can span several epochs.
-    step: from 0.
+    batch_size: images in a batch; more than N make a batch span several epochs.
+    step: number of the step, from 0.
 
   Returns:
     int64 [batch_size], indices into the training images.
@@ -51,12 +51,12 @@ def exemplar_indices(
   """The normal exemplars of a step (method, section 4).
 
   Args:
-    seed: of the run.
-    category: seeds differently for each category.
+    seed: the run's seed.
+    category: the category's name, which is part of the seed.
     images: N, number of training images.
-    exemplars: how many to draw, without repetition where N allows it.
-    step: from 0.
-    batch_size: with which the epochs are counted.
+    exemplars: how many are drawn; without repetition where N is large enough.
+    step: number of the step, from 0.
+    batch_size: images in a batch of training, by which epochs are counted.
     resample: when they are drawn anew: every 'step', every 'epoch', or 'never'.
 
   Returns:
@@ -73,13 +73,13 @@ def holdout_indices(
   """Which normal images are kept out of the training, to set a threshold with.
 
   Args:
-    seed: of the run.
-    category: seeds differently for each category.
+    seed: the run's seed.
+    category: the category's name, which is part of the seed.
     images: N, number of normal images.
-    share: of them that is held out, in [0, 0.5]; at least one image unless it is 0.
+    share: part of the images that is held out, in [0, 0.5]; at least one image unless 0.
 
   Returns:
-    (trained on, held out), int64, each ascending.
+    Indices of the images to train on and of those held out, both int64 and ascending.
   """
   number = min(max(1, round(share * images)), images - 1) if share and images else 0
   order = _generator(seed, category, 'holdout', 0).permutation(images)

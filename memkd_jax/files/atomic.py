@@ -2,7 +2,9 @@
 
 import json
 import os
-import tempfile
+import secrets
+import shutil
+import stat
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,28 +12,33 @@ from typing import Any
 
 # Nothing else is called so: what a killed run left can be told from what is the user's.
 _TEMPORARY = '.memkd_jax-'
-# It can only be read by setting it, which threads must not do.
-_UMASK = os.umask(0o077)
-os.umask(_UMASK)
 
 
 @contextmanager
 def atomic_write(path: Path | str) -> Iterator[Path]:
-  """Gives a temporary path beside `path` and renames it to `path` on success.
+  """Writes a file that is complete or absent, by way of a temporary one beside it.
+
+  Args:
+    path: the file; its folder is made if missing.
+
+  Yields:
+    The temporary path, of an empty file with the suffix of `path`. It is renamed to `path`
+    where the body succeeds, and removed where it does not.
 
   Raises:
-    OSError: it cannot be written; its filename is `path`.
+    OSError: the file cannot be written; the error's filename is `path`.
   """
   path = Path(path)
   path.parent.mkdir(parents=True, exist_ok=True)
   with naming(path):
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=_TEMPORARY, suffix=path.suffix)
+    temporary = temporary_beside(path)
+    # The files of `tempfile` are private to the user; a result is as readable as any new file.
+    handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+    mode = stat.S_IMODE(os.fstat(handle).st_mode)
     os.close(handle)
-    temporary = Path(name)
     try:
       yield temporary
-      # mkstemp is private to the user; a result is as readable as any new file.
-      temporary.chmod(0o666 & ~_UMASK)
+      temporary.chmod(mode)  # safetensors puts a private file in the place of this one
       # A rename that reaches the disk before its content would leave an empty file
       # where the power fails.
       with temporary.open('rb') as file:
@@ -41,9 +48,18 @@ def atomic_write(path: Path | str) -> Iterator[Path]:
       temporary.unlink(missing_ok=True)
 
 
+def temporary_beside(path: Path) -> Path:
+  """A new name beside `path`, with its suffix, that `remove_orphans` knows."""
+  return path.parent / f'{_TEMPORARY}{secrets.token_hex(8)}{path.suffix}'
+
+
 @contextmanager
 def naming(path: Path | str) -> Iterator[None]:
-  """Puts `path` in the place of no name, or of a temporary one, in an OSError."""
+  """Names a file in an OSError of the body that names none, or a temporary one.
+
+  Args:
+    path: the file that the error is about.
+  """
   try:
     yield
   except OSError as error:
@@ -53,14 +69,17 @@ def naming(path: Path | str) -> Iterator[None]:
 
 
 def remove_orphans(folders: Iterable[Path]) -> None:
-  """Removes the temporary files that killed processes left.
+  """Removes the temporary files and folders that killed processes left.
 
   Args:
-    folders: in which no other process writes.
+    folders: folders in which no other process writes; they need not exist.
   """
   for folder in folders:
     for path in folder.glob(f'{_TEMPORARY}*'):
-      path.unlink(missing_ok=True)
+      if path.is_dir():
+        shutil.rmtree(path)
+      else:
+        path.unlink(missing_ok=True)
 
 
 def write_text(path: Path | str, text: str) -> None:

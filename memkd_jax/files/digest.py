@@ -1,17 +1,38 @@
-"""Whether a result.json is what was written: its types, its ranges, its checksum."""
+"""Checksums of values and of arrays, and whether a result.json is what was written."""
 
 import hashlib
 import json
+from collections.abc import Mapping
 from typing import Any
+
+import numpy as np
 
 DIGEST = 'sha256'
 _ROUNDING = 1e-9
 
 
 def digest(result: dict[str, Any]) -> str:
-  """The sha256 of a result's figures, in hexadecimal, whatever the order of its keys."""
+  """The sha256 of a JSON object, in hexadecimal, whatever the order of its keys.
+
+  Args:
+    result: JSON values by name; the checksum that is among them is left out.
+  """
   unsigned = {name: value for name, value in result.items() if name != DIGEST}
   return hashlib.sha256(json.dumps(unsigned, sort_keys=True).encode()).hexdigest()
+
+
+def tree_digest(tensors: Mapping[str, np.ndarray]) -> str:
+  """The sha256 of named arrays, in hexadecimal, whatever their order.
+
+  Args:
+    tensors: arrays of any shape and dtype; their names, dtypes, shapes and values all count,
+      their layout in memory does not.
+  """
+  found = hashlib.sha256()
+  for name, tensor in sorted(tensors.items()):
+    found.update(f'{name} {tensor.dtype} {tensor.shape}\n'.encode())
+    found.update(tensor.tobytes())
+  return found.hexdigest()
 
 
 def check_result(result: Any) -> dict[str, Any]:

@@ -35,11 +35,11 @@ def read_bytes(path: Path | str, limit: int) -> bytes:
 
   Args:
     path: the file.
-    limit: of its size, in bytes.
+    limit: the largest size that is read, in bytes.
 
   Raises:
     OSError: see `open_regular`.
-    ValueError: it is larger.
+    ValueError: the file is larger.
   """
   with open_regular(path) as file:
     return read_stream(file, limit)

@@ -1,12 +1,11 @@
-"""Devices: the only file that knows pmap, replication, and padding to them.
+"""Devices, and how arrays come to them and back: the only file that knows pmap.
 
-Every collective names `AXIS`, so that a move to shard_map changes this file
-alone. (`jax.pmap` is itself jit with shard_map inside since JAX 0.10.)
+Every collective names `AXIS`, so that a move to shard_map changes this file alone.
+(`jax.pmap` is itself jit with shard_map inside since JAX 0.10.)
 """
 
 import platform
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -14,21 +13,26 @@ import numpy as np
 
 from memkd_jax.errors import UserError
 from memkd_jax.runtime import hosts
+from memkd_jax.runtime.memory import free_host_memory
 
 AXIS = 'batch'
-# What the devices share out: the images of every batch, or the categories of a data set.
-AXES = ('batch', 'category')
 
 
 class Devices:
   """The devices of a run; state lives on each of them, batches are split over them.
 
-  D is their number in all processes, P that of this process's own: what `map` takes
-  and gives is stacked over the latter, P = D where there is one process.
+  In shapes, D is the number of devices in all processes and P the number of this process's
+  own: what `map` takes and returns is stacked over those. P = D where there is one process.
   """
 
-  def __init__(self, devices: Sequence[jax.Device] | None = None):
-    """Uses `devices`, as many of each process, or all of all processes."""
+  def __init__(self, devices: Sequence[jax.Device] | None = None, sharing: int = 1):
+    """Takes the devices, in any order.
+
+    Args:
+      devices: equally many of each process; all devices of all processes where None.
+      sharing: how many such groups work at once on this host, and share its memory.
+    """
+    self._sharing = sharing
     # By process, so that the rows of one process lie side by side in a batch.
     self._devices = sorted(devices or jax.devices(), key=lambda d: d.process_index)
     owners = [device.process_index for device in self._devices]
@@ -42,17 +46,19 @@ class Devices:
 
   @property
   def local(self) -> list[jax.Device]:
-    """Those of this process."""
+    """The devices of this process."""
     return list(self._mine)
 
   def free_memory(self) -> tuple[int, int]:
-    """Free bytes of a device, and of the host; a CPU device has the host's.
+    """How much memory is left, each the least of all processes.
 
-    Both are the least of all processes, which share a host's memory.
+    Returns:
+      Free bytes of a device, and of the host. A CPU device has its share of the host's;
+      processes on one host share the host's.
     """
-    host = _free_host_memory()
+    host = free_host_memory() // self._sharing
     statistics = self._mine[0].memory_stats() or {}
-    device = host // jax.local_device_count()
+    device = host * self._sharing // jax.local_device_count()
     if 'bytes_limit' in statistics:
       device = statistics['bytes_limit'] - statistics['bytes_in_use']
     known = hosts.exchange([platform.node(), device, host])
@@ -63,7 +69,15 @@ class Devices:
     )
 
   def check_divide(self, number: int, field: str) -> None:
-    """Raises UserError unless `number` things can be shared out equally."""
+    """Checks that something can be shared out equally to the devices.
+
+    Args:
+      number: how many there are.
+      field: the config's field that says so, for the error.
+
+    Raises:
+      UserError: the number of devices does not divide it.
+    """
     if number % len(self):
       below = number // len(self) * len(self)
       sizes = [str(size) for size in (below, below + len(self)) if size]
@@ -73,11 +87,19 @@ class Devices:
       )
 
   def round_up(self, number: int) -> int:
-    """The next multiple of the number of devices, for batches that are padded."""
+    """The least multiple of the number of devices that is not below `number`."""
     return -(-number // len(self)) * len(self)
 
   def map(self, function: Callable, donate: Sequence[int] = ()) -> Any:
-    """Pmaps `function` with the axis name 'batch' over arguments stacked by device."""
+    """A function that runs on every device at once.
+
+    Args:
+      function: takes and returns trees of one device, and may use collectives over `AXIS`.
+      donate: indices of the arguments whose memory the results may take.
+
+    Returns:
+      The function of trees that are stacked by device, leaves [P, ...].
+    """
     return jax.pmap(
       function, axis_name=AXIS, devices=self._devices, donate_argnums=tuple(donate)
     )
@@ -87,11 +109,16 @@ class Devices:
     return self._copy(np.arange(len(self._mine)), tree)
 
   def unreplicate(self, tree: Any, row: int = 0) -> Any:
-    """What lies on one device, as numpy, all the same if replicated: [P, ...] -> [...]."""
+    """Copies from one device to numpy: leaves [P, ...] -> [...].
+
+    Args:
+      tree: stacked by device; where it is replicated, all devices have the same.
+      row: index of the device among this process's own.
+    """
     device = self._mine[row]
 
-    # Indexing the global array would gather all devices first. The copy makes
-    # the result safe from the donation of its source.
+    # Indexing the global array would gather all devices first. The copy makes the result
+    # safe from the donation of its source.
     def copied(array: jax.Array) -> np.ndarray:
       here = next(shard for shard in array.addressable_shards if shard.device == device)
       return np.array(here.data)[0]
@@ -123,7 +150,7 @@ class Devices:
     return array.reshape(-1, *array.shape[2:])[:number]
 
   def stack(self, parts: Sequence[Any]) -> Any:
-    """Takes a tree for each device: leaves [1, ...], P of them -> [P, ...].
+    """Stacks P trees, one for each device: leaves [1, ...] -> [P, ...].
 
     What lies on its device already is not copied.
     """
@@ -147,20 +174,3 @@ class Devices:
     leaves, structure = jax.tree.flatten(tree)
     rows = zip(*map(pieces, leaves), strict=True)
     return [jax.tree.unflatten(structure, row) for row in rows]
-
-
-def _free_host_memory() -> int:
-  """Bytes that this process may still take; 0 where the system does not say."""
-  try:
-    lines = Path('/proc/meminfo').read_text(encoding='ascii').splitlines()
-    free = next(
-      1024 * int(line.split()[1]) for line in lines if line.startswith('MemAvailable')
-    )
-  except (OSError, StopIteration):
-    return 0
-  try:  # a container may have less
-    group = Path('/sys/fs/cgroup')
-    used = int((group / 'memory.current').read_text(encoding='ascii'))
-    return min(free, int((group / 'memory.max').read_text(encoding='ascii')) - used)
-  except (OSError, ValueError):  # 'max' where there is no limit
-    return free

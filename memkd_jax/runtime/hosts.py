@@ -1,17 +1,12 @@
-"""Several processes that run as one: the only file that knows hosts.
+"""What processes that run as one do together, once `join.start` has joined them.
 
-All processes run the same program on the same inputs, each with its own devices'
-share of every batch; only the first one reads and writes the run's folder. JAX's
-own runtime connects them.
+All processes run the same program on the same inputs, each with its own devices' share of
+every batch; only the first one reads and writes the run's folder.
 """
 
-import ctypes
 import itertools
 import json
 import os
-import re
-import signal
-import socket
 import sys
 import traceback
 from collections.abc import Callable, Iterator
@@ -31,62 +26,8 @@ from jax.experimental import multihost_utils
 from memkd_jax.errors import DiskFullError, UserError, explain, is_disk_full
 from memkd_jax.runtime import interrupt
 
-AUTO = 'auto'
-_LOOPBACK = ('localhost', '127.0.0.1', '::1')
 _T = TypeVar('_T')
 _calls = itertools.count()  # of `reached_preemption`, over all trainings
-
-
-def start(coordinator: str | None, process_count: int | None, process_id: int | None) -> None:
-  """Joins the other processes of the run, before JAX is used for anything.
-
-  Args:
-    coordinator: None for a process alone, 'auto' for what JAX finds out by itself
-      (TPU pod slices, SLURM, Open MPI, Kubernetes), or HOST:PORT of the first process.
-    process_count: with HOST:PORT, how many processes there are.
-    process_id: with HOST:PORT, which of them this is, from 0.
-
-  Raises:
-    UserError: these do not fit together, or the processes have different numbers of
-      devices.
-  """
-  here = {'num_processes': process_count, 'process_id': process_id}
-  given = [value for value in here.values() if value is not None]
-  if not coordinator or coordinator == AUTO:
-    if given:
-      raise UserError('--process-count and --process-id need --coordinator=HOST:PORT.')
-    if not coordinator:
-      return
-    arguments: dict[str, Any] = {}
-    remedy = 'name it with --coordinator=HOST:PORT, --process-count and --process-id'
-  else:
-    host = _check_address(coordinator)
-    if process_count is None or process_id is None or not 0 <= process_id < process_count:
-      raise UserError(
-        f'--coordinator={coordinator} needs --process-count=N and a --process-id of 0 to N-1.'
-      )
-    arguments = here | {'coordinator_address': coordinator}
-    if host in _LOOPBACK:  # JAX would listen on every network of the machine
-      arguments['coordinator_bind_address'] = coordinator
-    remedy = 'start all processes, with the same coordinator and count'
-    print(f'Process {process_id} of {process_count} looks for the others at {coordinator}.')
-  # Without it CPU devices of several processes could not exchange anything.
-  jax.config.update('jax_cpu_collectives_implementation', 'gloo')
-  try:
-    jax.distributed.initialize(**arguments)
-  except (RuntimeError, ValueError) as error:
-    reason = str(error).splitlines()[0].rstrip('.')
-    raise UserError(
-      f'--coordinator={coordinator}: there is nothing to join ({reason}); {remedy}.'
-    ) from error
-  owners = [device.process_index for device in jax.devices()]
-  numbers = [owners.count(i) for i in sorted(set(owners))]
-  if len(set(numbers)) > 1:
-    raise UserError(
-      f'The processes have {", ".join(map(str, numbers))} devices; give each as many.'
-    )
-  if count() > 1:
-    interrupt.share(_take_sigterm_from_jax(), reached_preemption)
 
 
 def count() -> int:
@@ -101,10 +42,11 @@ def is_main() -> bool:
 
 @contextmanager
 def one_run() -> Iterator[None]:
-  """What processes do together from beginning to end: they say it once.
+  """Runs its body in all processes as one run: only the first process prints.
 
-  An error that they do not share ends this process at once, with one sentence where it
-  is known: the others may be waiting for it, and JAX's own end would wait for them.
+  An error that not all processes share ends this process at once, with one sentence where
+  the reason is known: the others may be waiting for it, and JAX's own end would wait for
+  them.
   """
   if count() == 1:
     yield
@@ -142,47 +84,30 @@ def _say_why(error: BaseException) -> None:
 
 
 def reached_preemption() -> bool:
-  """Whether a signal came to any of several processes, and all are to end here.
+  """Whether a signal came to any of several processes, so that all are to end here.
 
-  JAX finds the next of these calls that none of them has made yet. It is true once.
+  All processes must call it equally often. After a signal JAX looks for the next call that
+  no process has made yet: that one returns True, in every process, and no other does.
   """
-  # Not the number of the step, which begins anew with each category: what was agreed on
-  # at the end of one would lie behind the end of the next.
+  # Not the number of the step, which begins anew with each category: a call that was agreed
+  # on at the end of one category would be passed over in the next.
   return count() > 1 and multihost_utils.reached_preemption_sync_point(next(_calls))
 
 
-def _take_sigterm_from_jax() -> Callable[[], None]:
-  """Takes JAX's handler of SIGTERM away, to be called after ours.
-
-  It does no more than to note the signal, which JAX then tells the other processes.
-  There is no other way to it: Python does not know handlers that are not its own.
-  """
-  set_handler = ctypes.CDLL(None).signal
-  set_handler.argtypes, set_handler.restype = (ctypes.c_int, ctypes.c_void_p), ctypes.c_void_p
-  address = set_handler(signal.SIGTERM, None)
-  if address in (None, int(signal.SIG_IGN)):
-    raise UserError(
-      'JAX does not pass signals on to other processes here; take '
-      'JAX_ENABLE_PREEMPTION_SERVICE out of the environment.'
-    )
-  handler = ctypes.CFUNCTYPE(None, ctypes.c_int)(address)
-  return lambda: handler(signal.SIGTERM)
-
-
 def shared_errors() -> tuple[type[Exception], ...]:
-  """What all processes raise together, so that they can go on together after it."""
+  """The errors that all processes raise together, so that they can go on after one."""
   return (UserError, OSError) if count() == 1 else (UserError,)
 
 
 @contextmanager
 def raise_together() -> Iterator[None]:
-  """Makes an error of one process one of all: none goes on alone.
+  """Raises in all processes what its body raises in any of them, so that none goes on alone.
 
-  The body must not communicate.
+  The body must not communicate with other processes.
 
   Raises:
-    UserError: there was one, or an OSError, in this or in another process; a
-      `DiskFullError` where a disk is full.
+    UserError: the body raised a UserError or an OSError in any process; a `DiskFullError`
+      where a disk is full. A process alone gets its own error as it is.
   """
   if count() == 1:
     yield
@@ -202,7 +127,11 @@ def raise_together() -> Iterator[None]:
 
 @contextmanager
 def held_by_main(held: AbstractContextManager) -> Iterator[None]:
-  """Enters `held` in the first process alone; what it raises there, all raise."""
+  """Enters a context in the first process alone; an error on entering is raised in all.
+
+  Args:
+    held: the context, a lock for example.
+  """
   with ExitStack() as stack:
     with raise_together():
       if is_main():
@@ -211,10 +140,10 @@ def held_by_main(held: AbstractContextManager) -> Iterator[None]:
 
 
 def on_main(function: Callable[[], _T]) -> _T:
-  """Calls `function` in the first process; all get its value, or its error.
+  """Calls a function in the first process; all processes get its value, or its error.
 
   Args:
-    function: must not communicate; its value is made of JSON's types.
+    function: must not communicate with other processes, and returns a JSON value.
   """
   value: Any = None
   with raise_together():
@@ -227,19 +156,28 @@ def broadcast_from_main(tree: Any) -> Any:
   """The first process's tree of numpy arrays, in all processes.
 
   Args:
-    tree: of the same structure, shapes and dtypes everywhere.
+    tree: numpy arrays, of the same structure, shapes and dtypes in every process.
   """
   if count() == 1:
     return tree
   return jax.tree.map(np.asarray, multihost_utils.broadcast_one_to_all(tree))
 
 
+def bytes_from_main(content: bytes) -> bytes:
+  """The main process's bytes, in all processes; what the others give is of no account."""
+  if count() == 1:
+    return content
+  size = exchange(len(content))[0]
+  array = np.frombuffer(content, np.uint8) if is_main() else np.zeros(size, np.uint8)
+  return np.asarray(multihost_utils.broadcast_one_to_all(array), np.uint8).tobytes()
+
+
 def check_same(describe: Callable[[], Any], what: str) -> None:
   """Raises UserError in all processes unless they have something in common.
 
   Args:
-    describe: gives a JSON value of it.
-    what: it is, for the error.
+    describe: returns what is compared, a JSON value; called where there are several processes.
+    what: name of what is compared, for the error.
   """
   if count() == 1:
     return
@@ -258,7 +196,7 @@ def gather(array: np.ndarray) -> np.ndarray:
 
 
 def exchange(value: Any) -> list[Any]:
-  """The JSON values of all processes, in their order."""
+  """The JSON values of all processes, in the order of their numbers."""
   if count() == 1:
     return [value]
   data = np.frombuffer(json.dumps(value).encode(), np.uint8)
@@ -268,16 +206,3 @@ def exchange(value: Any) -> list[Any]:
   padded[: len(data)] = data
   rows = np.asarray(multihost_utils.process_allgather(padded))
   return [json.loads(row[:size].tobytes()) for row, size in zip(rows, sizes, strict=True)]
-
-
-def _check_address(address: str) -> str:
-  """The host of HOST:PORT or of [HOST]:PORT; raises UserError where it is none."""
-  found = re.fullmatch(r'(?:\[([^]]+)\]|([^:]+)):(\d{1,5})', address)
-  if not found or not 0 < int(found[3]) < 65536:
-    raise UserError(f'--coordinator={address}: give auto, or HOST:PORT of the first process.')
-  host = found[1] or found[2]
-  try:
-    socket.getaddrinfo(host, int(found[3]))
-  except OSError as error:
-    raise UserError(f'--coordinator={address}: {host} is not known ({error}).') from error
-  return host

@@ -1,12 +1,12 @@
 """SIGTERM and SIGINT end a run without losing a step.
 
-While steps are being taken a signal waits for the end of the step, which is then
-saved. At other times there is nothing to save, and `Interrupted` is raised at once.
-A second signal ends the process there and then.
+While steps are being taken a signal waits for the end of the step, which is then saved. At
+other times there is nothing to save, and `Interrupted` is raised at once. A second signal ends
+the process there and then.
 
-The signals of a process come to its main thread. Other threads, and other processes of
-the same run, stop where they ask: after each step, and by `raise_if_asked`. All
-processes of a run stop at the same place, so there a signal always waits for that.
+The signals of a process come to its main thread. Other threads, and other processes of the same
+run, stop where they ask: after each step, and by `raise_if_asked`. Several processes of a run
+stop at the same place, so a signal to one of them always waits until all ask.
 """
 
 import os
@@ -29,9 +29,9 @@ class Interrupted(KeyboardInterrupt):
 
 
 class _Asked:
-  """What the process was asked for; one for the process, as its signals are."""
+  """The signal that came; one for the whole process, as signals are."""
 
-  name: str | None = None  # of the first signal
+  name: str | None = None  # the first signal's
   waiting: int = 0  # threads in which it waits for the end of a step
   changing = threading.Lock()  # of `waiting`
 

@@ -3,6 +3,8 @@
 import io
 import resource
 import struct
+import subprocess
+import sys
 import zlib
 
 import numpy as np
@@ -12,7 +14,8 @@ from PIL import Image, ImageFile, TiffImagePlugin
 
 from memkd_jax.data import decoding
 from memkd_jax.data.decoding import decode
-from memkd_jax.data.images import list_images, read_image, read_mask
+from memkd_jax.data.images import read_image, read_mask
+from memkd_jax.data.listing import list_images
 from memkd_jax.errors import UserError
 
 SIGNATURE = b'\x89PNG\r\n\x1a\n'
@@ -48,6 +51,23 @@ def test_large_images_are_refused_before_they_are_decoded(tmp_path, monkeypatch,
     with pytest.raises(UserError, match=r'x\.png is not a readable .*than 100,000,000 pixels'):
       reader(path, 32)
   assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 50_000  # KiB
+
+
+def test_pillow_is_bounded_by_the_first_image_and_not_by_the_import(tmp_path):
+  Image.new('L', (8, 8)).save(tmp_path / 'x.png')
+  program = (
+    'import sys, warnings\n'
+    'from PIL import Image, ImageOps\n'
+    'import numpy, tqdm\n'
+    'before = Image.MAX_IMAGE_PIXELS, list(warnings.filters)\n'
+    'from pathlib import Path\n'
+    'from memkd_jax.data import datasets, decoding, splits\n'
+    'assert before == (Image.MAX_IMAGE_PIXELS, list(warnings.filters))\n'
+    'decoding.decode(Path(sys.argv[1]))\n'
+    'assert Image.MAX_IMAGE_PIXELS == decoding.MAX_PIXELS\n'
+    'assert warnings.filters[0][:3:2] == ("error", Image.DecompressionBombWarning)\n'
+  )
+  subprocess.run([sys.executable, '-c', program, tmp_path / 'x.png'], check=True)
 
 
 def test_the_limit_is_larger_than_what_cameras_and_benchmarks_have(tmp_path, monkeypatch):

@@ -19,10 +19,25 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
   assert os.listdir(tmp_path) == ['results.json']
 
 
-def test_a_new_file_has_the_usual_permissions(tmp_path):
-  atomic.write_text(tmp_path / 'a.txt', 'x')
-  (tmp_path / 'b.txt').write_text('x')
-  assert (tmp_path / 'a.txt').stat().st_mode == (tmp_path / 'b.txt').stat().st_mode
+@pytest.mark.parametrize('umask', [0o022, 0o027, 0o077, 0o002])
+def test_a_new_file_has_the_usual_permissions(tmp_path, umask):
+  before = os.umask(umask)
+  try:
+    atomic.write_text(tmp_path / 'a.txt', 'x')
+    with atomic.atomic_write(tmp_path / 'b.txt') as temporary:  # as safetensors writes
+      temporary.unlink()
+      temporary.touch(0o600)
+    (tmp_path / 'c.txt').write_text('x')
+  finally:
+    os.umask(before)
+  assert len({path.stat().st_mode for path in tmp_path.iterdir()}) == 1
+
+
+def test_a_folder_that_cannot_be_written_is_named_by_the_file(tmp_path):
+  (tmp_path / 'file').write_text('')
+  with pytest.raises(OSError) as error:
+    atomic.write_text(tmp_path / 'file' / 'a.txt', 'x')
+  assert str(error.value.filename) in (str(tmp_path / 'file'), str(tmp_path / 'file' / 'a.txt'))
 
 
 def test_an_error_names_the_file_and_not_its_temporary_one(tmp_path):

@@ -9,7 +9,15 @@ from memkd_jax.data.sample import Sample
 
 
 def count(train: int, test: Sequence[Sample]) -> dict[str, int]:
-  """The numbers of images that were used: train, test_normal and test_anomalous."""
+  """The numbers of images that were used.
+
+  Args:
+    train: number of training images.
+    test: the test split.
+
+  Returns:
+    The numbers by name: train, test_normal and test_anomalous.
+  """
   anomalous = sum(s.label for s in test)
   return {'train': train, 'test_normal': len(test) - anomalous, 'test_anomalous': anomalous}
 
@@ -18,9 +26,9 @@ def differences(dataset: str, category: str, counts: dict[str, int]) -> str | No
   """Compares with the published numbers.
 
   Args:
-    dataset: its name.
-    category: its name.
-    counts: see `count`.
+    dataset: the data set's name.
+    category: the category's name.
+    counts: numbers of images, as `count` returns them.
 
   Returns:
     A sentence where they differ; None where they agree or none are published.

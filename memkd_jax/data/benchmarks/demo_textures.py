@@ -14,6 +14,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from memkd_jax.data import folder
+from memkd_jax.data.sample import Dataset
+
 CATEGORIES = ('brick', 'grass', 'gravel')
 DEFECTS = ('foreign', 'scrape', 'shuffle')
 
@@ -28,7 +31,7 @@ _SEED = 0
 
 
 def photograph(category: str) -> np.ndarray:
-  """uint8 [H, W], all of a texture's rows."""
+  """A category's texture, uint8 [H, W], with all of its rows."""
   import skimage.data  # slow to import, and only the demo needs it
 
   return getattr(skimage.data, category)()
@@ -44,7 +47,7 @@ def prepare(root: Path, texture: Callable[[str], np.ndarray] = photograph) -> No
 
   Args:
     root: a folder that does not exist yet.
-    texture: of a category, uint8 [H, W], of which crops are taken.
+    texture: `name -> uint8 [H, W]`, the picture that a category's crops are taken from.
   """
   root.parent.mkdir(parents=True, exist_ok=True)
   temporary = Path(tempfile.mkdtemp(dir=root.parent, prefix=f'.{root.name}-'))
@@ -90,7 +93,7 @@ def paint(
     defect: 'scrape', a band of parallel lines, each of the grey value of a random pixel of the
       crop; or a spot whose grey values stay while their places change: 'foreign' (they have
       the order of another texture's) or 'shuffle' (a random one).
-    generator: of random numbers.
+    generator: draws the place, size and angle of the defect, and its grey values.
     foreign: uint8 [H, W], a crop of another texture.
 
   Returns:
@@ -131,3 +134,8 @@ def _crop(texture: np.ndarray, generator: np.random.Generator) -> np.ndarray:
 def _save(path: Path, image: np.ndarray) -> None:
   path.parent.mkdir(parents=True, exist_ok=True)
   Image.fromarray(image).save(path)
+
+
+DATASET = Dataset(
+  CATEGORIES, 'The demo makes them itself', folder.LAYOUT, folder.list_samples, prepare
+)

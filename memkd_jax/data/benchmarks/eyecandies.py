@@ -5,9 +5,8 @@ from typing import Any
 
 import yaml
 
-from memkd_jax.data.listing import category_folder
-from memkd_jax.data.masks import with_masks
-from memkd_jax.data.sample import GOOD, Sample
+from memkd_jax.data.listing import category_folder, with_masks
+from memkd_jax.data.sample import GOOD, Dataset, Sample
 from memkd_jax.errors import UserError
 from memkd_jax.files.reading import read_text
 
@@ -23,7 +22,6 @@ CATEGORIES = (
   'Marshmallow',
   'PeppermintCandy',
 )
-WHERE = 'Get Eyecandies from https://eyecan-ai.github.io/eyecandies'
 LAYOUT = (
   '<category>/{train,val,test_public}/data/<id>_image_0.png, <id>_mask.png and '
   '<id>_metadata.yaml'
@@ -46,7 +44,7 @@ def list_samples(root: Path, category: str, split: str) -> list[Sample]:
     number = image.name.removesuffix(_IMAGE)
     # Only normal objects are trained on; there is no need to open a thousand files.
     defect = _read_defect(folder / f'{number}_metadata.yaml') if split == 'test' else GOOD
-    sample = Sample(f'{_FOLDERS[split]}/{image.name}', image, None, defect)
+    sample = Sample(f'{_FOLDERS[split]}/{image.name}', {'rgb': image}, None, defect)
     pairs.append((sample, folder / f'{number}_mask.png'))
   return with_masks(pairs)
 
@@ -80,3 +78,11 @@ def _present_kinds(values: Any) -> list[str]:
   if present and not values.get(_ANY, 1):
     raise ValueError(f'{_ANY} is 0 but {present[0]} is 1')
   return present
+
+
+DATASET = Dataset(
+  CATEGORIES,
+  'Get Eyecandies from https://eyecan-ai.github.io/eyecandies',
+  LAYOUT,
+  list_samples,
+)

@@ -1,5 +1,8 @@
 """MPDD (Jezek et al., ICUMT 2021): metal parts, 6 categories in the folder layout."""
 
+from memkd_jax.data import folder
+from memkd_jax.data.sample import Dataset
+
 CATEGORIES = (
   'bracket_black',
   'bracket_brown',
@@ -8,4 +11,9 @@ CATEGORIES = (
   'metal_plate',
   'tubes',
 )
-WHERE = 'Get MPDD from https://github.com/stepanje/MPDD'
+DATASET = Dataset(
+  CATEGORIES,
+  'Get MPDD from https://github.com/stepanje/MPDD',
+  folder.LAYOUT,
+  folder.list_samples,
+)

@@ -2,10 +2,8 @@
 
 from pathlib import Path
 
-from memkd_jax.data.images import list_folders, list_images
-from memkd_jax.data.listing import category_folder
-from memkd_jax.data.masks import with_masks
-from memkd_jax.data.sample import Sample
+from memkd_jax.data.listing import category_folder, list_folders, list_images, with_masks
+from memkd_jax.data.sample import Dataset, Sample
 from memkd_jax.errors import UserError
 
 CATEGORIES = (
@@ -20,7 +18,6 @@ CATEGORIES = (
   'rope',
   'tire',
 )
-WHERE = 'Get MVTec 3D-AD from https://www.mvtec.com/company/research/datasets/mvtec-3d-ad'
 LAYOUT = '<category>/{train,validation,test}/<good or defect>/{rgb,gt}/*.png'
 
 
@@ -31,7 +28,7 @@ def list_samples(root: Path, category: str, split: str) -> list[Sample]:
     raise UserError(f'There is no folder {folder}; expected layout: {LAYOUT}.')
   pairs = [
     (
-      Sample(f'{split}/{defect.name}/{image.name}', image, None, defect.name),
+      Sample(f'{split}/{defect.name}/{image.name}', {'rgb': image}, None, defect.name),
       defect / 'gt' / f'{image.stem}.png',
     )
     for defect in list_folders(folder)
@@ -40,3 +37,11 @@ def list_samples(root: Path, category: str, split: str) -> list[Sample]:
   if not pairs:
     raise UserError(f'There are no images in {folder}; expected layout: {LAYOUT}.')
   return with_masks(pairs)
+
+
+DATASET = Dataset(
+  CATEGORIES,
+  'Get MVTec 3D-AD from https://www.mvtec.com/company/research/datasets/mvtec-3d-ad',
+  LAYOUT,
+  list_samples,
+)

@@ -1,5 +1,8 @@
 """MVTec AD (Bergmann et al., CVPR 2019): 15 categories in the folder layout."""
 
+from memkd_jax.data import folder
+from memkd_jax.data.sample import Dataset
+
 CATEGORIES = (
   'bottle',
   'cable',
@@ -17,4 +20,9 @@ CATEGORIES = (
   'wood',
   'zipper',
 )
-WHERE = 'Get MVTec AD from https://www.mvtec.com/company/research/datasets/mvtec-ad'
+DATASET = Dataset(
+  CATEGORIES,
+  'Get MVTec AD from https://www.mvtec.com/company/research/datasets/mvtec-ad',
+  folder.LAYOUT,
+  folder.list_samples,
+)

@@ -4,9 +4,8 @@ import csv
 import io
 from pathlib import Path, PurePosixPath
 
-from memkd_jax.data.listing import category_folder
-from memkd_jax.data.masks import with_masks
-from memkd_jax.data.sample import GOOD, Sample
+from memkd_jax.data.listing import category_folder, with_masks
+from memkd_jax.data.sample import GOOD, Dataset, Sample
 from memkd_jax.errors import UserError
 from memkd_jax.files.reading import read_text
 
@@ -24,7 +23,6 @@ CATEGORIES = (
   'pcb4',
   'pipe_fryum',
 )
-WHERE = 'Get VisA from https://github.com/amazon-science/spot-diff'
 LAYOUT = (
   'split_csv/1cls.csv, <category>/Data/Images/{Normal,Anomaly}/*.JPG and '
   '<category>/Data/Masks/Anomaly/*.png'
@@ -53,7 +51,7 @@ def list_samples(root: Path, category: str, split: str) -> list[Sample]:
     defect = GOOD if row['label'] == 'normal' else 'anomaly'
     name = image.relative_to(folder).as_posix()
     mask = root / row['mask'] if row['mask'] else None
-    pairs.append((Sample(name, image, None, defect), mask))
+    pairs.append((Sample(name, {'rgb': image}, None, defect), mask))
   return with_masks(pairs)
 
 
@@ -98,3 +96,11 @@ def _is_sound(row: dict[str, str]) -> bool:
     and all(name.isprintable() and '..' not in name for name in files)
     and all(PurePosixPath(name).parts[0] == row['object'] for name in files)
   )
+
+
+DATASET = Dataset(
+  CATEGORIES,
+  'Get VisA from https://github.com/amazon-science/spot-diff',
+  LAYOUT,
+  list_samples,
+)

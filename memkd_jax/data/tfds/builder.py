@@ -32,8 +32,8 @@ def prepare(dataset: str, category: str, root: Path, out: str) -> None:
   Args:
     dataset: a name in `datasets.DATASETS`.
     category: name of the category.
-    root: the data set as its publisher ships it.
-    out: the TFDS directory; the category comes to `<dataset>/<category>/1.0.0` in it.
+    root: folder of the data set as its publisher ships it.
+    out: the TFDS directory; the category is written to `<dataset>/<category>/1.0.0` in it.
 
   Raises:
     UserError: an image is missing, the disk is full or not writable, or what is
@@ -107,7 +107,7 @@ class _Builder(tfds.core.ShardBasedBuilder, skip_registration=True):  # type: ig
       builder=self,
       features=tfds.features.FeaturesDict(features),
       disable_shuffling=True,
-      # What `tfds_source` lists without reading any image.
+      # What `source` lists without reading any image.
       metadata=tfds.core.MetadataDict(
         {
           split: [(s.id, s.defect, s.mask is not None) for s in samples]

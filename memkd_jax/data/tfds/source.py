@@ -1,4 +1,4 @@
-"""Lists samples from a TFDS directory instead of folders; see `tfds_builder` for its making.
+"""Lists samples from a TFDS directory instead of folders; `builder` makes such directories.
 
 TFDS is used without TensorFlow. The encoded bytes come back as they went in, so the
 arrays are those of the folder reader, bit for bit.
@@ -15,7 +15,7 @@ from etils import epath
 from memkd_jax.data.sample import Sample
 from memkd_jax.errors import UserError
 
-VERSION = '1.0.0'  # of the features in `tfds_builder`
+VERSION = '1.0.0'  # of the features in `builder`
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,12 +23,12 @@ class Encoded:
   """An image or mask within a record, which is read when it is opened.
 
   Attributes:
-    records: of the split; may be read by several threads at once.
-    index: of the record.
+    records: the split's records, which several threads may read at once.
+    index: the record's place among them.
     feature: 'image' or 'masks'.
-    id: of the sample.
-    split: its name.
-    path: of the prepared category.
+    id: the sample's id.
+    split: the split's name.
+    path: folder of the prepared category.
   """
 
   records: Sequence[Mapping[str, Any]] = dataclasses.field(repr=False)
@@ -80,13 +80,13 @@ def list_samples(directory: str, dataset: str, category: str, split: str) -> lis
   No image is read yet.
 
   Args:
-    directory: of TFDS, on a disk or in a bucket (gs://bucket/folder needs gcsfs).
-    dataset: its name in `datasets.DATASETS`.
+    directory: the TFDS directory, on a disk or in a bucket (gs://bucket/folder needs gcsfs).
+    dataset: the data set's name in `datasets.DATASETS`.
     category: name of the category.
     split: 'train' or 'test'.
 
   Returns:
-    At least one sample, equal but for `image` and `mask` to those of
+    At least one sample, equal but for `inputs` and `mask` to those of
     `Dataset.list_samples`.
 
   Raises:
@@ -108,7 +108,9 @@ def list_samples(directory: str, dataset: str, category: str, split: str) -> lis
       return Encoded(records, index, feature, rows[index][0], split, path)
 
     return [
-      Sample(id, encoded(i, 'image'), encoded(i, 'masks') if has_mask else None, defect)
+      Sample(
+        id, {'rgb': encoded(i, 'image')}, encoded(i, 'masks') if has_mask else None, defect
+      )
       for i, (id, defect, has_mask) in enumerate(rows)
     ]
   # TFDS, protobuf and array_record raise what they like on damaged files.

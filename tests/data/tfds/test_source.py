@@ -146,7 +146,7 @@ def test_a_directory_that_cannot_be_written(root, tmp_path):
 
 def test_a_source_image_that_went_missing(root, out, monkeypatch):
   samples = folder.list_samples(root, 'bolt', 'train')
-  samples[1] = Sample('x', root / 'gone.png', None, 'good')
+  samples[1] = Sample('x', {'rgb': root / 'gone.png'}, None, 'good')
   dataset = type('Dataset', (), {'where': '', 'list_samples': lambda *_: samples})
   monkeypatch.setitem(builder.DATASETS, 'folder', dataset)
   with pytest.raises(UserError, match=r'^\S*gone\.png cannot be read \(No such file'):

@@ -1,0 +1,104 @@
+"""A trained model as two files: model.safetensors holds arrays, model.json what they mean.
+
+model.json is written last, so a model is there when that is. Both carry a digest.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
+from safetensors import SafetensorError
+from safetensors.numpy import load, save_file
+
+from memkd_jax.files import atomic
+from memkd_jax.files.digest import DIGEST, digest, tree_digest
+from memkd_jax.files.reading import open_regular, read_json
+
+FORMAT = 1
+TENSORS, FACTS = 'model.safetensors', 'model.json'
+_TENSORS_DIGEST = 'tensors_sha256'
+
+
+def exists(folder: Path) -> bool:
+  """Whether `folder` holds a model that was written to its end."""
+  return (folder / FACTS).is_file()
+
+
+def write(folder: Path, params: Mapping[str, Any], facts: Mapping[str, Any]) -> None:
+  """Writes a model; one that is there is replaced.
+
+  Args:
+    folder: made if missing.
+    params: nested dicts of numpy arrays.
+    facts: JSON values.
+
+  Raises:
+    OSError: it cannot be written.
+  """
+  tensors = {
+    name: np.ascontiguousarray(array) for name, array in flatten_dict(params, sep='/').items()
+  }
+  with atomic.atomic_write(folder / TENSORS) as temporary:
+    save_file(tensors, temporary)
+  write_facts(folder, dict(facts) | {_TENSORS_DIGEST: tree_digest(tensors)})
+
+
+def write_facts(folder: Path, facts: Mapping[str, Any]) -> None:
+  """Writes model.json alone, beside arrays that stay.
+
+  Args:
+    folder: the model's folder.
+    facts: JSON values, with all that `read_facts` gave but what is to change.
+  """
+  content = {'format': FORMAT} | {k: v for k, v in facts.items() if k != DIGEST}
+  atomic.write_json(folder / FACTS, content | {DIGEST: digest(content)})
+
+
+def read_facts(folder: Path) -> dict[str, Any]:
+  """Reads model.json.
+
+  Raises:
+    OSError: it is missing or cannot be read.
+    ValueError: it is damaged, or of a later format.
+  """
+  facts: Any = read_json(folder / FACTS)
+  if not isinstance(facts, dict):
+    raise ValueError('it is no JSON object')
+  if facts.get(DIGEST) != digest(facts):
+    raise ValueError('its checksum is wrong')
+  if facts.get('format') != FORMAT:
+    raise ValueError(f'its format is {json.dumps(facts.get("format"))}, not {FORMAT}')
+  return {name: value for name, value in facts.items() if name != DIGEST}
+
+
+def read_bytes(folder: Path) -> bytes:
+  """The content of model.safetensors; raises OSError where there is none."""
+  with open_regular(folder / TENSORS) as file:
+    return file.read()
+
+
+def parse_params(content: bytes, facts: Mapping[str, Any]) -> dict[str, Any]:
+  """The arrays of a model.
+
+  Args:
+    content: see `read_bytes`.
+    facts: see `read_facts`.
+
+  Returns:
+    Nested dicts of numpy arrays.
+
+  Raises:
+    ValueError: they are damaged, or not those that model.json was written for.
+  """
+  try:
+    tensors = load(content)
+  # The latter where a dtype is one that numpy lacks.
+  except (SafetensorError, AttributeError, KeyError, TypeError) as error:
+    raise ValueError(str(error)) from error
+  if tree_digest(tensors) != facts.get(_TENSORS_DIGEST):
+    raise ValueError(f'its arrays are not those that {FACTS} was written for')
+  params: dict[str, Any] = unflatten_dict(tensors, sep='/')
+  return params

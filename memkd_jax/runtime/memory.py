@@ -1,0 +1,20 @@
+"""How much memory the host has left."""
+
+from pathlib import Path
+
+
+def free_host_memory() -> int:
+  """Bytes that this process may still take; 0 where the system does not say."""
+  try:
+    lines = Path('/proc/meminfo').read_text(encoding='ascii').splitlines()
+    free = next(
+      1024 * int(line.split()[1]) for line in lines if line.startswith('MemAvailable')
+    )
+  except (OSError, StopIteration):
+    return 0
+  try:  # a container may have less
+    group = Path('/sys/fs/cgroup')
+    used = int((group / 'memory.current').read_text(encoding='ascii'))
+    return min(free, int((group / 'memory.max').read_text(encoding='ascii')) - used)
+  except (OSError, ValueError):  # 'max' where there is no limit
+    return free
