@@ -1,153 +1,228 @@
-"""Every field of a run with its default, and what values it may have.
+"""Every field that all methods have, and what the values of a field may be.
 
-`configs/*.py` start from `get_config` and change a few fields.
+A method adds fields of its own: `methods.get_config` gives the config of a run, and
+`methods.resolve` checks it. The files of configs/ start from there.
 """
 
+import dataclasses
+import functools
 import math
 import os
-from collections.abc import Collection
+import textwrap
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict
 
-from memkd_jax.data.datasets import DATASETS, SOURCES
-from memkd_jax.data.sampling import RESAMPLES
 from memkd_jax.errors import UserError
-from memkd_jax.methods.losses import KD_READINGS
-from memkd_jax.models.distiller import FUSIONS
-from memkd_jax.models.resnet import ARCHITECTURES, BACKBONES
-from memkd_jax.runtime.devices import AXES
-from memkd_jax.scoring.anomaly_map import COMBINES
-from memkd_jax.scoring.resolution import PRESETS
-from memkd_jax.training.feature_cache import CACHES
 
 RANDOM_TEACHER = 'random'
 DEMO_TEACHER = 'demo'  # a resnet18 that the package brings
 DEMO_TEACHER_FILE = Path(__file__).with_name('teachers') / 'demo_teacher.safetensors'
 DTYPES = ('float32', 'bfloat16', 'float64')
-PARADIGMS = ('reverse', 'forward')
-MEMORY_INITS = ('normal', 'exemplars')
-M3_TARGETS = ('auto', 'stage4', 'embedding')
+BACKBONES = ('resnet18', 'resnet34', 'resnet50', 'wide_resnet50_2')
+TINY_BACKBONES = ('tiny_basic', 'tiny_bottleneck')  # for tests; nobody has weights of them
 
-# Fields that change neither a trained parameter nor a figure: a run may go on
-# with other values of these. The weights count by their content, not their path.
-RESUMABLE_FIELDS = (
-  'data.dir',
-  'data.source',
-  'data.categories',
-  'data.threads',
-  'eval.batch_size',
-  'model.teacher_weights',
-  'parallel.axis',
-  'seed',
-  'seeds',
-  'train.cache_features',
-  'train.checkpoint_steps',
-  'train.log_steps',
-  'train.profile',
-  'train.tensorboard',
-)
-
-# What is larger is a mistake: it would take all memory before anything could be said.
-UPPER_BOUNDS = {
-  'anomaly_map.sigma': 1024,
-  'data.image_size': 8192,
-  'data.threads': 256,
-  'eval.batch_size': 2**16,
-  'loss.lambda_nm': 1e6,
-  'loss.lambda_orth': 1e6,
-  'model.memory_items': 2**20,
-  'model.temperature': 1e6,
-  'train.batch_size': 2**16,
-  'train.checkpoint_steps': 2**31 - 1,
-  'train.epochs': 10**6,
-  'train.exemplars': 2**16,
-  'train.learning_rate': 1e6,
-  'train.log_steps': 2**31 - 1,
-}
-_SMALLEST_TEMPERATURE = 1e-6  # by less, float32 would divide into infinity
 _LARGEST_SEED = 2**63 - 1
 _SHOWN = 200  # characters of a value in an error
+_WIDTH = 96  # columns of `describe`
 
 
-def get_config(dataset: str = 'mvtec_ad') -> ConfigDict:
-  """The paper's main model, where the paper and the specification fix a value.
+@dataclasses.dataclass(frozen=True)
+class Field:
+  """A field of a config: its default, and what else it may be.
 
-  Args:
-    dataset: a key of `DATASETS`.
+  Attributes:
+    name: 'section.field', or 'field' where it stands in no section.
+    default: the value where none is given; every other value has its type.
+    help: what the field means, with its unit, and without a full stop. A field without
+      help was renamed: it is listed nowhere, and goes with the next release.
+    choices: the values that a text may have, or the items of a tuple; any where empty.
+    unlisted: further choices, which no message names.
+    low: the smallest number allowed, not negative.
+    high: the largest number allowed; a number without it is not checked.
+    open_low: whether the number must be larger than `low`.
+    open_high: whether the number must be smaller than `high`.
+    resumable: whether a run may go on with another value: the field changes neither a
+      trained parameter nor a figure.
+    scoring: whether the field changes figures, but not what is trained.
+    replaced: (value, field, value) triples: a value of the last release, and which field
+      has which value in its place.
   """
+
+  name: str
+  default: Any
+  help: str
+  _: dataclasses.KW_ONLY
+  choices: tuple[str, ...] | tuple[int, ...] = ()
+  unlisted: tuple[str, ...] = ()
+  low: float = 0
+  high: float | None = None
+  open_low: bool = False
+  open_high: bool = False
+  resumable: bool = False
+  scoring: bool = False
+  replaced: tuple[tuple[str, str, str], ...] = ()
+
+
+# A number larger than `high` is a mistake: it would take all memory before anything could
+# be said. The teacher's weights are resumable since their content counts, not their path.
+FIELDS = (
+  Field('seed', 0, 'Seed of all random numbers of a run', resumable=True),
+  Field(
+    'seeds',
+    (),
+    'Several seeds, in place of seed: a model is trained with each, and figures are means '
+    'over them',
+    resumable=True,
+  ),
+  Field('method.name', 'memkd', 'The method, chosen with the config: --config=FILE.py:METHOD'),
+  Field(
+    'sweep.variants', (), 'The variants of an ablation: ((name, ((field, value), ...)), ...)'
+  ),
+  Field('sweep.paper', '', "The paper's table to print beside an ablation, if any"),
+  Field(
+    'data.dataset',
+    'mvtec_ad',
+    'The data set, which says how its files are laid out',
+    choices=('mvtec_ad', 'visa', 'mpdd', 'mvtec_3d', 'eyecandies', 'folder', 'demo'),
+  ),
+  Field(
+    'data.source',
+    'folder',
+    'Where images come from: the files as published, or what tools/prepare_tfds.py made of '
+    'them',
+    choices=('folder', 'tfds'),
+    resumable=True,
+  ),
+  Field(
+    'data.dir',
+    '~/datasets/mvtec_ad',
+    'Folder of the data set, by default its name under $MEMKD_DATA or ~/datasets; of the '
+    'source tfds any path that TFDS opens',
+    resumable=True,
+  ),
+  Field(
+    'data.categories',
+    'all',
+    "Names of categories separated by commas, or 'all'",
+    resumable=True,
+  ),
+  Field(
+    'data.image_size',
+    256,
+    'Side of the square that the model sees, in pixels; a multiple of 32',
+    high=8192,
+    open_low=True,
+  ),
+  Field(
+    'data.threads',
+    8,
+    'Number of threads that decode images',
+    high=256,
+    open_low=True,
+    resumable=True,
+  ),
+  Field(
+    'model.backbone',
+    'wide_resnet50_2',
+    'Architecture of the teacher',
+    choices=BACKBONES,
+    unlisted=TINY_BACKBONES,
+  ),
+  Field(
+    'model.teacher_weights',
+    'weights/{backbone}.safetensors',
+    "The teacher: a file of tools/convert_torchvision.py, or 'demo' for the resnet18 that the "
+    "package brings, or 'random' for tests",
+    resumable=True,
+  ),
+  Field(
+    'model.dtype',
+    'float32',
+    'Type of all numbers in the model; float64 needs JAX_ENABLE_X64=1 in the environment',
+    choices=DTYPES,
+  ),
+  Field(
+    'train.holdout',
+    0.0,
+    'Share of the normal images that is kept out of the training, to set a threshold with',
+    high=0.5,
+  ),
+  Field(
+    'parallel.axis',
+    'batch',
+    'What several devices share out: the images of every batch, or the categories, with as '
+    'many models in training as there are devices',
+    choices=('batch', 'category'),
+    resumable=True,
+  ),
+  Field(
+    'anomaly_map.combine',
+    'sum',
+    "How the stages' maps become one",
+    choices=('sum', 'product'),
+    scoring=True,
+  ),
+  Field(
+    'anomaly_map.align_corners',
+    True,
+    "Whether corners stay in place when maps are enlarged, as in RD's code",
+    scoring=True,
+  ),
+  Field(
+    'anomaly_map.sigma',
+    4.0,
+    'Standard deviation of the Gaussian that smooths a map, in pixels of data.image_size',
+    high=1024,
+    scoring=True,
+  ),
+  Field(
+    'eval.batch_size',
+    16,
+    'Number of images that are scored at once, on all devices together',
+    high=2**16,
+    open_low=True,
+    resumable=True,
+    scoring=True,
+  ),
+  Field(
+    'eval.resolution',
+    'model',
+    "The size at which pixels are scored: data.image_size, or the original image's",
+    choices=('model', 'original'),
+    scoring=True,
+  ),
+  Field(
+    'eval.preset',
+    '',
+    '',
+    scoring=True,
+    replaced=(
+      ('rd4ad', 'eval.resolution', 'model'),
+      ('original', 'eval.resolution', 'original'),
+    ),
+  ),
+)
+
+
+def build(fields: Iterable[Field]) -> ConfigDict:
+  """A config with every field at its default."""
   config = ConfigDict()
-  config.seed = 0
-  config.seeds = ()  # several, in place of seed: figures are means over them
+  for field in fields:
+    section, _, _ = field.name.rpartition('.')
+    if section and section not in config:
+      config[section] = ConfigDict()
+    _set(config, field.name, field.default)
+  return config
 
-  # An ablation: ((name, ((field, value), ...)), ...), and the paper's table beside it.
-  config.sweep = ConfigDict()
-  config.sweep.variants = ()
-  config.sweep.paper = ''
 
-  config.data = ConfigDict()
+def get_config(dataset: str, fields: Iterable[Field]) -> ConfigDict:
+  """The defaults for a data set, which lies where `data_dir` says."""
+  config = build(fields)
   config.data.dataset = dataset
-  config.data.source = 'folder'  # 'tfds': what tools/prepare_tfds.py made of it
-  config.data.dir = data_dir(dataset)  # for 'tfds' any path that TFDS opens
-  config.data.categories = 'all'  # or names separated by commas
-  config.data.image_size = 256  # pixels; a multiple of 32
-  config.data.threads = 8  # that decode images
-
-  config.model = ConfigDict()
-  config.model.backbone = 'wide_resnet50_2'
-  # A file of tools/convert_torchvision.py, 'demo' (small, in the package), or 'random'.
-  config.model.teacher_weights = 'weights/{backbone}.safetensors'
-  config.model.paradigm = 'reverse'  # 'forward' (MemMKD)
-  # Of the forward paradigm; 'auto' is resnet50 for wide_resnet50_2, else the backbone.
-  config.model.student = 'auto'
-  config.model.projection = False  # True: 1x1 convolutions where the widths differ
-  config.model.stages = (1, 2, 3)  # that are distilled
-  config.model.memories = (1, 2, 3)  # () is RD, the baseline
-  config.model.memory_items = 50  # L
-  config.model.temperature = 1.0  # of the softmax over the cosines
-  config.model.fusion = 'concat'  # 'add', 'replace'
-  config.model.memory_init = 'normal'  # 'exemplars'
-  config.model.m3_target = 'auto'  # 'stage4', 'embedding'
-  config.model.dtype = 'float32'  # 'bfloat16'; 'float64' with JAX_ENABLE_X64=1
-
-  config.loss = ConfigDict()
-  config.loss.kd = 'flat'  # 'pixel'
-  config.loss.lambda_nm = 0.1  # lambda_1
-  config.loss.lambda_orth = 0.1  # lambda_2
-
-  config.train = ConfigDict()
-  config.train.epochs = 200
-  config.train.batch_size = 16  # of all devices together
-  config.train.learning_rate = 0.005
-  config.train.adam_b1 = 0.5
-  config.train.adam_b2 = 0.999
-  config.train.exemplars = 16  # N
-  config.train.exemplar_resample = 'step'  # 'epoch', 'never'
-  config.train.checkpoint_steps = 200
-  # The teacher's features of the training images, computed once: kept on the
-  # 'device' or on the 'host', or 'off'; 'auto' takes what fits.
-  config.train.cache_features = 'auto'
-  # Share of the normal images that is kept out of the training, to set a threshold with.
-  config.train.holdout = 0.0
-  config.train.log_steps = 10
-  config.train.profile = False  # True: a trace of a few steps, in profile/
-  config.train.tensorboard = False  # True: event files beside metrics.jsonl
-
-  config.parallel = ConfigDict()
-  # What the devices share out: the images of every 'batch', or, with as many models in
-  # training as there are devices, the categories: 'category'.
-  config.parallel.axis = 'batch'
-
-  config.anomaly_map = ConfigDict()
-  config.anomaly_map.combine = 'sum'  # 'product'
-  config.anomaly_map.align_corners = True
-  config.anomaly_map.sigma = 4.0  # pixels of the map, which has data.image_size
-
-  config.eval = ConfigDict()
-  config.eval.batch_size = 16  # of all devices together
-  # The size at which pixels are scored: 'rd4ad' data.image_size, 'original' the image's.
-  config.eval.preset = 'rd4ad'
+  config.data.dir = data_dir(dataset)
   return config
 
 
@@ -156,33 +231,51 @@ def data_dir(name: str) -> str:
   return os.path.join(os.environ.get('MEMKD_DATA', '~/datasets'), name)
 
 
-def resolve(config: ConfigDict) -> ConfigDict:
-  """Checks every field, and fills in what depends on others.
+def resolve(config: ConfigDict, fields: Iterable[Field]) -> ConfigDict:
+  """Checks every field by itself, and fills in what follows from others.
 
   Args:
-    config: as `get_config` gives it, perhaps with other values.
+    config: a config with the values of `fields`; others in it are left alone.
+    fields: what its values are checked by.
 
   Returns:
-    A copy with absolute paths, sorted stages and memories, and at least one of
-    `seeds`; `seed` counts no more.
+    A copy with absolute paths, with values of the last release replaced, and with at
+    least one of `seeds`, which alone are read from then on.
 
   Raises:
     UserError: a field has a value that it cannot have.
   """
-  _check(config)
+  fields = tuple(fields)
+  for field in fields:
+    _check_type(config, field)
   config = config.copy_and_resolve_references()
+  _replace_old(config, fields)
+  size = config.data.image_size
+  require('data.image_size', size, size > 0 and size % 32 == 0, 'is a multiple of 32 pixels')
+  for name, seeds in (('seed', (config.seed,)), ('seeds', config.seeds)):
+    whole = all(type(seed) is int and 0 <= seed <= _LARGEST_SEED for seed in seeds)
+    require(name, config[name], whole, 'is whole, not negative, and below 2**63')
+  for field in fields:
+    _check_value(field, _get(config, field.name))
   if '://' not in config.data.dir:  # of a bucket
     config.data.dir = _absolute('data.dir', config.data.dir)
   config.seeds = tuple(dict.fromkeys(config.seeds or (config.seed,)))
-  config.model.student = _student(config.model)
-  config.model.stages = tuple(sorted(set(config.model.stages)))
-  config.model.memories = tuple(sorted(set(config.model.memories)))
   if config.model.teacher_weights == DEMO_TEACHER:
     config.model.teacher_weights = str(DEMO_TEACHER_FILE.absolute())
   elif config.model.teacher_weights != RANDOM_TEACHER:
     path = config.model.teacher_weights.replace('{backbone}', config.model.backbone)
     config.model.teacher_weights = _absolute('model.teacher_weights', path)
   return config
+
+
+def resumable(fields: Iterable[Field]) -> set[str]:
+  """Names of the fields with another value of which a run may go on."""
+  return {field.name for field in fields if field.resumable}
+
+
+def scoring(fields: Iterable[Field]) -> set[str]:
+  """Names of the fields that change figures, but not what is trained."""
+  return {field.name for field in fields if field.scoring}
 
 
 def flatten(tree: dict[str, Any], prefix: str = '') -> dict[str, Any]:
@@ -196,10 +289,103 @@ def flatten(tree: dict[str, Any], prefix: str = '') -> dict[str, Any]:
   return flat
 
 
-def _student(model: ConfigDict) -> str:
-  if model.paradigm == 'reverse' or model.student != 'auto':
-    return model.student
-  return 'resnet50' if model.backbone == 'wide_resnet50_2' else model.backbone
+def describe(fields: Iterable[Field]) -> str:
+  """Every field with its default, its meaning and its choices, by section, for --help."""
+  shown = [field for field in fields if field.help]
+  sections = [field.name.rpartition('.')[0] for field in shown]
+  lines = []
+  for field in sorted(shown, key=lambda f: sections.index(f.name.rpartition('.')[0])):
+    text = f'{field.help}.'
+    if field.choices:
+      kind = 'Any of' if isinstance(field.default, tuple) else 'One of'
+      text += f' {kind} {", ".join(map(str, field.choices))}.'
+    lines.append(f'  --config.{field.name}={field.default}')
+    lines += textwrap.wrap(text, _WIDTH, initial_indent=' ' * 6, subsequent_indent=' ' * 6)
+  return '\n'.join(lines)
+
+
+def require(name: str, value: object, holds: bool, what: str) -> None:
+  """Raises UserError, '--config.NAME=VALUE: give a value that ...', unless it `holds`."""
+  if not holds:
+    raise UserError(f'--config.{name}={_show(value)}: give a value that {what}.')
+
+
+def _section(config: ConfigDict, name: str) -> tuple[ConfigDict, str]:
+  """Where a field stands, and its name there."""
+  section, _, field = name.rpartition('.')
+  return (config[section] if section else config), field
+
+
+def _get(config: ConfigDict, name: str) -> Any:
+  section, field = _section(config, name)
+  return section[field]
+
+
+def _set(config: ConfigDict, name: str, value: Any) -> None:
+  section, field = _section(config, name)
+  section[field] = value
+
+
+def _replace_old(config: ConfigDict, fields: tuple[Field, ...]) -> None:
+  """Replaces values of the last release, with a note on each."""
+  for field in fields:
+    found = _get(config, field.name)
+    for old, name, value in field.replaced:
+      if found == old:
+        _set(config, field.name, field.default)
+        _set(config, name, value)
+        _note(
+          f'--config.{field.name}={old} is --config.{name}={value} now; the next release knows '
+          'only that.'
+        )
+
+
+@functools.cache
+def _note(text: str) -> None:
+  print(f'Note: {text}', flush=True)
+
+
+def _check_type(config: ConfigDict, field: Field) -> None:
+  """Raises UserError where a field is missing or has another type than by default."""
+  section, name = _section(config, field.name)
+  if name not in section:
+    outer = field.name.rpartition('.')[0]
+    raise UserError(f'--config.{outer}: it has no {name}; give single fields of it.')
+  value, kind = section[name], type(field.default)
+  fits = type(value) is kind or (kind is float and type(value) is int)
+  require(field.name, value, fits, f'is of the type {kind.__name__}')
+  if isinstance(value, str):
+    require(field.name, value, value.isprintable(), 'can be printed')
+
+
+def _check_value(field: Field, value: Any) -> None:
+  if not field.help:
+    names = ', '.join(old for old, _, _ in field.replaced)
+    require(field.name, value, value == field.default, f'is one of {names}')
+  elif field.choices and isinstance(value, tuple):
+    known = all(type(v) is type(field.choices[0]) and v in field.choices for v in value)
+    *most, last = map(str, field.choices)
+    require(field.name, value, known, f'holds only {", ".join(most)} and {last}')
+  elif field.choices:
+    known = value in field.choices or value in field.unlisted
+    require(field.name, value, known, f'is one of {", ".join(map(str, field.choices))}')
+  elif field.high is not None:
+    _check_number(field, value, field.high)
+
+
+def _check_number(field: Field, value: float, high: float) -> None:
+  above = field.low < value if field.open_low else field.low <= value
+  below = value < high if field.open_high else value <= high
+  if high <= 1:  # a share: its interval says more than the bound that it breaks
+    interval = f'{"[("[field.open_low]}{field.low}, {high}{"])"[field.open_high]}'
+    require(field.name, value, above and below, f'lies in {interval}')
+    return
+  if field.low > 0 or field.open_low:
+    require(field.name, value, 0 < value < math.inf, 'is positive and finite')
+  else:
+    require(field.name, value, 0 <= value < math.inf, 'is finite and not negative')
+  require(field.name, value, below, f'is at most {high:,}')
+  require(field.name, value, above, f'is at least {field.low}')
 
 
 def _absolute(field: str, path: str) -> str:
@@ -207,103 +393,6 @@ def _absolute(field: str, path: str) -> str:
     return str(Path(path).expanduser().absolute())
   except (RuntimeError, ValueError) as error:  # ~ of a user who does not exist, a NUL
     raise UserError(f'--config.{field}={_show(path)}: {error}') from error
-
-
-def _check(config: ConfigDict) -> None:
-  _check_fields(config)
-  model, train = config.model, config.train
-  _one_of('data.dataset', config.data.dataset, DATASETS)
-  _one_of('data.source', config.data.source, SOURCES)
-  _one_of('eval.preset', config.eval.preset, PRESETS)
-  if model.backbone not in ARCHITECTURES:
-    _one_of('model.backbone', model.backbone, BACKBONES)
-  _one_of('model.paradigm', model.paradigm, PARADIGMS)
-  if model.student not in ARCHITECTURES:
-    _one_of('model.student', model.student, ('auto', *BACKBONES))
-  if model.paradigm == 'reverse':
-    for field, default in (('student', 'auto'), ('projection', False)):
-      unused = model[field] == default
-      what = f'is {default}, or choose --config.model.paradigm=forward'
-      _require(f'model.{field}', model[field], unused, what)
-  _one_of('model.fusion', model.fusion, FUSIONS)
-  _one_of('model.memory_init', model.memory_init, MEMORY_INITS)
-  _one_of('model.m3_target', model.m3_target, M3_TARGETS)
-  _one_of('model.dtype', model.dtype, DTYPES)
-  _one_of('loss.kd', config.loss.kd, KD_READINGS)
-  _one_of('train.exemplar_resample', train.exemplar_resample, RESAMPLES)
-  _one_of('train.cache_features', train.cache_features, CACHES)
-  _one_of('parallel.axis', config.parallel.axis, AXES)
-  _one_of('anomaly_map.combine', config.anomaly_map.combine, COMBINES)
-  for field, value in (('model.stages', model.stages), ('model.memories', model.memories)):
-    known = all(type(k) is int and k in (1, 2, 3) for k in value)
-    _require(field, value, known, 'holds only 1, 2 and 3')
-  _require('model.stages', model.stages, len(model.stages) > 0, 'names at least one stage')
-  size = config.data.image_size
-  _require('data.image_size', size, size > 0 and size % 32 == 0, 'is a multiple of 32 pixels')
-  for section, names in {
-    'data': ('threads',),
-    'eval': ('batch_size',),
-    'model': ('memory_items', 'temperature'),
-    'train': (
-      'epochs',
-      'batch_size',
-      'learning_rate',
-      'exemplars',
-      'checkpoint_steps',
-      'log_steps',
-    ),
-  }.items():
-    for name in names:
-      value = config[section][name]
-      _require(f'{section}.{name}', value, 0 < value < math.inf, 'is positive and finite')
-  for section, name in (
-    ('loss', 'lambda_nm'),
-    ('loss', 'lambda_orth'),
-    ('anomaly_map', 'sigma'),
-  ):
-    value = config[section][name]
-    _require(f'{section}.{name}', value, 0 <= value < math.inf, 'is finite and not negative')
-  for name in ('adam_b1', 'adam_b2'):
-    _require(f'train.{name}', train[name], 0 <= train[name] < 1, 'lies in [0, 1)')
-  _require('train.holdout', train.holdout, 0 <= train.holdout <= 0.5, 'lies in [0, 0.5]')
-  for field, largest in UPPER_BOUNDS.items():
-    section, name = field.split('.')
-    value = config[section][name]
-    _require(field, value, value <= largest, f'is at most {largest:,}')
-  warm = model.temperature >= _SMALLEST_TEMPERATURE
-  _require('model.temperature', model.temperature, warm, f'is at least {_SMALLEST_TEMPERATURE}')
-  for field, seeds in (('seed', (config.seed,)), ('seeds', config.seeds)):
-    whole = all(type(seed) is int and 0 <= seed <= _LARGEST_SEED for seed in seeds)
-    _require(field, config[field], whole, 'is whole, not negative, and below 2**63')
-
-
-def _check_fields(config: ConfigDict) -> None:
-  """Raises UserError where a field is missing or has another type than by default."""
-  default = get_config()
-  for section in ('', *(name for name, value in default.items() if _is_section(value))):
-    expected, found = (c[section] if section else c for c in (default, config))
-    for name, value in expected.items():
-      field = f'{section}.{name}' if section else name
-      if name not in found:
-        raise UserError(f'--config.{section}: it has no {name}; give single fields of it.')
-      fits = type(found[name]) is type(value)
-      fits |= type(value) is float and type(found[name]) is int
-      _require(field, found[name], fits, f'is of the type {type(value).__name__}')
-      if isinstance(value, str):
-        _require(field, found[name], found[name].isprintable(), 'can be printed')
-
-
-def _is_section(value: object) -> bool:
-  return isinstance(value, ConfigDict)
-
-
-def _one_of(field: str, value: str, known: Collection[str]) -> None:
-  _require(field, value, value in known, f'is one of {", ".join(known)}')
-
-
-def _require(field: str, value: object, holds: bool, what: str) -> None:
-  if not holds:
-    raise UserError(f'--config.{field}={_show(value)}: give a value that {what}.')
 
 
 def _show(value: object) -> str:

@@ -8,8 +8,8 @@ were not at hand.
 
 from ml_collections import ConfigDict
 
-from memkd_jax import config as base
+from memkd_jax import methods
 
 
-def get_config() -> ConfigDict:
-  return base.get_config('eyecandies')
+def get_config(method: str = 'memkd') -> ConfigDict:
+  return methods.get_config('eyecandies', method)

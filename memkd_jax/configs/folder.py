@@ -12,10 +12,10 @@ A tenth of train/good is held out, to set a threshold with.
 
 from ml_collections import ConfigDict
 
-from memkd_jax import config as base
+from memkd_jax import methods
 
 
-def get_config() -> ConfigDict:
-  config = base.get_config('folder')
+def get_config(method: str = 'memkd') -> ConfigDict:
+  config = methods.get_config('folder', method)
   config.train.holdout = 0.1
   return config

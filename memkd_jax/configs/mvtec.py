@@ -11,8 +11,8 @@ P-PRO 94.5. Not measured here: no wide_resnet50_2 weights were at hand.
 
 from ml_collections import ConfigDict
 
-from memkd_jax import config as base
+from memkd_jax import methods
 
 
-def get_config() -> ConfigDict:
-  return base.get_config('mvtec_ad')
+def get_config(method: str = 'memkd') -> ConfigDict:
+  return methods.get_config('mvtec_ad', method)

@@ -8,11 +8,11 @@ docs/results.md. After the colon stands the data set, one of memkd_jax/data/data
 
 from ml_collections import ConfigDict
 
-from memkd_jax import config as base
+from memkd_jax import methods
 
 
 def get_config(dataset: str = 'folder') -> ConfigDict:
-  config = base.get_config(dataset)
+  config = methods.get_config(dataset)
   config.model.fusion = 'replace'
   if dataset == 'folder':
     config.train.holdout = 0.1  # as configs/folder.py

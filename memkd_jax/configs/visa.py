@@ -9,8 +9,8 @@ wide_resnet50_2 weights were at hand.
 
 from ml_collections import ConfigDict
 
-from memkd_jax import config as base
+from memkd_jax import methods
 
 
-def get_config() -> ConfigDict:
-  return base.get_config('visa')
+def get_config(method: str = 'memkd') -> ConfigDict:
+  return methods.get_config('visa', method)

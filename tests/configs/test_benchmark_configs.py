@@ -64,7 +64,7 @@ def test_a_benchmark_from_end_to_end(tmp_path, name):
     name,
     tmp_path,
     f'--config.data.categories={",".join(chosen)}',
-    '--config.eval.preset=original',
+    '--config.eval.resolution=original',
     '--config.train.tensorboard',
     f'--config.seeds={",".join(map(str, seeds))}',
     '--dump-maps',

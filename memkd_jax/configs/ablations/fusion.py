@@ -6,11 +6,11 @@
 
 from ml_collections import ConfigDict
 
-from memkd_jax import config as base
+from memkd_jax import methods
 
 
 def get_config() -> ConfigDict:
-  config = base.get_config()
+  config = methods.get_config()
   config.sweep.variants = tuple(
     (fusion, (('model.fusion', fusion),)) for fusion in ('concat', 'add', 'replace')
   )

@@ -6,14 +6,14 @@
 
 from ml_collections import ConfigDict
 
-from memkd_jax import config as base
+from memkd_jax import methods
 
 
 def get_config() -> ConfigDict:
-  config = base.get_config()
+  config = methods.get_config()
   config.sweep.variants = tuple(
     (f'{kd}, {name}', (('loss.kd', kd), ('model.memories', memories)))
-    for kd in ('flat', 'pixel')
+    for kd in ('global_cosine', 'local_cosine')
     for name, memories in (('MemKD', (1, 2, 3)), ('RD', ()))
   )
   return config
