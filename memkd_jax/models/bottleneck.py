@@ -3,9 +3,8 @@
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from jax.typing import DTypeLike
 
-from memkd_jax.models.layers import Conv
+from memkd_jax.models.layers import ConvPartial
 from memkd_jax.models.resnet import Architecture, ResidualStage
 
 
@@ -16,15 +15,11 @@ class Bottleneck(nn.Module):
 
   Attributes:
     arch: the backbone, which gives block type and widths.
-    folded: see `layers.Conv`.
-    dtype: compute dtype.
-    axis_name: the mapped axis over which batch statistics are averaged.
+    conv: makes the convolutions.
   """
 
   arch: Architecture
-  folded: bool = False
-  dtype: DTypeLike = jnp.float32
-  axis_name: str | None = None
+  conv: ConvPartial
 
   @nn.compact
   def __call__(self, features: tuple[jax.Array, ...], train: bool = False) -> jax.Array:
@@ -39,14 +34,11 @@ class Bottleneck(nn.Module):
     """
 
     def halve(x: jax.Array, channels: int, name: str) -> jax.Array:
-      conv = Conv(channels, 3, 2, self.folded, self.dtype, self.axis_name, name=name)
-      return nn.relu(conv(x, train))
+      return nn.relu(self.conv(channels, 3, 2, name=name)(x, train))
 
     stage1, stage2, stage3 = features[:3]
     c2, c3 = self.arch.channels(2), self.arch.channels(3)
     stage1 = halve(halve(stage1, c2, 'stage1_down1'), c3, 'stage1_down2')
     stage2 = halve(stage2, c3, 'stage2_down')
     x = jnp.concatenate([stage1, stage2, stage3.astype(stage1.dtype)], axis=-1)
-    return ResidualStage(
-      self.arch, 4, 2, self.folded, self.dtype, self.axis_name, name='embed'
-    )(x, train)
+    return ResidualStage(self.arch, 4, self.conv, stride=2, name='embed')(x, train)

@@ -1,11 +1,9 @@
 """The reversed residual stages of the student (method, section 2.2; RD, section 3.1)."""
 
 import jax
-import jax.numpy as jnp
 from flax import linen as nn
-from jax.typing import DTypeLike
 
-from memkd_jax.models.layers import Conv, UpConv
+from memkd_jax.models.layers import Conv, ConvPartial, UpConv, UpConvPartial
 from memkd_jax.models.resnet import Architecture
 
 
@@ -18,30 +16,25 @@ class DecoderBlock(nn.Module):
   Attributes:
     arch: gives the block type and the widths.
     stage: 1 to 3, gives the channels.
+    conv: makes the convolutions.
+    up_conv: makes the transposed convolutions.
     up: whether the resolution doubles.
-    folded: see `layers.Conv`.
-    dtype: compute dtype.
-    axis_name: the mapped axis over which batch statistics are averaged.
   """
 
   arch: Architecture
   stage: int
+  conv: ConvPartial
+  up_conv: UpConvPartial
   up: bool = False
-  folded: bool = False
-  dtype: DTypeLike = jnp.float32
-  axis_name: str | None = None
 
   @nn.compact
   def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
     """[B, H, W, C] -> [B, H or 2H, W or 2W, C_stage]."""
 
-    def conv(features: int, kernel_size: int, name: str) -> Conv:
-      return Conv(features, kernel_size, 1, self.folded, self.dtype, self.axis_name, name=name)
-
     def spatial(features: int, name: str) -> Conv | UpConv:
       if self.up:
-        return UpConv(features, self.folded, self.dtype, self.axis_name, name=name)
-      return conv(features, 3, name)
+        return self.up_conv(features, name=name)
+      return self.conv(features, 3, name=name)
 
     channels = self.arch.channels(self.stage)
     shortcut = x
@@ -49,12 +42,12 @@ class DecoderBlock(nn.Module):
       shortcut = spatial(channels, 'shortcut')(x, train)
     if self.arch.block == 'basic':
       x = nn.relu(spatial(channels, 'conv1')(x, train))
-      x = conv(channels, 3, 'conv2')(x, train)
+      x = self.conv(channels, 3, name='conv2')(x, train)
     else:
       width = channels // self.arch.expansion * self.arch.width_factor
-      x = nn.relu(conv(width, 1, 'conv1')(x, train))
+      x = nn.relu(self.conv(width, 1, name='conv1')(x, train))
       x = nn.relu(spatial(width, 'conv2')(x, train))
-      x = conv(channels, 1, 'conv3')(x, train)
+      x = self.conv(channels, 1, name='conv3')(x, train)
     return nn.relu(x + shortcut)
 
 
@@ -69,21 +62,15 @@ class DecoderStage(nn.Module):
 
   arch: Architecture
   stage: int
-  folded: bool = False
-  dtype: DTypeLike = jnp.float32
-  axis_name: str | None = None
+  conv: ConvPartial
+  up_conv: UpConvPartial
 
   @nn.compact
   def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
     """[B, H, W, C] -> F_S^stage, [B, 2H, 2W, C_stage]."""
     for i in range(self.arch.blocks[3 - self.stage]):
-      x = DecoderBlock(
-        self.arch,
-        self.stage,
-        i == 0,
-        self.folded,
-        self.dtype,
-        self.axis_name,
-        name=f'block{i}',
-      )(x, train)
+      block = DecoderBlock(
+        self.arch, self.stage, self.conv, self.up_conv, up=i == 0, name=f'block{i}'
+      )
+      x = block(x, train)
     return x

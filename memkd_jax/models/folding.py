@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-_EPSILON = 1e-5  # of `layers.batch_norm`
+from memkd_jax.models.layers import BATCH_NORM_EPSILON
 
 
 def fold_batch_norm(
@@ -33,7 +33,7 @@ def fold_batch_norm(
     }
   gamma, beta = params['norm']['scale'], params['norm']['bias']
   mean, variance = batch_stats['norm']['mean'], batch_stats['norm']['var']
-  scale = gamma / jnp.sqrt(variance + _EPSILON)
+  scale = gamma / jnp.sqrt(variance + BATCH_NORM_EPSILON)
   bias = beta - mean * scale
   if 'conv' in params:
     return {'conv': {'kernel': params['conv']['kernel'] * scale, 'bias': bias}}

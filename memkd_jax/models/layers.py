@@ -1,7 +1,7 @@
 """The two convolutions that every network here is made of."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +12,8 @@ from memkd_jax.ops.convolution import convolution
 
 # Kaiming normal, fan-out, as RD initialises its convolutions (method, section 2).
 kaiming_normal = nn.initializers.variance_scaling(2.0, 'fan_out', 'normal')
+
+BATCH_NORM_EPSILON = 1e-5
 
 
 def param_dtype(dtype: DTypeLike) -> jnp.dtype:
@@ -24,7 +26,7 @@ def batch_norm(train: bool, dtype: DTypeLike, axis_name: str | None) -> nn.Batch
   return nn.BatchNorm(
     use_running_average=not train,
     momentum=0.9,
-    epsilon=1e-5,
+    epsilon=BATCH_NORM_EPSILON,
     dtype=dtype,
     param_dtype=param_dtype(dtype),
     axis_name=axis_name,
@@ -118,3 +120,8 @@ class UpConv(nn.Module):
       bias = self.param('bias', nn.initializers.zeros, (self.features,), kernel.dtype)
       return x + bias.astype(self.dtype)
     return batch_norm(train, self.dtype, self.axis_name)(x)
+
+
+# The classes with `folded`, `dtype` and `axis_name` given, as a whole network shares them.
+ConvPartial = Callable[..., Conv]
+UpConvPartial = Callable[..., UpConv]

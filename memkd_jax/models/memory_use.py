@@ -1,4 +1,4 @@
-"""Whether a memory recalls or merely averages: what its addressing looks like."""
+"""Measures of a memory's use: whether it recalls single items or averages all of them."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -25,7 +25,14 @@ def addressing_entropy(weights: jax.Array) -> jax.Array:
 
 
 def mean_absolute_cosine(items: jax.Array) -> jax.Array:
-  """mean_{i != j} |cos(x_i, x_j)| of the rows of [L, C]; 0 for a single row."""
+  """mean_{i != j} |cos(x_i, x_j)| over pairs of items.
+
+  Args:
+    items: [L, C], keys or values.
+
+  Returns:
+    A scalar in [0, 1]; 0 for a single item.
+  """
   unit = normalize(items)
   cosines = jnp.abs(jnp.einsum('ic,jc->ij', unit, unit, precision='highest'))
   number = items.shape[0]
@@ -36,10 +43,10 @@ def mean_absolute_cosine(items: jax.Array) -> jax.Array:
 def step_terms(
   addressing: Mapping[int, jax.Array], memories: Mapping[int, Mapping[str, jax.Array]]
 ) -> dict[str, jax.Array]:
-  """What the log shows of each memory at a training step.
+  """The terms of each memory that the log shows at a training step.
 
   Args:
-    addressing: {m: weights [B, H, W, L]} of the batch's queries.
+    addressing: {m: addressing weights [B, H, W, L]} of the batch's queries.
     memories: {m: {'keys': [L, C], 'values': [L, C]}}.
 
   Returns:
@@ -58,16 +65,16 @@ def per_position(
   targets: Mapping[int, jax.Array],
   recalled: Mapping[int, jax.Array],
 ) -> dict[str, dict[str, jax.Array]]:
-  """What is known of each position of each image.
+  """The use of each memory for each image, and at each position where it has one.
 
   Args:
-    addressing: {m: weights [B, H, W, L]} of the student's queries.
+    addressing: {m: addressing weights [B, H, W, L]} of the student's queries.
     targets: {m: teacher features [B, H, W, C]} that memory m imitates.
-    recalled: {m: what it recalls for them by its values, [B, H, W, C]}.
+    recalled: {m: what memory m recalls for its targets by its values, [B, H, W, C]}.
 
   Returns:
-    {'m<m>': {'usage': mean weight of each item [B, L], 'entropy' [B, H, W],
-    'cosine' of target and recall [B, H, W]}}.
+    {'m<m>': {'usage': mean weight of each item [B, L], 'entropy': see
+    `addressing_entropy`, [B, H, W], 'cosine': that of target and recall, [B, H, W]}}.
   """
   return {
     f'm{m}': {
@@ -80,11 +87,11 @@ def per_position(
 
 
 def anomalous_positions(masks: np.ndarray, size: int) -> np.ndarray:
-  """Positions of a feature map below which any pixel is anomalous.
+  """Positions of a feature map that cover any anomalous pixel.
 
   Args:
-    masks: bool [N, S, S].
-    size: side of the feature map, a divisor of S.
+    masks: bool [N, S, S], True where a pixel is anomalous.
+    size: side of the feature map in positions, a divisor of S.
 
   Returns:
     bool [N, size, size].
@@ -96,13 +103,13 @@ def anomalous_positions(masks: np.ndarray, size: int) -> np.ndarray:
 def split_cosines(
   cosine: np.ndarray, labels: np.ndarray, masks: np.ndarray | None
 ) -> tuple[np.ndarray, np.ndarray]:
-  """Tells the positions of test images apart.
+  """Splits the cosines of test images into those of normal and of anomalous positions.
 
   Args:
-    cosine: [N, H, W].
+    cosine: [N, H, W], the cosine of target and recall at each position.
     labels: [N], 1 for an anomalous image.
-    masks: bool [N, S, S], or None, where all positions of an anomalous image
-      count as anomalous.
+    masks: bool [N, S, S], True where a pixel is anomalous. Without masks (None), all
+      positions of an anomalous image count as anomalous.
 
   Returns:
     The cosines of normal and of anomalous positions, [P] and [Q].
@@ -114,23 +121,18 @@ def split_cosines(
 
 
 def summarize(
-  usage: np.ndarray,
-  entropy: np.ndarray,
-  cosines: tuple[np.ndarray, np.ndarray],
-  memory: Mapping[str, np.ndarray],
+  usage: np.ndarray, entropy: np.ndarray, memory: Mapping[str, np.ndarray]
 ) -> dict[str, Any]:
-  """The figures of one memory that a run writes down.
+  """The figures of one memory over the training images, as JSON values.
 
   Args:
-    usage: mean weights [N, L] of the training images.
-    entropy: [N, H, W] of the training images.
-    cosines: see `split_cosines`.
-    memory: its 'keys' and 'values' [L, C].
+    usage: [N, L], the mean weight of each item.
+    entropy: [N, H, W], see `addressing_entropy`.
+    memory: {'keys': [L, C], 'values': [L, C]}.
 
   Returns:
     {'usage': [L], 'entropy', 'used_items' (L to the power of the mean entropy),
-    'keys_cosine', 'values_cosine', 'cosine': {'normal': mean, 'anomalous': mean,
-    None where there is no such position}}, JSON values.
+    'keys_cosine', 'values_cosine'}.
   """
   mean_entropy = float(entropy.mean(dtype=np.float64))
   return {
@@ -139,8 +141,12 @@ def summarize(
     'used_items': float(usage.shape[1] ** mean_entropy),
     'keys_cosine': float(mean_absolute_cosine(jnp.asarray(memory['keys']))),
     'values_cosine': float(mean_absolute_cosine(jnp.asarray(memory['values']))),
-    'cosine': {
-      name: float(values.mean(dtype=np.float64)) if values.size else None
-      for name, values in zip(('normal', 'anomalous'), cosines, strict=True)
-    },
+  }
+
+
+def mean_cosines(cosines: tuple[np.ndarray, np.ndarray]) -> dict[str, float | None]:
+  """Means of what `split_cosines` gives: {'normal', 'anomalous'}, None where there is none."""
+  return {
+    name: float(values.mean(dtype=np.float64)) if values.size else None
+    for name, values in zip(('normal', 'anomalous'), cosines, strict=True)
   }

@@ -1,6 +1,7 @@
 """Residual networks with torchvision's layout: the architectures and the teacher."""
 
 import dataclasses
+import functools
 from typing import Literal
 
 import jax
@@ -8,7 +9,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax.typing import DTypeLike
 
-from memkd_jax.models.layers import Conv
+from memkd_jax.models.layers import Conv, ConvPartial
 from memkd_jax.ops.pooling import max_pool
 
 
@@ -57,40 +58,30 @@ class ResidualBlock(nn.Module):
   Attributes:
     arch: gives the block type and the widths.
     stage: 1 to 4, gives the channels.
+    conv: makes the convolutions.
     stride: 1 or 2.
-    folded: see `layers.Conv`.
-    dtype: compute dtype.
-    axis_name: see `layers.Conv`.
   """
 
   arch: Architecture
   stage: int
+  conv: ConvPartial
   stride: int = 1
-  folded: bool = False
-  dtype: DTypeLike = jnp.float32
-  axis_name: str | None = None
 
   @nn.compact
   def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
     """[B, H, W, C] -> [B, H / stride, W / stride, C_stage]."""
-
-    def conv(features: int, kernel_size: int, stride: int, name: str) -> Conv:
-      return Conv(
-        features, kernel_size, stride, self.folded, self.dtype, self.axis_name, name=name
-      )
-
     channels = self.arch.channels(self.stage)
     shortcut = x
     if self.stride != 1 or x.shape[-1] != channels:
-      shortcut = conv(channels, 1, self.stride, 'shortcut')(x, train)
+      shortcut = self.conv(channels, 1, self.stride, name='shortcut')(x, train)
     if self.arch.block == 'basic':
-      x = nn.relu(conv(channels, 3, self.stride, 'conv1')(x, train))
-      x = conv(channels, 3, 1, 'conv2')(x, train)
+      x = nn.relu(self.conv(channels, 3, self.stride, name='conv1')(x, train))
+      x = self.conv(channels, 3, name='conv2')(x, train)
     else:
       width = channels // self.arch.expansion * self.arch.width_factor
-      x = nn.relu(conv(width, 1, 1, 'conv1')(x, train))
-      x = nn.relu(conv(width, 3, self.stride, 'conv2')(x, train))
-      x = conv(channels, 1, 1, 'conv3')(x, train)
+      x = nn.relu(self.conv(width, 1, name='conv1')(x, train))
+      x = nn.relu(self.conv(width, 3, self.stride, name='conv2')(x, train))
+      x = self.conv(channels, 1, name='conv3')(x, train)
     return nn.relu(x + shortcut)
 
 
@@ -102,24 +93,16 @@ class ResidualStage(nn.Module):
 
   arch: Architecture
   stage: int
+  conv: ConvPartial
   stride: int = 1
-  folded: bool = False
-  dtype: DTypeLike = jnp.float32
-  axis_name: str | None = None
 
   @nn.compact
   def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
     """[B, H, W, C] -> [B, H / stride, W / stride, C_stage]."""
     for i in range(self.arch.blocks[self.stage - 1]):
-      x = ResidualBlock(
-        self.arch,
-        self.stage,
-        self.stride if i == 0 else 1,
-        self.folded,
-        self.dtype,
-        self.axis_name,
-        name=f'block{i}',
-      )(x, train)
+      stride = self.stride if i == 0 else 1
+      block = ResidualBlock(self.arch, self.stage, self.conv, stride, name=f'block{i}')
+      x = block(x, train)
     return x
 
 
@@ -148,18 +131,12 @@ class Teacher(nn.Module):
       F_T^1, ..., F_T^stages, each after its last ReLU: [B, H_k, W_k, C_k].
     """
     arch = ARCHITECTURES[self.arch]
-    x = Conv(arch.planes, 7, 2, folded=True, dtype=self.dtype, name='stem')(images)
-    x = max_pool(nn.relu(x))
+    conv = functools.partial(Conv, folded=True, dtype=self.dtype)
+    x = max_pool(nn.relu(conv(arch.planes, 7, 2, name='stem')(images)))
     outputs = []
     for stage in range(1, 1 + self._number_of_stages()):
-      x = ResidualStage(
-        arch,
-        stage,
-        1 if stage == 1 else 2,
-        folded=True,
-        dtype=self.dtype,
-        name=f'stage{stage}',
-      )(x)
+      stride = 1 if stage == 1 else 2
+      x = ResidualStage(arch, stage, conv, stride, name=f'stage{stage}')(x)
       outputs.append(x)
     return tuple(outputs)
 

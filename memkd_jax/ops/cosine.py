@@ -4,6 +4,8 @@ Everything is computed in float32 at least, whatever the dtype of the input
 (method, section 5).
 """
 
+from collections.abc import Mapping
+
 import jax
 import jax.numpy as jnp
 
@@ -41,3 +43,18 @@ def cosine_similarity(
     The cosines, float32 (float64 for float64 inputs).
   """
   return jnp.sum(normalize(a, axis) * normalize(b, axis), axis=axis)
+
+
+def cosine_distances(
+  teacher: Mapping[int, jax.Array], student: Mapping[int, jax.Array]
+) -> dict[int, jax.Array]:
+  """1 - cos(F_T^k, F_S^k) at each position.
+
+  Args:
+    teacher: {k: F_T^k}, [B, H_k, W_k, C_k]; stages that the student lacks are ignored.
+    student: {k: F_S^k}, of the same shapes.
+
+  Returns:
+    {k: [B, H_k, W_k]} in the student's order, float32 (float64 for float64 features).
+  """
+  return {k: 1.0 - cosine_similarity(teacher[k], student[k]) for k in student}

@@ -1,110 +1,39 @@
-"""Anomaly maps and image scores (method, section 7).
-
-Upsampling and smoothing are linear and separable, so both are products with
-small constant matrices: exact, fast on every device, and with the border rules
-that the baseline's code has (torch's bilinear, scipy's 'reflect').
-"""
+"""Anomaly maps and image scores (method, section 7)."""
 
 import functools
 from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from memkd_jax.ops.cosine import cosine_similarity
-
-COMBINES = ('sum', 'product')
+from memkd_jax.ops.resampling import gaussian_matrix, resample, upsampling_matrix
 
 
-def upsampling_matrix(size: int, target: int, align_corners: bool) -> np.ndarray:
-  """Bilinear interpolation of `size` samples to `target` samples, as a matrix.
-
-  Args:
-    size: samples before.
-    target: samples after.
-    align_corners: True maps the first and last samples onto each other (RD);
-      False puts samples at pixel centres and repeats the border, as
-      torch.nn.functional.interpolate does.
-
-  Returns:
-    [target, size] float64; its rows sum to 1.
-  """
-  if align_corners:
-    position = np.linspace(0.0, size - 1, target)
-  else:
-    position = (np.arange(target) + 0.5) * size / target - 0.5
-  position = np.clip(position, 0, size - 1)
-  low = np.minimum(np.floor(position).astype(int), max(size - 2, 0))
-  high = np.minimum(low + 1, size - 1)
-  fraction = position - low
-  matrix = np.zeros((target, size))
-  rows = np.arange(target)
-  np.add.at(matrix, (rows, low), 1.0 - fraction)
-  np.add.at(matrix, (rows, high), fraction)
-  return matrix
-
-
-def gaussian_matrix(size: int, sigma: float, truncate: float = 4.0) -> np.ndarray:
-  """scipy.ndimage.gaussian_filter1d with mode 'reflect', as a matrix.
-
-  Args:
-    size: number of samples.
-    sigma: standard deviation in samples; 0 smooths nothing.
-    truncate: radius of the kernel in standard deviations.
-
-  Returns:
-    [size, size] float64; its rows sum to 1.
-  """
-  if sigma == 0:
-    return np.eye(size)
-  radius = int(truncate * sigma + 0.5)
-  offsets = np.arange(-radius, radius + 1)
-  weights = np.exp(-0.5 * (offsets / sigma) ** 2)
-  weights /= weights.sum()
-  # 'reflect' repeats the edge sample (d c b a | a b c d | d c b a), with period
-  # 2 * size, so that a kernel wider than the image is reflected repeatedly.
-  source = (np.arange(size)[:, None] + offsets) % (2 * size)
-  source = np.where(source < size, source, 2 * size - 1 - source)
-  matrix = np.zeros((size, size))
-  np.add.at(matrix, (np.arange(size)[:, None], source), weights)
-  return matrix
-
-
-def anomaly_maps(
-  teacher: Mapping[int, jax.Array],
-  student: Mapping[int, jax.Array],
+def combine_maps(
+  maps: Mapping[int, jax.Array],
   size: int,
   *,
   combine: str = 'sum',
   align_corners: bool = True,
   sigma: float = 4.0,
 ) -> jax.Array:
-  """A = gaussian(combine_k upsample(1 - cos(F_T^k, F_S^k))); pure and jittable.
+  """A = gaussian(combine_k upsample(map_k)); pure and jittable.
 
   Args:
-    teacher: {k: F_T^k}, [B, H_k, W_k, C_k].
-    student: {k: F_S^k}, same shapes; its keys are the distilled stages.
-    size: side S of the map, that of the model's input, in pixels.
-    combine: 'sum' or 'product' of the stages' maps.
-    align_corners: of the bilinear upsampling.
-    sigma: of the Gaussian, in pixels of the map.
+    maps: {k: distances [B, H_k, H_k]}, combined in this order.
+    size: side S of the result, that of the model's input, in pixels.
+    combine: 'sum' or 'product' of the upsampled maps.
+    align_corners: rule of the bilinear upsampling, see `resampling.upsampling_matrix`.
+    sigma: standard deviation of the Gaussian, in pixels of the result.
 
   Returns:
-    [B, S, S] float32 (float64 for float64 features).
+    [B, S, S] of the maps' dtype.
   """
-
-  def separable(matrix: np.ndarray, maps: jax.Array) -> jax.Array:
-    constant = jnp.asarray(matrix, maps.dtype)
-    return jnp.einsum('ij,bjk,lk->bil', constant, maps, constant, precision='highest')
-
-  def stage_map(k: int) -> jax.Array:
-    distance = 1.0 - cosine_similarity(teacher[k], student[k])
-    return separable(upsampling_matrix(distance.shape[1], size, align_corners), distance)
-
   operation = jnp.add if combine == 'sum' else jnp.multiply
-  combined = functools.reduce(operation, [stage_map(k) for k in student])
-  return separable(gaussian_matrix(size, sigma), combined)
+  upsampled = [
+    resample(x, upsampling_matrix(x.shape[1], size, align_corners)) for x in maps.values()
+  ]
+  return resample(functools.reduce(operation, upsampled), gaussian_matrix(size, sigma))
 
 
 def image_scores(maps: jax.Array) -> jax.Array:

@@ -3,10 +3,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from memkd_jax.models.distiller import FUSIONS
-from memkd_jax.models.forward import ForwardDistiller
+from memkd_jax.models.distillers import FUSIONS, ForwardDistiller, ReverseDistiller
 from memkd_jax.models.resnet import ARCHITECTURES
-from memkd_jax.models.reverse import ReverseDistiller
 
 
 @pytest.mark.parametrize('arch', ['tiny_basic', 'tiny_bottleneck'])

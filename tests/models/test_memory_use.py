@@ -1,16 +1,16 @@
 import numpy as np
 import pytest
 
-from memkd_jax.models import memory_use as diagnostics
+from memkd_jax.models import memory_use
 
 
 def test_entropy_is_a_share_of_its_maximum(rng):
-  assert diagnostics.addressing_entropy(np.full((3, 7), 1 / 7)) == pytest.approx([1, 1, 1])
-  assert diagnostics.addressing_entropy(np.eye(4)) == pytest.approx([0] * 4)
+  assert memory_use.addressing_entropy(np.full((3, 7), 1 / 7)) == pytest.approx([1, 1, 1])
+  assert memory_use.addressing_entropy(np.eye(4)) == pytest.approx([0] * 4)
   weights = rng.dirichlet(np.ones(5), size=(2, 3))
   slow = [[-sum(w * np.log(w) for w in row) / np.log(5) for row in image] for image in weights]
-  np.testing.assert_allclose(diagnostics.addressing_entropy(weights), slow, rtol=1e-5)
-  assert diagnostics.addressing_entropy(np.ones((2, 1))).tolist() == [0, 0]
+  np.testing.assert_allclose(memory_use.addressing_entropy(weights), slow, rtol=1e-5)
+  assert memory_use.addressing_entropy(np.ones((2, 1))).tolist() == [0, 0]
 
 
 def test_mean_absolute_cosine(rng):
@@ -21,35 +21,40 @@ def test_mean_absolute_cosine(rng):
     for j in range(4)
     if i != j
   ]
-  assert diagnostics.mean_absolute_cosine(items) == pytest.approx(np.mean(slow), rel=1e-5)
-  assert diagnostics.mean_absolute_cosine(items[:1]) == 0
+  assert memory_use.mean_absolute_cosine(items) == pytest.approx(np.mean(slow), rel=1e-5)
+  assert memory_use.mean_absolute_cosine(items[:1]) == 0
 
 
 def test_positions_below_which_any_pixel_is_anomalous():
   masks = np.zeros((2, 8, 8), bool)
   masks[0, 3, 4] = True
   masks[1, 7, :5] = True
-  positions = diagnostics.anomalous_positions(masks, 4)
+  positions = memory_use.anomalous_positions(masks, 4)
   assert np.argwhere(positions).tolist() == [[0, 1, 2], [1, 3, 0], [1, 3, 1], [1, 3, 2]]
 
 
 @pytest.mark.parametrize('with_masks', [True, False])
 def test_a_summary(rng, with_masks):
   weights = rng.dirichlet(np.ones(5), size=(6, 2, 2))
-  entropy = np.asarray(diagnostics.addressing_entropy(weights))
+  entropy = np.asarray(memory_use.addressing_entropy(weights))
   cosine, labels = rng.random((3, 2, 2)), np.array([0, 1, 1])
   masks = np.zeros((3, 4, 4), bool)
   masks[1, 0, 0] = masks[2, 3, 3] = True
   memory = {'keys': np.eye(5), 'values': np.ones((5, 2))}
-  cosines = diagnostics.split_cosines(cosine, labels, masks if with_masks else None)
-  summary = diagnostics.summarize(weights.mean((1, 2)), entropy, cosines, memory)
+  cosines = memory_use.split_cosines(cosine, labels, masks if with_masks else None)
+  summary = memory_use.summarize(weights.mean((1, 2)), entropy, memory)
   assert sum(summary['usage']) == pytest.approx(1)
   assert summary['usage'] == pytest.approx(weights.reshape(-1, 5).mean(0))
   assert summary['used_items'] == pytest.approx(5 ** summary['entropy'])
   assert (summary['keys_cosine'], summary['values_cosine']) == pytest.approx((0, 1))
   anomalous = [cosine[1, 0, 0], cosine[2, 1, 1]] if with_masks else cosine[1:].ravel()
   total = cosine.sum() - np.sum(anomalous)
-  assert summary['cosine'] == {
+  assert memory_use.mean_cosines(cosines) == {
     'normal': pytest.approx(total / (12 - len(anomalous))),
     'anomalous': pytest.approx(np.mean(anomalous)),
   }
+
+
+def test_the_mean_of_no_position_is_none():
+  cosines = memory_use.split_cosines(np.full((2, 3, 3), 0.5), np.zeros(2), None)
+  assert memory_use.mean_cosines(cosines) == {'normal': 0.5, 'anomalous': None}

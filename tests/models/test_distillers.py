@@ -4,9 +4,13 @@ import numpy as np
 import pytest
 
 from memkd_jax.errors import UserError
-from memkd_jax.models.forward import ForwardDistiller, check_pair
+from memkd_jax.models.distillers import (
+  ForwardDistiller,
+  ReverseDistiller,
+  Slot,
+  check_pair,
+)
 from memkd_jax.models.resnet import ARCHITECTURES, Teacher
-from memkd_jax.models.reverse import ReverseDistiller
 
 BACKBONES = ['resnet18', 'resnet34', 'resnet50', 'wide_resnet50_2']
 
@@ -127,8 +131,11 @@ def test_fusion(features, fusion):
 def test_only_what_leads_to_a_distilled_stage_is_built(features):
   assert ReverseDistiller.built_stages((1, 3)) == (3, 2, 1)
   assert ReverseDistiller.built_stages((3,)) == (3,)
-  assert ReverseDistiller.built_memories((2, 3), (1, 2, 3)) == (3, 2)
-  assert ReverseDistiller.built_memories((1,), (2,)) == (2,)
+  m3, m2, m1 = ReverseDistiller.slots((1, 2, 3), (1, 2, 3))
+  assert (m3, m2, m1) == (Slot(3, 3, 4), Slot(2, 2, 3), Slot(1, 1, 2))
+  assert ReverseDistiller.slots((2, 3), (1, 2, 3)) == (m3, m2)
+  assert ReverseDistiller.slots((1,), (2,)) == (m2,)
+  assert ReverseDistiller.slots((1,), ()) == ()
   model = ReverseDistiller('tiny_bottleneck', stages=(2, 3), memory_items=4)
   variables = model.init(jax.random.key(0), None, features)
   assert set(model.apply(variables, None, features).features) == {2, 3}
@@ -182,8 +189,10 @@ def test_forward_memories_feed_the_stage_behind_them(rng, fusion):
 def test_only_what_leads_to_a_distilled_stage_is_built_forward(rng):
   assert ForwardDistiller.built_stages((1, 2)) == (1, 2)
   assert ForwardDistiller.built_stages((3,)) == (1, 2, 3)
-  assert ForwardDistiller.built_memories((1, 2, 3), (1, 2, 3)) == (1, 2)
-  assert ForwardDistiller.built_memories((1, 2), (1, 2, 3)) == (1,)
+  m1, m2 = ForwardDistiller.slots((1, 2, 3), (1, 2, 3))
+  assert (m1, m2) == (Slot(1, 2, 1), Slot(2, 3, 2))
+  assert ForwardDistiller.slots((1, 2), (1, 2, 3)) == (m1,)
+  assert ForwardDistiller.slots((1,), (1, 2, 3)) == ()
   images = rng.normal(size=(1, 32, 32, 3)).astype(np.float32)
   model = ForwardDistiller('tiny_basic', stages=(2,), student='tiny_basic', memory_items=4)
   variables = model.init(jax.random.key(0), images, None)

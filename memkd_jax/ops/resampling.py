@@ -1,0 +1,93 @@
+"""Upsampling and smoothing of maps.
+
+Both are linear and separable, so both are products with small constant matrices: exact,
+fast on every device, and with the border rules that the baseline's code has (torch's
+bilinear, scipy's 'reflect').
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+
+def upsampling_matrix(size: int, target: int, align_corners: bool) -> np.ndarray:
+  """Bilinear interpolation of `size` samples to `target` samples, as a matrix.
+
+  Args:
+    size: samples before.
+    target: samples after.
+    align_corners: True maps the first and last samples onto each other (RD);
+      False puts samples at pixel centres and repeats the border, as
+      torch.nn.functional.interpolate does.
+
+  Returns:
+    [target, size] float64; its rows sum to 1.
+  """
+  if align_corners:
+    position = np.linspace(0.0, size - 1, target)
+  else:
+    position = (np.arange(target) + 0.5) * size / target - 0.5
+  position = np.clip(position, 0, size - 1)
+  low = np.minimum(np.floor(position).astype(int), max(size - 2, 0))
+  high = np.minimum(low + 1, size - 1)
+  fraction = position - low
+  matrix = np.zeros((target, size))
+  rows = np.arange(target)
+  np.add.at(matrix, (rows, low), 1.0 - fraction)
+  np.add.at(matrix, (rows, high), fraction)
+  return matrix
+
+
+def gaussian_matrix(size: int, sigma: float, truncate: float = 4.0) -> np.ndarray:
+  """scipy.ndimage.gaussian_filter1d with mode 'reflect', as a matrix.
+
+  Args:
+    size: number of samples.
+    sigma: standard deviation in samples; 0 smooths nothing.
+    truncate: radius of the kernel in standard deviations.
+
+  Returns:
+    [size, size] float64; its rows sum to 1.
+  """
+  if sigma == 0:
+    return np.eye(size)
+  radius = int(truncate * sigma + 0.5)
+  offsets = np.arange(-radius, radius + 1)
+  weights = np.exp(-0.5 * (offsets / sigma) ** 2)
+  weights /= weights.sum()
+  # 'reflect' repeats the edge sample (d c b a | a b c d | d c b a), with period
+  # 2 * size, so that a kernel wider than the image is reflected repeatedly.
+  source = (np.arange(size)[:, None] + offsets) % (2 * size)
+  source = np.where(source < size, source, 2 * size - 1 - source)
+  matrix = np.zeros((size, size))
+  np.add.at(matrix, (np.arange(size)[:, None], source), weights)
+  return matrix
+
+
+def resample(maps: jax.Array, matrix: np.ndarray) -> jax.Array:
+  """Applies a matrix of this module along both axes of square maps.
+
+  Args:
+    maps: [B, H, H], floating.
+    matrix: [S, H].
+
+  Returns:
+    [B, S, S] of the maps' dtype.
+  """
+  constant = jnp.asarray(matrix, maps.dtype)
+  return jnp.einsum('ij,bjk,lk->bil', constant, maps, constant, precision='highest')
+
+
+def resample_features(features: jax.Array, matrix: np.ndarray) -> jax.Array:
+  """Applies a matrix of this module along both axes of square feature maps.
+
+  Args:
+    features: [B, H, H, C], floating.
+    matrix: [S, H].
+
+  Returns:
+    [B, S, S, C] of the features' dtype.
+  """
+  constant = jnp.asarray(matrix, features.dtype)
+  rows = jnp.einsum('ij,bjkc->bikc', constant, features, precision='highest')
+  return jnp.einsum('lk,bikc->bilc', constant, rows, precision='highest')
