@@ -5,6 +5,7 @@ result = detector(images)
 result.maps, result.scores, result.decisions
 """
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -15,9 +16,8 @@ __all__ = ['Detector', 'Result', 'load']
 
 
 def __getattr__(name: str) -> Any:
-  # Not before it is asked for: memkd_jax.metrics needs no JAX.
+  # Not before it is asked for: memkd_jax.metrics needs no JAX. By its name, because every
+  # room knows this file, and would know the detector with it.
   if name in __all__:
-    from memkd_jax import detector
-
-    return getattr(detector, name)
+    return getattr(importlib.import_module('memkd_jax.detector'), name)
   raise AttributeError(f'module {__name__!r} has no attribute {name!r}')

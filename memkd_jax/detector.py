@@ -1,23 +1,22 @@
 """A trained model as one callable: `memkd_jax.load(DIR, category='bottle')`."""
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
-from ml_collections import ConfigDict
 
-from memkd_jax.config import RANDOM_TEACHER, resolve
+from memkd_jax import methods
 from memkd_jax.data.images import to_square
 from memkd_jax.errors import UserError
-from memkd_jax.methods.distillation import System
-from memkd_jax.methods.trained import final_state
+from memkd_jax.files import model
 from memkd_jax.runtime.devices import Devices
-from memkd_jax.scoring.calibration import Calibration, Threshold, check_rate, read_calibration
-from memkd_jax.teachers import weights
-from memkd_jax.workdir import Workdir
+from memkd_jax.scoring.calibration import Threshold, check_rate
+from memkd_jax.scoring.pipeline import Pipeline
+from memkd_jax.teachers.extractor import RANDOM, FeatureExtractor
+from memkd_jax.workdir import TrainedModel, Workdir, read_model_folder
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,7 +25,7 @@ class Result:
 
   Attributes:
     maps: float32 [N, S, S], anomaly maps at the model's size S, raw.
-    scores: float32 [N], the highest value of each map.
+    scores: float32 [N], how abnormal each image is, as a rule its map's highest value.
     p_values: float64 [N], the probability that a normal image scores as high or
       higher; None where no threshold was calibrated.
     decisions: bool [N], True for anomalous; None likewise.
@@ -38,47 +37,99 @@ class Result:
   decisions: np.ndarray | None
 
 
+@dataclasses.dataclass(frozen=True)
+class Program:
+  """What the models of a run have in common: the teacher, and one compiled program.
+
+  Attributes:
+    pipeline: what is computed.
+    teacher_params: the extractor's parameters, numpy arrays.
+    notes: sentences that must stand beside the results.
+    device: the device that scores.
+    run: compiled `(params, teacher_params, images) -> (maps, scores)`; compiled once for
+      each number of images, whatever the number of models.
+    on_device: the extractor's parameters on the device.
+  """
+
+  pipeline: Pipeline
+  teacher_params: Any
+  notes: tuple[str, ...]
+  device: jax.Device
+  run: Callable[..., tuple[jax.Array, jax.Array]]
+  on_device: Any
+
+  @classmethod
+  def build(cls, trained: TrainedModel, teacher_weights: Path | str | None) -> 'Program':
+    """Loads the teacher of a model, and nothing that only a training needs.
+
+    Args:
+      trained: any of the run's models.
+      teacher_weights: where the teacher's weights lie now; where they lay at the
+        training if None.
+
+    Raises:
+      UserError: they are missing, or not those of the training.
+    """
+    config = trained.config.copy_and_resolve_references()
+    if teacher_weights is not None:
+      config.model.teacher_weights = str(Path(teacher_weights).expanduser().absolute())
+    source = config.model.teacher_weights
+    extractor = FeatureExtractor(config.model.backbone, source, config.model.dtype)
+    if source != RANDOM and extractor.digest != trained.teacher_sha256:
+      raise UserError(
+        f'{source} is not the teacher that {trained.name} was trained with; name that file '
+        'with --teacher-weights.'
+      )
+    # The number of devices that trained does not matter to one that scores.
+    config.parallel.axis = 'category'
+    device = jax.local_devices()[0]
+    method = methods.create(config, extractor, Devices([device]))
+    pipeline = Pipeline(extractor, method, **config.anomaly_map.to_dict())
+    return cls(
+      pipeline,
+      extractor.params,
+      (*extractor.notes, *method.notes),
+      device,
+      jax.jit(pipeline.score),
+      jax.device_put(extractor.params, device),
+    )
+
+
 class Detector:
   """Scores images with one trained model, on one device.
 
   Attributes:
-    category: that it was trained on.
+    trained: the model.
+    program: the teacher and the compiled program.
+    category: name of what it was trained on.
+    method: name of the method, 'MemKD' for example.
     image_size: S, the side of its maps in pixels.
-    batch_size: images that are scored at once.
+    batch_size: number of images that are scored at once.
     calibration: what its held-out images look like; None where there are none.
     threshold: by which it decides; None likewise.
     notes: sentences that must stand beside its results.
   """
 
-  def __init__(
-    self,
-    system: System,
-    variables: Any,
-    category: str,
-    calibration: Calibration | None,
-    false_alarm_rate: float | None,
-  ):
+  def __init__(self, trained: TrainedModel, program: Program, false_alarm_rate: float | None):
     """Takes what `load` found.
 
     Args:
-      system: of the run.
-      variables: of `System.folded_variables`.
-      category: that was trained.
-      calibration: where there is one.
+      trained: the model.
+      program: the teacher and the compiled program.
       false_alarm_rate: see `load`.
     """
-    self.system = system
-    self.variables = variables
-    self.category = category
-    self.image_size: int = system.config.data.image_size
-    self.batch_size: int = system.config.eval.batch_size
-    self.notes = list(system.notes)
-    self.calibration = calibration
+    self.trained, self.program = trained, program
+    self.category = trained.name
+    self.method = program.pipeline.method.name
+    self.image_size: int = trained.config.data.image_size
+    self.batch_size: int = trained.config.eval.batch_size
+    self.notes = list(program.notes)
+    self.calibration = trained.calibration
     self.threshold: Threshold | None = None
-    if calibration is not None:
-      rate = calibration.default_rate() if false_alarm_rate is None else false_alarm_rate
-      self.threshold = calibration.threshold(rate)
-    self._on_device = jax.device_put(variables, system.devices.local[0])
+    if self.calibration is not None:
+      rate = self.calibration.default_rate() if false_alarm_rate is None else false_alarm_rate
+      self.threshold = self.calibration.threshold(rate)
+    self._on_device = jax.device_put(trained.params, program.device)
 
   def __call__(self, images: np.ndarray | Iterable[np.ndarray]) -> Result:
     """Scores images.
@@ -111,13 +162,25 @@ class Detector:
       self._score_batch(np.zeros((number, self.image_size, self.image_size, 3), np.uint8))
       size *= 2
 
+  def score(self, images: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Maps and scores as a function to be traced, its parameters as numpy constants.
+
+    Args:
+      images: uint8 [B, S, S, 3].
+
+    Returns:
+      (maps [B, S, S], scores [B]).
+    """
+    program = self.program
+    return program.pipeline.score(self.trained.params, program.teacher_params, images)
+
   def _score_batch(self, batch: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Pads to a power of two, so that few programs are compiled."""
     number = len(batch)
     padded = min(1 << (number - 1).bit_length(), self.batch_size)
     padding = ((0, padded - number), (0, 0), (0, 0), (0, 0))
-    images = np.pad(batch, padding)
-    maps, scores = self.system.score_alone(self._on_device, images)
+    program = self.program
+    maps, scores = program.run(self._on_device, program.on_device, np.pad(batch, padding))
     return np.asarray(maps)[:number], np.asarray(scores)[:number]
 
   def _decide(self, maps: np.ndarray, scores: np.ndarray) -> Result:
@@ -135,16 +198,16 @@ def load(
   false_alarm_rate: float | None = None,
   teacher_weights: Path | str | None = None,
 ) -> Detector:
-  """Loads a model that `memkd_jax.main` trained.
+  """Loads a trained model.
 
   Args:
-    workdir: the run's folder.
-    category: that was trained; may be left out where there is one alone.
-    seed: of the run; the first of its seeds where it is left out.
+    workdir: a run's folder, or a folder that holds model.json and model.safetensors.
+    category: name of what it was trained on; may be left out where there is one alone.
+    seed: the seed that it was trained with; the first of the run's seeds if None.
     false_alarm_rate: the share of normal images that may be called anomalous; 0.01, or the
-      lowest that the held-out images support, where it is left out.
+      lowest that the held-out images support, if None.
     teacher_weights: where the teacher's weights lie now; where they lay at the
-      training where it is left out.
+      training if None.
 
   Returns:
     The detector; it decides only if the run had --config.train.holdout.
@@ -152,11 +215,19 @@ def load(
   Raises:
     UserError: there is no such model, it is damaged, or the rate cannot be supported.
   """
-  folder = Workdir(workdir)
-  config = _config(folder, teacher_weights)
-  seed = config.seeds[0] if seed is None else seed
-  category = _choose_category(folder, category, seed)
-  return _load(folder, config, [category], seed, false_alarm_rate)[0]
+  root = Path(workdir).expanduser()
+  if model.exists(root):
+    trained = read_model_folder(root)
+    if category not in (None, trained.name) or seed not in (None, trained.seed):
+      raise UserError(
+        f'{root} holds {trained.name} with seed {trained.seed} alone; leave --category and '
+        '--seed out.'
+      )
+  else:
+    folder = Workdir(workdir)
+    seed = _choose_seed(folder, seed)
+    trained = folder.read_model(_choose_category(folder, category, seed), seed)
+  return _detectors([trained], false_alarm_rate, teacher_weights)[0]
 
 
 def load_all(
@@ -166,70 +237,67 @@ def load_all(
   false_alarm_rate: float | None = None,
   teacher_weights: Path | str | None = None,
 ) -> list[Detector]:
-  """Loads all finished categories of a run; they share the teacher and the programs.
+  """Loads all models of a run; they share the teacher and the programs.
 
   Args, and errors, are those of `load`.
   """
+  root = Path(workdir).expanduser()
+  if model.exists(root):
+    return _detectors([read_model_folder(root)], false_alarm_rate, teacher_weights)
   folder = Workdir(workdir)
-  config = _config(folder, teacher_weights)
-  seed = config.seeds[0] if seed is None else seed
-  categories = folder.finished(seed) or [_choose_category(folder, None, seed)]
-  return _load(folder, config, categories, seed, false_alarm_rate)
+  seed = _choose_seed(folder, seed)
+  names = _names(folder, seed) or [_choose_category(folder, None, seed)]
+  models = [folder.read_model(name, seed) for name in names]
+  return _detectors(models, false_alarm_rate, teacher_weights)
 
 
-def _config(folder: Workdir, teacher_weights: Path | str | None) -> ConfigDict:
-  """The resolved config of a run, its teacher compared with that of the training."""
-  config = folder.read_config()
-  expected = config.model.teacher_sha256
-  with config.unlocked():
-    del config.model['teacher_sha256']
-  if teacher_weights is not None:
-    config.model.teacher_weights = str(teacher_weights)
-  config = resolve(config)
-  path = config.model.teacher_weights
-  if path != RANDOM_TEACHER and expected and weights.sha256(path) != expected:
-    raise UserError(
-      f'{path} is not the teacher that {folder.root} was trained with; name that file with '
-      '--teacher-weights.'
-    )
-  # The number of devices that trained does not matter to one that scores.
-  config.parallel.axis = 'category'
-  return config
-
-
-def _load(
-  folder: Workdir,
-  config: ConfigDict,
-  categories: Sequence[str],
-  seed: int,
+def _detectors(
+  models: Sequence[TrainedModel],
   false_alarm_rate: float | None,
+  teacher_weights: Path | str | None,
 ) -> list[Detector]:
   if false_alarm_rate is not None:
     check_rate(false_alarm_rate)
-  calibrations = [read_calibration(folder.category(category, seed)) for category in categories]
-  if false_alarm_rate is not None and None in calibrations:
-    lacking = folder.category(categories[calibrations.index(None)], seed)
+    for trained in models:
+      if trained.calibration is None:
+        raise UserError(
+          f'{trained.name} has no threshold to set a false-alarm rate for; train with '
+          '--config.train.holdout=0.1, or set one with memkd calibrate --good=FOLDER.'
+        )
+  # As a rule one: an evaluation with other maps may have ended before it came to all models.
+  programs: dict[str, Program] = {}
+  found = []
+  for trained in models:
+    maps = trained.config.anomaly_map.to_json(sort_keys=True)
+    if maps not in programs:
+      programs[maps] = Program.build(trained, teacher_weights)
+    found.append(Detector(trained, programs[maps], false_alarm_rate))
+  return found
+
+
+def _choose_seed(folder: Workdir, seed: int | None) -> int:
+  if seed is not None:
+    return seed
+  known = folder.models()
+  if not known:
+    folder.check_exists()
     raise UserError(
-      f'{lacking} has no threshold to set a false-alarm rate for; train with '
-      '--config.train.holdout=0.1.'
+      f'{folder.root} holds no trained model yet; run the command that trains there to its end.'
     )
-  system = System(config, Devices(jax.local_devices()[:1]))
-  size = config.data.image_size
-  like = np.zeros((config.train.exemplars, size, size, 3), np.uint8)
-  detectors = []
-  for category, calibration in zip(categories, calibrations, strict=True):
-    state, _ = final_state(system, category, seed, like, folder.category(category, seed))
-    variables = system.folded_variables(state)
-    detectors.append(Detector(system, variables, category, calibration, false_alarm_rate))
-  return detectors
+  seeds = folder.read_model(*known[0]).config.seeds
+  return next((s for s in seeds if (known[0][0], s) in known), known[0][1])
+
+
+def _names(folder: Workdir, seed: int) -> list[str]:
+  return [name for name, other in folder.models() if other == seed]
 
 
 def _choose_category(folder: Workdir, category: str | None, seed: int) -> str:
-  finished = folder.finished(seed)
-  if category is None and len(finished) == 1:
-    return finished[0]
-  if category in finished:
+  known = _names(folder, seed)
+  if category is None and len(known) == 1:
+    return known[0]
+  if category in known:
     return str(category)
-  known = ', '.join(finished) or 'none'
+  names = ', '.join(known) or 'none'
   asked = 'name one with --category' if category is None else f'{category} is not among them'
-  raise UserError(f'{folder.root} holds, with seed {seed}, these categories: {known}; {asked}.')
+  raise UserError(f'{folder.root} holds, with seed {seed}, these categories: {names}; {asked}.')

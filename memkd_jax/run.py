@@ -1,5 +1,7 @@
-"""Trains one category, and runs all the categories of a data set."""
+"""The tasks of a run: fit, evaluate, result; one after the other, or one a device."""
 
+import dataclasses
+import functools
 import hashlib
 import itertools
 import json
@@ -11,29 +13,27 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
-from memkd_jax.config import RANDOM_TEACHER, flatten, resolve
+from memkd_jax import config as base
+from memkd_jax import methods
+from memkd_jax.config import flatten
 from memkd_jax.data.benchmarks.counts import count, differences
 from memkd_jax.data.datasets import Source, choose_categories, open_source
-from memkd_jax.data.sampling import batch_indices, holdout_indices, number_of_steps
-from memkd_jax.data.splits import load_split
+from memkd_jax.data.sample import Sample
+from memkd_jax.data.sampling import holdout_indices
+from memkd_jax.data.splits import Split, load_split
 from memkd_jax.errors import UserError, explain, is_disk_full
-from memkd_jax.evaluate import check_splits, evaluate_category, score_images
-from memkd_jax.methods.distillation import System
-from memkd_jax.methods.trained import final_state
+from memkd_jax.evaluate import Scorer, evaluate
+from memkd_jax.methods.base import Method, Task
 from memkd_jax.report.environment import describe_environment
 from memkd_jax.report.html import write_report
 from memkd_jax.report.results import collect, results_table, write_results
 from memkd_jax.runtime import hosts, interrupt
-from memkd_jax.runtime.progress import progress_bar
-from memkd_jax.scoring.calibration import Calibration, write_calibration
-from memkd_jax.teachers import weights
-from memkd_jax.training import divergence, lanes, metrics_log
-from memkd_jax.training.metrics_log import MetricsLog
-from memkd_jax.training.profiler import StepTrace
-from memkd_jax.training.shared_checkpoints import SharedCheckpoints
-from memkd_jax.training.step import TrainState
-from memkd_jax.training.step_log import StepLogger
-from memkd_jax.workdir import Workdir
+from memkd_jax.runtime.devices import Devices
+from memkd_jax.scoring.calibration import Calibration
+from memkd_jax.scoring.pipeline import Pipeline
+from memkd_jax.teachers.extractor import FeatureExtractor
+from memkd_jax.training import divergence, lanes, metrics_log, shared_checkpoints
+from memkd_jax.workdir import SharedWorkdir, TrainedModel
 
 MODES = ('train', 'evaluate')
 
@@ -41,15 +41,16 @@ MODES = ('train', 'evaluate')
 def run_config(
   config: ConfigDict, workdir: Path | str, mode: str = 'train', dump_maps: bool = False
 ) -> dict[str, Any]:
-  """Trains and evaluates each category asked for, and writes the results.
+  """Fits and evaluates a model for each category asked for, and writes the results.
 
-  Finished categories are skipped, unfinished ones resume. A category that fails
-  is reported, and the others still run.
+  Finished tasks are skipped, unfinished ones resume. A task that fails is reported, and
+  the others still run.
 
   Args:
-    config: as `config.get_config` gives it.
+    config: as `methods.get_config` gives it.
     workdir: the run's folder, see `workdir`.
-    mode: 'train', or 'evaluate' to score existing checkpoints only.
+    mode: 'train', or 'evaluate' to score models that are trained already, perhaps with
+      other values of `eval` and `anomaly_map`.
     dump_maps: whether the maps of what is scored are written as TIFF files.
 
   Returns:
@@ -61,225 +62,227 @@ def run_config(
     OSError: the disk is full.
   """
   started = time.monotonic()
+  folder = SharedWorkdir(workdir)
   with hosts.raise_together():
-    folder = Workdir(workdir)
-    config = resolve(config)
-    lanes.check(config)
+    config = methods.resolve(config)
+    lanes.check(config.parallel.axis)
     source = open_source(config.data.dataset, config.data.source, config.data.dir)
     categories = choose_categories(source, config.data.categories)
-    if mode == 'evaluate' and hosts.is_main():
-      folder.check_exists()
-    if config.train.tensorboard:
+    if 'tensorboard' in config.train and config.train.tensorboard:
       metrics_log.check_tensorboard()
-    system = System(config)
-    claimed = _with_teacher_hash(config)
+    model = config.model
+    extractor = FeatureExtractor(model.backbone, model.teacher_weights, model.dtype)
+    workers = [
+      Worker(config, extractor, devices, source, folder, mode, dump_maps)
+      for devices in lanes.devices(config.parallel.axis, len(categories) * len(config.seeds))
+    ]
+    claimed = _with_teacher_digest(config, extractor.digest)
   hosts.check_same(
     lambda: [_what_counts(claimed), list(categories), mode, dump_maps], 'configs'
   )
-  with hosts.held_by_main(folder.locked()):
-    with hosts.raise_together():
-      if hosts.is_main():
-        folder.claim(claimed)
-    return _run_all(system, source, categories, folder, claimed, mode, dump_maps, started)
+  with folder.locked():
+    fields = methods.fields(config.method.name)
+    rescored = base.scoring(fields) if mode == 'evaluate' else ()
+    folder.claim(claimed, base.resumable(fields), rescored, must_exist=mode == 'evaluate')
+    return _run_all(workers, categories, claimed, started)
 
 
 def _run_all(
-  system: System,
-  source: Source,
-  categories: Sequence[str],
-  folder: Workdir,
-  claimed: ConfigDict,
-  mode: str,
-  dump_maps: bool,
-  started: float,
+  workers: 'Sequence[Worker]', categories: Sequence[str], claimed: ConfigDict, started: float
 ) -> dict[str, Any]:
-  """The loop over categories, in a folder that belongs to this run."""
-  config = system.config
-  for note in system.notes:
+  """All tasks, in a folder that belongs to this run."""
+  first = workers[0]
+  config, folder = first.config, first.folder
+  notes = [*first.extractor.notes, *first.method.notes]
+  for note in notes:
     print(f'Note: {note}', flush=True)
-
   failed: dict[str, str] = {}
 
-  def run_one(system: System, seed: int, category: str) -> None:
-    name = category if len(config.seeds) == 1 else f'{category}, seed {seed}'
+  def run_one(worker: Worker, task: Task) -> None:
+    name = task.name if len(config.seeds) == 1 else f'{task.name}, seed {task.seed}'
     interrupt.raise_if_asked()
     try:
-      finished = hosts.on_main(lambda: folder.read_result(category, seed) is not None)
-      if mode == 'train' and finished and not dump_maps:
-        print(f'{name}: finished already', flush=True)
-      else:
-        _run_category(system, source, category, seed, folder, mode, dump_maps)
+      worker.run(task, name)
     except hosts.shared_errors() as error:
       if is_disk_full(error):
         raise
-      failed.setdefault(category, explain(error))
+      failed.setdefault(task.name, explain(error))
       print(f'{name} failed: {explain(error)}', flush=True)
 
-  lanes.run_all(system, itertools.product(config.seeds, categories), run_one)
+  # All seeds of a category in a row, so that its images are decoded once.
+  tasks = [
+    Task.of_category(category, seed)
+    for category, seed in itertools.product(categories, config.seeds)
+  ]
+  lanes.run_all(workers, tasks, run_one)
 
   def conclude() -> dict[str, Any]:
     in_order = {category: failed[category] for category in categories if category in failed}
-    results = collect(folder, config, categories, in_order, system.notes)
+    results = collect(folder.own, config, first.method.name, categories, in_order, notes)
     results['environment'] = describe_environment(started)
-    write_results(folder.root, results)
-    write_report(folder, claimed, results)
+    write_results(folder.own.root, results)
+    method = config.method.name
+    default, fields = methods.get_config(method=method), methods.fields(method)
+    write_report(folder.own, claimed, results, default, fields)
     print('\n' + results_table(results), flush=True)
     return results
 
   return hosts.on_main(conclude)
 
 
-def train_category(
-  system: System, category: str, seed: int, images: np.ndarray, folder: Path
-) -> tuple[TrainState, dict[str, float]]:
-  """Trains to the last step, from the newest checkpoint where there is one.
+class Worker:
+  """Runs tasks on its devices, with programs that are compiled once for all of them.
 
-  The order, which resuming relies on: restore or initialise; then for each step
-  gather, step, check and log the terms of the step before (so that the device
-  is never waited for), and save where it is due or a signal came. Only states
-  whose terms were checked are saved.
-
-  Args:
-    system: the compiled steps.
-    category: seeds the data order and the initialisation, together with
-    seed: of the run.
-    images: uint8 [N, S, S, 3], the normal training images.
-    folder: where checkpoints/ and metrics.jsonl are.
-
-  Returns:
-    The final state, as numpy arrays, and the terms of its last step (empty
-    where nothing was left to do).
-
-  Raises:
-    UserError: a term was NaN or infinite, or there are checkpoints that are damaged
-      or were trained on other images.
-    OSError: a checkpoint could not be written.
-    interrupt.Interrupted: a signal came; what was done is saved.
+  Attributes:
+    config: the resolved config.
+    extractor: the frozen teacher.
+    method: learns and scores.
+    folder: the run's folder.
   """
-  train, devices = system.config.train, system.devices
-  batch_size = train.batch_size
-  steps = number_of_steps(train.epochs, len(images), batch_size)
-  if steps == 0:
-    raise UserError(
-      f'{category}: {len(images)} images in {train.epochs} epochs fill no batch of '
-      f'{batch_size}; raise --config.train.epochs or lower --config.train.batch_size.'
+
+  def __init__(
+    self,
+    config: ConfigDict,
+    extractor: FeatureExtractor,
+    devices: Devices,
+    source: Source,
+    folder: SharedWorkdir,
+    mode: str,
+    dump_maps: bool,
+  ):
+    """Takes what all tasks of a run share.
+
+    Raises:
+      UserError: teacher and student do not fit together, or the devices do not divide a
+        batch.
+    """
+    self.config, self.extractor, self.folder = config, extractor, folder
+    self.method: Method = methods.create(config, extractor, devices)
+    self._devices, self._source = devices, source
+    self._mode, self._dump_maps = mode, dump_maps
+    self._read = functools.lru_cache(maxsize=1)(self._read_images)
+
+  @functools.cached_property
+  def _scorer(self) -> Scorer:
+    pipeline = Pipeline(self.extractor, self.method, **self.config.anomaly_map.to_dict())
+    size = self.config.eval.batch_size
+    return Scorer(pipeline, self.extractor.params, self._devices, size)
+
+  def run(self, task: Task, name: str) -> None:
+    """Fits and evaluates one task, and writes its result last of all.
+
+    Args:
+      task: what is to be done.
+      name: what it is called on the screen.
+    """
+    finished = self.folder.is_finished(task.name, task.seed)
+    if self._mode == 'train' and finished and not self._dump_maps:
+      print(f'{name}: finished already', flush=True)
+      return
+    train, test = self._read(task.train, task.test)
+    kept, held = holdout_indices(task.seed, task.name, len(train), self.config.train.holdout)
+    trained = self._trained(task, train[kept], train[held])
+    folder = self.folder.category(task.name, task.seed)
+    maps_folder = self.folder.own.maps(task.name, task.seed) if self._dump_maps else None
+    figures = evaluate(
+      self._scorer,
+      trained.params,
+      task.name,
+      test,
+      folder,
+      resolution=self.config.eval.resolution,
+      fitted_diagnosis=trained.diagnosis,
+      maps_folder=maps_folder,
     )
-  metadata = {
-    'train_images': len(images),
-    'train_sha256': _sha256(images),
-  }
-  host_state = system.init_state(category, seed, images)
-  last_terms: dict[str, float] = {}
-  with SharedCheckpoints(folder / 'checkpoints') as checkpoints:
-    if checkpoints.latest_step() is not None:
-      if checkpoints.read_metadata() != metadata:
+    counts = count(trained.train_images, test.samples)
+    all_counts = counts | {'train': trained.train_images + len(held)}
+    result: dict[str, Any] = {'metrics': figures, 'counts': counts}
+    missing = differences(self.config.data.dataset, task.name, all_counts)
+    log = folder / 'metrics.jsonl'
+    diverged = hosts.on_main(lambda: divergence.describe(log, task.name))
+    for note in filter(None, (missing, diverged)):
+      print(f'Note: {note}', flush=True)
+      result.setdefault('notes', []).append(note)
+    self.folder.write_result(task.name, task.seed, result)
+
+  def _trained(self, task: Task, images: np.ndarray, held_out: np.ndarray) -> TrainedModel:
+    """The task's model and its threshold, from the folder where it is there already."""
+    folder = self.folder.category(task.name, task.seed)
+    if self._mode == 'evaluate' or self.folder.has_model(task.name, task.seed):
+      trained = self.folder.read_model(task.name, task.seed)
+      if len(images) and trained.train_sha256 != _sha256(images):
         raise UserError(
-          f'{folder / "checkpoints"} began with other training images; give it the same '
-          'ones, or choose another --workdir.'
+          f'{folder} holds a model of other training images; give it the same ones, or choose '
+          'another --workdir.'
         )
-      host_state = checkpoints.restore(host_state)
-    start = int(host_state.step)
-    if start == steps:
-      return host_state, last_terms
-    state = devices.replicate(host_state)
-    data = system.training_data(images)
-    profiled = train.profile and hosts.is_main()
-
-    def draw(step: int) -> tuple[np.ndarray, np.ndarray]:
-      """Which images are the batch of a step, and which its exemplars."""
-      return (
-        batch_indices(seed, category, len(images), batch_size, step),
-        system.exemplar_indices(category, seed, len(images), step),
+      if trained.config.anomaly_map.to_dict() != self.config.anomaly_map.to_dict():
+        # After an evaluation with other maps a detector gives those, and decides by them.
+        calibration = self._calibrate(trained.params, held_out)
+        trained = dataclasses.replace(trained, config=self.config, calibration=calibration)
+        self.folder.write_model(trained)
+    else:
+      fitted = self.method.fit(task, images, folder)
+      trained = TrainedModel(
+        name=task.name,
+        seed=task.seed,
+        config=self.config,
+        teacher_sha256=self.extractor.digest,
+        params=fitted.params,
+        train_images=len(images),
+        train_sha256=_sha256(images),
+        diagnosis=fitted.diagnosis,
+        calibration=self._calibrate(fitted.params, held_out),
       )
+      self.folder.write_model(trained)
+    if not self.config.train.get('keep_checkpoints', False):
+      shared_checkpoints.discard(folder / 'checkpoints')
+    return trained
 
-    with (
-      interrupt.deferred() as stop_after,
-      MetricsLog(folder, start, train.tensorboard) as log,
-      StepTrace(folder, start, profiled, devices.wait) as trace,
-      progress_bar(category, steps * batch_size, start * batch_size, leave=True) as progress,
-    ):
-      report = StepLogger(
-        system, category, log, progress, steps, lambda n: images[np.concatenate(draw(n - 1))]
+  def _calibrate(self, params: dict[str, Any], held_out: np.ndarray) -> Calibration | None:
+    if not len(held_out):
+      return None
+    maps, scores, _ = self._scorer(params, held_out)
+    return Calibration.from_maps(maps, scores)
+
+  def _read_images(
+    self, train_names: tuple[str, ...], test_names: tuple[str, ...]
+  ) -> tuple[np.ndarray, Split]:
+    """Lists and decodes everything, once for all seeds.
+
+    A broken test image must not come to light only after the training.
+    """
+    data, name = self.config.data, ', '.join(test_names)
+    with hosts.raise_together():
+      test_samples = self._list(test_names, 'test')
+      # Scoring alone needs them only for a threshold.
+      with_train = self._mode == 'train' or self.config.train.holdout > 0
+      train_samples = self._list(train_names, 'train') if with_train else []
+      check_splits(name, train_samples, test_samples)
+      test = load_split(test_samples, data.image_size, data.threads)
+      images = test.images[:0]
+      if with_train:
+        images = load_split(train_samples, data.image_size, data.threads).images
+    hosts.check_same(lambda: [_sha256(test.images), _sha256(images)], f'images of {name}')
+    return images, test
+
+  def _list(self, categories: tuple[str, ...], split: str) -> list[Sample]:
+    return [s for c in categories for s in self._source.list_samples(c, split)]
+
+
+def check_splits(name: str, train: Sequence[Sample], test: Sequence[Sample]) -> None:
+  """Raises UserError where training would see defects, or a metric would be undefined."""
+  for sample in train:
+    if sample.label:
+      raise UserError(
+        f'{name}: {sample.image} is among the training images but not normal; move it.'
       )
-      for step in range(start, steps):
-        trace.before_step(step, state)
-        report.begin_input()
-        indices, exemplars = draw(step)
-        state, terms = system.train_step(
-          state,
-          system.teacher_params,
-          data.draw(indices),
-          data.draw(exemplars) if system.memories else None,
-        )
-        done = step + 1
-        report.begin(done, terms)
-        stopping = stop_after()
-        if done % train.checkpoint_steps == 0 or done == steps or stopping:
-          last_terms = report.finish()
-          host_state = devices.unreplicate(state)
-          checkpoints.save(done, host_state, metadata)
-        if stopping:
-          break
-      checkpoints.wait()
-  return host_state, last_terms
-
-
-def _run_category(
-  system: System,
-  source: Source,
-  category: str,
-  seed: int,
-  folder: Workdir,
-  mode: str,
-  dump_maps: bool,
-) -> None:
-  """Trains and evaluates one category with one seed, and writes its result last of all."""
-  config = system.config
-  # Everything is listed and decoded first: a broken test image must not come to
-  # light only after the training.
-  size, threads = config.data.image_size, config.data.threads
-  with hosts.raise_together():
-    test_samples = source.list_samples(category, 'test')
-    # Scoring alone needs them only to see how the memories are used, and for a threshold.
-    with_train = mode == 'train' or bool(system.memories) or config.train.holdout > 0
-    train_samples = source.list_samples(category, 'train') if with_train else []
-    check_splits(category, train_samples, test_samples)
-    category_folder = folder.category(category, seed)
-    test = load_split(test_samples, size, threads)
-    images = test.images[:0]
-    if with_train:
-      images = load_split(train_samples, size, threads).images
-    kept, held = holdout_indices(seed, category, len(images), config.train.holdout)
-    images, held_out = images[kept], images[held]
-  hosts.check_same(
-    lambda: [_sha256(array) for array in (test.images, images, held_out)],
-    f'images of {category}',
-  )
-  if mode == 'train':
-    with system.training():
-      state, _ = train_category(system, category, seed, images, category_folder)
-    number = len(images)
-  else:
-    state, number = final_state(system, category, seed, test.images, category_folder)
-  maps_folder = folder.maps(category, seed) if dump_maps else None
-  figures = evaluate_category(
-    system, state, category, images, test, category_folder, maps_folder
-  )
-  if len(held_out):
-    calibration = Calibration.from_maps(*score_images(system, state, held_out))
-    hosts.on_main(lambda: write_calibration(category_folder, calibration))
-  counts = count(number, test_samples)
-  all_counts = counts | {'train': number + len(held_out)}
-  result: dict[str, Any] = {'metrics': figures, 'counts': counts}
-  diverged = hosts.on_main(
-    lambda: divergence.describe(category_folder / 'metrics.jsonl', category)
-  )
-  for note in filter(None, (differences(config.data.dataset, category, all_counts), diverged)):
-    print(f'Note: {note}', flush=True)
-    result.setdefault('notes', []).append(note)
-  with hosts.raise_together():
-    if hosts.is_main():
-      folder.write_result(category, seed, result)
+  labels = {s.label for s in test}
+  for label, kind in ((0, 'normal'), (1, 'anomalous')):
+    if label not in labels:
+      raise UserError(
+        f'{name} has no {kind} test images, without which its metrics are undefined; '
+        f'add some beside {test[0].image}.'
+      )
 
 
 def _sha256(images: np.ndarray) -> str:
@@ -293,10 +296,9 @@ def _what_counts(claimed: ConfigDict) -> dict[str, Any]:
   return {name: value for name, value in fields.items() if name not in paths}
 
 
-def _with_teacher_hash(config: ConfigDict) -> ConfigDict:
+def _with_teacher_digest(config: ConfigDict, digest: str) -> ConfigDict:
   """Adds the content of the weights, which counts where their path does not."""
-  path = config.model.teacher_weights
   config = config.copy_and_resolve_references()
   with config.unlocked():
-    config.model.teacher_sha256 = path if path == RANDOM_TEACHER else weights.sha256(path)
+    config.model.teacher_sha256 = digest
   return config

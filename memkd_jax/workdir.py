@@ -1,35 +1,68 @@
 """A run's folder: what lies where, and whether a run may go on in it.
 
 config.json                              the resolved config
-<category>/seed_<seed>/checkpoints/      the training state
-<category>/seed_<seed>/metrics.jsonl     the losses, one object a line
-<category>/seed_<seed>/result.json       figures and counts; written last
-<category>/seed_<seed>/figure.png        images, ground truth, maps
-<category>/seed_<seed>/curves.png        ROC and the like, histogram of the scores
-<category>/seed_<seed>/calibration.json  scores of held-out normal images, if any
-<category>/seed_<seed>/memory.*          how the memories are used, where there are any
-anomaly_maps/seed_<seed>/<category>/     test/<defect>/<id>.tiff, with --dump-maps
-results.json, results.md, report.html    all categories together
+<task>/seed_<seed>/model.safetensors     the trained model: its arrays
+<task>/seed_<seed>/model.json            what they mean, config, threshold; written last
+<task>/seed_<seed>/checkpoints/          the training state, until the model is there
+<task>/seed_<seed>/metrics.jsonl         the losses, one object a line
+<task>/seed_<seed>/result.json           figures and counts; written last
+<task>/seed_<seed>/figure.png            images, ground truth, maps
+<task>/seed_<seed>/curves.png            ROC and the like, histogram of the scores
+<task>/seed_<seed>/memory.*              how the memories are used, where there are any
+anomaly_maps/seed_<seed>/<task>/         test/<defect>/<id>.tiff, with --dump-maps
+results.json, results.md, report.html    all tasks together
 .lock                                    held by the one process that may write here
+
+A task is a category, as a rule.
 """
 
+import dataclasses
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Collection, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict
 
-from memkd_jax.config import RESUMABLE_FIELDS, flatten, get_config
+from memkd_jax.config import flatten
 from memkd_jax.errors import UserError
-from memkd_jax.files import atomic, lock
+from memkd_jax.files import atomic, lock, model
 from memkd_jax.files.digest import DIGEST, check_result, digest
 from memkd_jax.files.reading import read_json
+from memkd_jax.runtime import hosts
+from memkd_jax.scoring.calibration import Calibration, parse_calibration
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainedModel:
+  """All that scoring needs but the teacher.
+
+  Attributes:
+    name: the task's name.
+    seed: the seed that it was trained with.
+    config: the resolved config.
+    teacher_sha256: digest of the teacher's weights, or 'random'.
+    params: what the method has learned, nested dicts of numpy arrays.
+    train_images: the number of images that it was trained on.
+    train_sha256: digest of these images.
+    diagnosis: see `methods.base.Fitted`.
+    calibration: what held-out normal images look like; None where none were held out.
+  """
+
+  name: str
+  seed: int
+  config: ConfigDict
+  teacher_sha256: str
+  params: dict[str, Any]
+  train_images: int
+  train_sha256: str
+  diagnosis: dict[str, Any]
+  calibration: Calibration | None
 
 
 class Workdir:
-  """Paths of a run's folder."""
+  """Paths of a run's folder, and what is read and written there."""
 
   def __init__(self, root: Path | str):
     """Takes a local folder, which may be missing.
@@ -58,66 +91,40 @@ class Workdir:
       atomic.remove_orphans([self.root, *folders])
       yield
 
-  def category(self, category: str, seed: int) -> Path:
-    """The folder of one category's run."""
-    return self.root / category / f'seed_{seed}'
+  def category(self, name: str, seed: int) -> Path:
+    """The folder of one task."""
+    return self.root / name / f'seed_{seed}'
 
-  def maps(self, category: str, seed: int) -> Path:
-    """The folder of one category's maps, in the layout of MVTec's evaluation script."""
-    return self.root / 'anomaly_maps' / f'seed_{seed}' / category
+  def maps(self, name: str, seed: int) -> Path:
+    """The folder of one task's maps, in the layout of MVTec's evaluation script."""
+    return self.root / 'anomaly_maps' / f'seed_{seed}' / name
 
   def check_exists(self) -> None:
     """Raises UserError where there is no run to evaluate."""
     if not (self.root / 'config.json').exists():
       raise UserError(f'{self.root} holds no run to evaluate; name its folder with --workdir.')
 
-  def read_config(self) -> ConfigDict:
-    """The config of the run that is here, as `claim` wrote it.
+  def claim(
+    self, config: ConfigDict, free: Collection[str], rescored: Collection[str] = ()
+  ) -> None:
+    """Writes config.json, or checks that the one there would give the same.
 
-    Returns:
-      It, with the fields that did not exist then at their defaults; and
-      `model.teacher_sha256`.
-
-    Raises:
-      UserError: there is none, or it is damaged.
-    """
-    self.check_exists()
-    path = self.root / 'config.json'
-    try:
-      content = read_json(path)
-      # Runs of the first version have no checksum.
-      if content.pop(DIGEST, digest(content)) != digest(content):
-        raise ValueError('its checksum is wrong')
-      fields = flatten(content)
-      # The fields of an ablation say what led to a config, not what it is.
-      fields = {name: value for name, value in fields.items() if not name.startswith('sweep.')}
-      config = get_config()
-      with config.unlocked():
-        config.model.teacher_sha256 = ''
-      if unknown := fields.keys() - flatten(config.to_dict()).keys():
-        raise ValueError(f'it has no field {sorted(unknown)[0]}')
-      config.update_from_flattened_dict(
-        {name: tuple(v) if isinstance(v, list) else v for name, v in fields.items()}
-      )
-      return config
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-      reason = ' '.join(str(error).split())
-      raise UserError(
-        f'{path} is damaged ({reason}); the command that trained there writes it again.'
-      ) from error
-
-  def claim(self, config: ConfigDict) -> None:
-    """Writes config.json, or checks that the one there would give the same figures.
+    Args:
+      config: the resolved config.
+      free: names of the fields that may differ, 'section.field'.
+      rescored: further ones that may differ; where they do, the results that are there are
+        removed, since all results of a folder are of its config.json.
 
     Raises:
-      UserError: it would not; the message shows the fields that differ. Or the
-        folder cannot be written.
+      UserError: other fields differ; the message shows them. Or the folder cannot be
+        written.
     """
     path = self.root / 'config.json'
     new = json.loads(config.to_json())
     try:
-      if path.exists():
-        self._check_same(path, new)
+      if path.exists() and self._differences(path, new, {*free, *rescored}) - set(free):
+        for result in self.root.glob('*/seed_*/result.json'):
+          result.unlink()
       atomic.write_json(path, new | {DIGEST: digest(new)})
     except OSError as error:
       where = f'{path}, ' if path.exists() else ''
@@ -125,9 +132,48 @@ class Workdir:
         f'Cannot use {self.root} as --workdir: {where}{error.strerror}.'
       ) from error
 
-  def read_result(self, category: str, seed: int) -> dict[str, Any] | None:
-    """What `write_result` wrote, None where the category is not finished."""
-    path = self.category(category, seed) / 'result.json'
+  def write_model(self, trained: TrainedModel) -> None:
+    """Writes a trained model, complete or not at all."""
+    facts = {field.name: getattr(trained, field.name) for field in dataclasses.fields(trained)}
+    params = facts.pop('params')
+    facts['config'] = json.loads(trained.config.to_json())
+    facts['calibration'] = _calibration_json(trained.calibration)
+    model.write(self.category(trained.name, trained.seed), params, facts)
+
+  def has_model(self, name: str, seed: int) -> bool:
+    """Whether a task's training has ended."""
+    return model.exists(self.category(name, seed))
+
+  def read_model(self, name: str, seed: int) -> TrainedModel:
+    """What `write_model` wrote; errors as `read_model_folder`."""
+    return read_model_folder(self.category(name, seed))
+
+  def read_calibration(self, name: str, seed: int) -> Calibration | None:
+    """The calibration of a model; None where there is no model, or it has none.
+
+    Raises:
+      UserError: the model is damaged.
+    """
+    folder = self.category(name, seed)
+    if not model.exists(folder):
+      return None
+    with _damage_explained(folder):
+      return _calibration(model.read_facts(folder))
+
+  def write_calibration(self, name: str, seed: int, calibration: Calibration | None) -> None:
+    """Gives a model another calibration, and leaves the rest as it is.
+
+    Raises:
+      UserError: there is no model, or it is damaged.
+    """
+    folder = self.category(name, seed)
+    with _damage_explained(folder):
+      facts = model.read_facts(folder)
+    model.write_facts(folder, facts | {'calibration': _calibration_json(calibration)})
+
+  def read_result(self, name: str, seed: int) -> dict[str, Any] | None:
+    """What `write_result` wrote, None where the task is not finished."""
+    path = self.category(name, seed) / 'result.json'
     if not path.exists():
       return None
     try:
@@ -135,37 +181,181 @@ class Workdir:
     except ValueError as error:
       raise UserError(f'{path} is damaged ({error}); remove it to score again.') from error
 
-  def write_result(self, category: str, seed: int, result: dict[str, Any]) -> None:
-    """Marks a category as finished.
+  def write_result(self, name: str, seed: int, result: dict[str, Any]) -> None:
+    """Marks a task as finished.
 
     Args:
-      category: its name.
-      seed: of the run.
+      name: the task's name.
+      seed: the run's seed.
       result: JSON values, 'metrics' and 'counts' among them.
     """
     signed = result | {DIGEST: digest(result)}
-    atomic.write_json(self.category(category, seed) / 'result.json', signed)
+    atomic.write_json(self.category(name, seed) / 'result.json', signed)
 
   def finished(self, seed: int) -> list[str]:
-    """Names of the categories that have a result, sorted."""
+    """Names of the tasks that have a result, sorted."""
     return sorted(p.parent.parent.name for p in self.root.glob(f'*/seed_{seed}/result.json'))
 
-  def _check_same(self, path: Path, new: dict[str, Any]) -> None:
+  def models(self) -> list[tuple[str, int]]:
+    """(name, seed) of all trained models, sorted."""
+    folders = [path.parent for path in self.root.glob(f'*/seed_*/{model.FACTS}')]
+    seeds = [folder.name.removeprefix('seed_') for folder in folders]
+    return sorted(
+      (folder.parent.name, int(seed))
+      for folder, seed in zip(folders, seeds, strict=True)
+      if seed.isdecimal()
+    )
+
+  def _differences(self, path: Path, new: dict[str, Any], free: Collection[str]) -> set[str]:
+    """Names of the fields that differ; raises UserError where one of them is not `free`."""
     try:
-      # A field that did not exist then had the value that is its default now.
-      defaults = flatten(json.loads(get_config().to_json()))
-      old = defaults | flatten(read_json(path))
-      old.pop(DIGEST, None)  # every field is compared
-    except (ValueError, AttributeError, RecursionError) as error:
+      old = read_json(path)
+      if old.pop(DIGEST) != digest(old):
+        raise ValueError('its checksum is wrong')
+      old = flatten(old)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
       raise UserError(f'{path} is damaged ({error}); choose another --workdir.') from error
     flat = flatten(new)
-    differences = [
+    differing = {f for f in old.keys() | flat.keys() if old.get(f) != flat.get(f)}
+    shown = [
       f'{field} is {json.dumps(old.get(field))} there and {json.dumps(flat.get(field))} now'
-      for field in sorted(old.keys() | flat.keys())
-      if field not in RESUMABLE_FIELDS and old.get(field) != flat.get(field)
+      for field in sorted(differing - set(free))
     ]
-    if differences:
+    if shown:
       raise UserError(
-        f'{self.root} holds a run with another config: {"; ".join(differences)}. '
+        f'{self.root} holds a run with another config: {"; ".join(shown)}. '
         'Choose another --workdir, or give the same values.'
       )
+    return differing
+
+
+class SharedWorkdir:
+  """A `Workdir` that only the main one of several processes reads and writes.
+
+  The folder need not be seen by the others: what is read there is sent to them. All
+  processes make the same calls in the same order, and an error of one is one of all.
+
+  Attributes:
+    own: the folder, for what the main process alone does.
+  """
+
+  def __init__(self, root: Path | str):
+    """See `Workdir`."""
+    with hosts.raise_together():
+      self.own = Workdir(root)
+
+  def locked(self) -> AbstractContextManager[None]:
+    """See `Workdir.locked`."""
+    return hosts.held_by_main(self.own.locked())
+
+  def claim(
+    self, config: ConfigDict, free: Collection[str], rescored: Collection[str], must_exist: bool
+  ) -> None:
+    """See `Workdir.claim`, and with `must_exist` `Workdir.check_exists`."""
+    with hosts.raise_together():
+      if hosts.is_main():
+        if must_exist:
+          self.own.check_exists()
+        self.own.claim(config, free, rescored)
+
+  def category(self, name: str, seed: int) -> Path:
+    """See `Workdir.category`."""
+    return self.own.category(name, seed)
+
+  def is_finished(self, name: str, seed: int) -> bool:
+    """Whether the task has a result."""
+    return hosts.on_main(lambda: self.own.read_result(name, seed) is not None)
+
+  def has_model(self, name: str, seed: int) -> bool:
+    """See `Workdir.has_model`."""
+    return hosts.on_main(lambda: self.own.has_model(name, seed))
+
+  def read_model(self, name: str, seed: int) -> TrainedModel:
+    """See `Workdir.read_model`."""
+    folder = self.own.category(name, seed)
+    content = b''
+    with hosts.raise_together():
+      facts: dict[str, Any] = {}
+      if hosts.is_main():
+        with _damage_explained(folder):
+          facts, content = model.read_facts(folder), model.read_bytes(folder)
+    facts = hosts.exchange(facts)[0]
+    with hosts.raise_together():
+      return _parse_model(folder, facts, hosts.bytes_from_main(content))
+
+  def write_model(self, trained: TrainedModel) -> None:
+    """See `Workdir.write_model`."""
+    self._write(lambda: self.own.write_model(trained))
+
+  def write_result(self, name: str, seed: int, result: dict[str, Any]) -> None:
+    """See `Workdir.write_result`."""
+    self._write(lambda: self.own.write_result(name, seed, result))
+
+  def _write(self, write: Any) -> None:
+    with hosts.raise_together():
+      if hosts.is_main():
+        write()
+
+
+def read_model_folder(folder: Path) -> TrainedModel:
+  """Reads a trained model from the folder that holds its two files.
+
+  Raises:
+    UserError: there is none, or it is damaged.
+  """
+  with _damage_explained(folder):
+    facts, content = model.read_facts(folder), model.read_bytes(folder)
+  return _parse_model(folder, facts, content)
+
+
+def _parse_model(folder: Path, facts: dict[str, Any], content: bytes) -> TrainedModel:
+  with _damage_explained(folder):
+    try:
+      return TrainedModel(
+        name=str(facts['name']),
+        seed=int(facts['seed']),
+        config=_with_tuples(facts['config']),
+        teacher_sha256=str(facts['teacher_sha256']),
+        params=model.parse_params(content, facts),
+        train_images=int(facts['train_images']),
+        train_sha256=str(facts['train_sha256']),
+        diagnosis=dict(facts['diagnosis']),
+        calibration=_calibration(facts),
+      )
+    except (KeyError, TypeError, AttributeError) as error:
+      raise ValueError(f'it lacks {error}') from error
+
+
+@contextmanager
+def _damage_explained(folder: Path) -> Iterator[None]:
+  try:
+    yield
+  except (ValueError, RecursionError, FileNotFoundError) as error:
+    if not model.exists(folder):
+      raise UserError(
+        f'There is no trained model in {folder}; train without --mode=evaluate.'
+      ) from error
+    raise UserError(
+      f'The trained model in {folder} is damaged ({error}); remove {folder / model.FACTS} and '
+      'run the command that trained it again.'
+    ) from error
+
+
+def _calibration(facts: dict[str, Any]) -> Calibration | None:
+  content = facts.get('calibration')
+  return None if content is None else parse_calibration(content)
+
+
+def _calibration_json(calibration: Calibration | None) -> dict[str, Any] | None:
+  return None if calibration is None else calibration.to_json()
+
+
+def _with_tuples(values: Any) -> ConfigDict:
+  """A config from JSON, where its tuples are lists."""
+
+  def convert(value: Any) -> Any:
+    if isinstance(value, dict):
+      return {name: convert(item) for name, item in value.items()}
+    return tuple(map(convert, value)) if isinstance(value, list) else value
+
+  return ConfigDict(convert(values))

@@ -17,6 +17,7 @@ import shutil
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -25,8 +26,10 @@ from ml_collections import ConfigDict
 from PIL import Image
 
 from memkd_jax import config as base
+from memkd_jax import methods
 from memkd_jax.models.resnet import ARCHITECTURES
 from memkd_jax.runtime.devices import Devices
+from memkd_jax.teachers.extractor import FeatureExtractor
 
 SHARED = Path(__file__).parents[2] / 'shared'
 
@@ -62,6 +65,19 @@ def one_device() -> Devices:
 def make_config() -> Callable[[Path], ConfigDict]:
   """`tiny_config` for any data folder, for fixtures that many tests share."""
   return make_tiny_config
+
+
+@pytest.fixture(scope='session')
+def make_method() -> Callable[[ConfigDict, Devices], Any]:
+  """The method of a config with its teacher, on some devices."""
+
+  def make(config: ConfigDict, devices: Devices) -> Any:
+    config = methods.resolve(config)
+    model = config.model
+    extractor = FeatureExtractor(model.backbone, model.teacher_weights, model.dtype)
+    return methods.create(config, extractor, devices)
+
+  return make
 
 
 @pytest.fixture(scope='session')
@@ -171,7 +187,7 @@ def tiny_config(tmp_path: Path) -> ConfigDict:
 
 
 def make_tiny_config(data: Path) -> ConfigDict:
-  config = base.get_config()
+  config = methods.get_config()
   config.data.dataset = 'folder'
   config.data.dir = str(data)
   config.data.image_size = 32

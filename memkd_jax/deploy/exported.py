@@ -49,17 +49,14 @@ def program(detector: Detector) -> jax_export.Exported:
   Raises:
     UserError: the model computes in float64.
   """
-  if detector.system.config.model.dtype == 'float64':
+  if detector.trained.config.model.dtype == 'float64':
     raise UserError(
       'A model of --config.model.dtype=float64 cannot be exported, because JAX runs it only '
       'with JAX_ENABLE_X64=1; train it with float32.'
     )
-  # Closed over as numpy, they become the program's constants.
-  variables = jax.tree.map(np.asarray, detector.variables)
-  teacher = detector.system.one_copy()
 
   def score(images: jax.Array) -> tuple[jax.Array, jax.Array]:
-    maps, scores = detector.system.score(variables, teacher, images)
+    maps, scores = detector.score(images)
     return maps.astype(jnp.float32), scores.astype(jnp.float32)
 
   (batch,) = jax_export.symbolic_shape('B')
@@ -74,7 +71,7 @@ def metadata(detector: Detector) -> dict[str, Any]:
   Args:
     detector: that is exported.
   """
-  model, size = detector.system.config.model, detector.image_size
+  model, size = detector.trained.config.model, detector.image_size
   calibration, threshold = detector.calibration, detector.threshold
   values: dict[str, Any] = {
     'format': FORMAT,
@@ -83,9 +80,8 @@ def metadata(detector: Detector) -> dict[str, Any]:
     'image_size': size,
     'resizing': _RESIZING,
     'model': {
+      'method': detector.method,
       'backbone': model.backbone,
-      'paradigm': model.paradigm,
-      'memories': list(detector.system.memories),
       'dtype': model.dtype,
     },
     'inputs': {'images': f'uint8 [B, {size}, {size}, 3], RGB, any B of 1 or more'},

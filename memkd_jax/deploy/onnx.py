@@ -36,7 +36,7 @@ def write(detector: Detector, out: Path, metadata: dict[str, Any]) -> float:
       float32, or the two programs disagree.
     OSError: it cannot be written.
   """
-  dtype = detector.system.config.model.dtype
+  dtype = detector.trained.config.model.dtype
   if dtype != 'float32':
     raise UserError(
       f'A model of --config.model.dtype={dtype} cannot be written as ONNX, whose convolutions '
@@ -51,14 +51,11 @@ def write(detector: Detector, out: Path, metadata: dict[str, Any]) -> float:
     ) from error
   # It warns of each shape's type, which serialisation leaves out with no harm.
   logging.getLogger('onnx_ir').setLevel(logging.ERROR)
-  # Closed over as numpy, they become the model's constants.
-  variables = jax.tree.map(np.asarray, detector.variables)
-  teacher = detector.system.one_copy()
   size = detector.image_size
   # What `platform_dependent` chooses among has no counterpart.
   with winograd.off():
     model = to_onnx(
-      lambda images: detector.system.score(variables, teacher, images),
+      detector.score,
       [jax.ShapeDtypeStruct(('B', size, size, 3), np.uint8)],
       model_name=f'memkd_jax {detector.category}',
       opset=_OPSET,

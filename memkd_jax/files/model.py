@@ -13,6 +13,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from safetensors import SafetensorError
 from safetensors.numpy import load, save_file
 
+from memkd_jax.errors import UserError
 from memkd_jax.files import atomic
 from memkd_jax.files.digest import DIGEST, digest, tree_digest
 from memkd_jax.files.reading import open_regular, read_json
@@ -62,7 +63,8 @@ def read_facts(folder: Path) -> dict[str, Any]:
 
   Raises:
     OSError: it is missing or cannot be read.
-    ValueError: it is damaged, or of a later format.
+    ValueError: it is damaged.
+    UserError: it is of a later format.
   """
   facts: Any = read_json(folder / FACTS)
   if not isinstance(facts, dict):
@@ -70,7 +72,10 @@ def read_facts(folder: Path) -> dict[str, Any]:
   if facts.get(DIGEST) != digest(facts):
     raise ValueError('its checksum is wrong')
   if facts.get('format') != FORMAT:
-    raise ValueError(f'its format is {json.dumps(facts.get("format"))}, not {FORMAT}')
+    raise UserError(
+      f'{folder / FACTS} is of format {json.dumps(facts.get("format"))}, and this release '
+      f'reads {FORMAT}; use the release of memkd_jax that wrote it.'
+    )
   return {name: value for name, value in facts.items() if name != DIGEST}
 
 

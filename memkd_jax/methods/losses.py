@@ -1,36 +1,157 @@
-"""The three losses as pure functions (method, sections 4 and 5).
+"""The losses of the distillation family (method, sections 4 and 5), as a table.
 
 All are computed in float32 at least. Each is a mean over what the calling
 device holds, so averaging over devices with equal shares gives the loss of the
 global batch.
 """
 
-from collections.abc import Mapping
-from typing import Any
+import dataclasses
+import functools
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from memkd_jax.ops.cosine import cosine_similarity, normalize
 
-KD_READINGS = ('flat', 'pixel')
+KD_READINGS = ('global_cosine', 'local_cosine')
+
+
+class Pass(NamedTuple):
+  """What one pass of a training step gives to the losses.
+
+  Attributes:
+    teacher: {k: F_T^k}, [B, H_k, W_k, C_k].
+    student: {k: F_S^k} of the distilled stages, same shapes.
+    targets: {m: features of the exemplars that memory m is to recall}, [N, H, W, C].
+    recalled: {m: what memory m recalls for them by its values}, same shapes.
+    memories: {m: {'keys': [L, C], 'values': [L, C]}}.
+  """
+
+  teacher: Mapping[int, jax.Array]
+  student: Mapping[int, jax.Array]
+  targets: Mapping[int, jax.Array]
+  recalled: Mapping[int, jax.Array]
+  memories: Mapping[Any, Mapping[str, jax.Array]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Term:
+  """One weighted part of the loss.
+
+  Attributes:
+    name: the name in logs.
+    weight: the factor with which the term enters the loss.
+    value: gives a scalar; or a scalar for each distilled stage, {k: scalar}, of which the
+      term is the sum, and which are logged as well, as '<name>_<k>'.
+  """
+
+  name: str
+  weight: float
+  value: Callable[[Pass], jax.Array | dict[int, jax.Array]]
+
+
+def loss_table(loss: Any) -> tuple[Term, ...]:
+  """The terms of L = L_KD + lambda_1 L_NM + lambda_2 L_orth; a further term is a line here.
+
+  Args:
+    loss: the config's section 'loss'.
+  """
+  return (
+    Term('kd', 1.0, lambda p: distillation_loss(p.teacher, p.student, loss.kd)),
+    Term('nm', loss.lambda_nm, lambda p: normality_loss(p.targets, p.recalled)),
+    Term('orth', loss.lambda_orth, lambda p: orthogonality_loss(p.memories)),
+  )
+
+
+def total_loss(table: Sequence[Term], given: Pass) -> tuple[jax.Array, dict[str, jax.Array]]:
+  """The weighted sum of a table's terms, and what of them is logged.
+
+  Args:
+    table: the terms.
+    given: what they are computed from.
+
+  Returns:
+    (a scalar, {'loss', the terms' names, '<name>_<k>': scalar}).
+  """
+  terms: dict[str, jax.Array] = {}
+  parts: dict[str, jax.Array] = {}
+  for term in table:
+    value = term.value(given)
+    if isinstance(value, dict):
+      parts |= {f'{term.name}_{k}': part for k, part in value.items()}
+      value = functools.reduce(jnp.add, value.values())
+    terms[term.name] = value
+  first, *rest = table
+  loss = first.weight * terms[first.name]
+  for term in rest:
+    loss = loss + term.weight * terms[term.name]
+  return loss, {'loss': loss} | terms | parts
+
+
+def log_order(table: Sequence[Term], names: Iterable[str]) -> list[str]:
+  """Sorts the names of logged values: the loss, the table's terms, the rest by name.
+
+  Args:
+    table: the terms of the loss.
+    names: the names to be sorted.
+  """
+  first = ['loss', *(term.name for term in table)]
+  return sorted(names, key=lambda n: (first.index(n) if n in first else len(first), n))
+
+
+def causal_order(
+  table: Sequence[Term], names: Iterable[str], running_order: Sequence[int]
+) -> list[str]:
+  """Sorts the names of logged values so that causes come before their consequences.
+
+  The memories' parameters come first, then how they are addressed, the parts of the terms,
+  the terms in the table's order, their sum, the gradient; unknown names come last.
+
+  Args:
+    table: the terms of the loss.
+    names: the names to be sorted.
+    running_order: numbers of the stages in the student, each of which takes what the one
+      before it gave.
+  """
+  terms = [re.escape(term.name) for term in table]
+  kinds = (
+    r'm\d_(keys|values)_cosine',
+    r'm\d_entropy',
+    rf'({"|".join(terms)})_\d',
+    *terms,
+    'loss',
+    'grad_norm',
+  )
+
+  def rank(name: str) -> tuple[int, int, str]:
+    kind = next((i for i, p in enumerate(kinds) if re.fullmatch(p, name)), len(kinds))
+    digit = re.search(r'\d', name)
+    known = digit is not None and int(digit[0]) in running_order
+    return kind, running_order.index(int(digit[0])) if digit and known else 0, name
+
+  return sorted(names, key=rank)
 
 
 def distillation_loss(
-  teacher: Mapping[int, jax.Array], student: Mapping[int, jax.Array], reading: str = 'flat'
+  teacher: Mapping[int, jax.Array],
+  student: Mapping[int, jax.Array],
+  reading: str = 'global_cosine',
 ) -> dict[int, jax.Array]:
   """The terms of L_KD: the cosine distance of each distilled stage (section 5).
 
   Args:
     teacher: {k: F_T^k}, [B, H_k, W_k, C_k].
     student: {k: F_S^k}, same shapes; its keys say what is distilled.
-    reading: 'flat' takes one cosine per image over the flattened map (RD's
-      released code), 'pixel' one per position (RD's text).
+    reading: 'global_cosine' takes one cosine per image over the flattened map (RD's
+      released code), 'local_cosine' one per position (RD's text).
 
   Returns:
     {k: scalar in [0, 2]}; L_KD is their sum.
   """
-  axis = (1, 2, 3) if reading == 'flat' else -1
+  axis = (1, 2, 3) if reading == 'global_cosine' else -1
   return {k: jnp.mean(1.0 - cosine_similarity(teacher[k], student[k], axis)) for k in student}
 
 

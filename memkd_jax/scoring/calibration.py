@@ -2,19 +2,13 @@
 
 import dataclasses
 import math
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from scipy import stats
 
 from memkd_jax.errors import UserError
-from memkd_jax.files import atomic
-from memkd_jax.files.digest import DIGEST, digest
-from memkd_jax.files.reading import read_json
 
-FORMAT = 1
-_FILE = 'calibration.json'
 # Shares of normal pixels above a value, from all of them to one in 100,000.
 _PIXEL_RATES = 10.0 ** -np.linspace(0, 5, 51)
 _CONFIDENCE = 0.95
@@ -113,6 +107,10 @@ class Calibration:
     check_rate(rate, 'pixel-rate')
     return float(np.interp(math.log10(rate), np.log10(_PIXEL_RATES[::-1]), self.pixels[::-1]))
 
+  def to_json(self) -> dict[str, list[float]]:
+    """The same as JSON values."""
+    return {name: array.tolist() for name, array in vars(self).items()}
+
   def default_rate(self) -> float:
     """0.01, or the lowest rate that is supported where that is higher."""
     return max(0.01, self.smallest_rate)
@@ -124,36 +122,10 @@ def check_rate(rate: float, flag: str = 'false-alarm-rate') -> None:
     raise UserError(f'--{flag}={rate:g}: give a number between 0 and 1.')
 
 
-def write_calibration(folder: Path, calibration: Calibration) -> None:
-  """Writes calibration.json into a category's folder."""
-  arrays = {name: array.tolist() for name, array in vars(calibration).items()}
-  content = {'format': FORMAT} | arrays
-  atomic.write_json(folder / _FILE, content | {DIGEST: digest(content)})
-
-
-def read_calibration(folder: Path) -> Calibration | None:
-  """Reads calibration.json of a category's folder, None where there is none.
-
-  Raises:
-    UserError: it is damaged or of a later format.
-  """
-  path = folder / _FILE
-  if not path.exists():
-    return None
-  try:
-    return parse_calibration(read_json(path))
-  except ValueError as error:
-    raise UserError(
-      f'{path} is damaged ({error}); write it again with --mode=evaluate.'
-    ) from error
-
-
 def parse_calibration(content: Any) -> Calibration:
-  """Checks what a calibration.json holds; raises ValueError where it is something else."""
-  if not isinstance(content, dict) or content.get('format') != FORMAT:
-    raise ValueError(f'its format is not {FORMAT}')
-  if content.get(DIGEST) != digest(content):
-    raise ValueError('its checksum is wrong')
+  """Undoes `Calibration.to_json`; raises ValueError where `content` is something else."""
+  if not isinstance(content, dict):
+    raise ValueError('its calibration is no JSON object')
   arrays = []
   for name in ('scores', 'pixels'):
     values = content.get(name)

@@ -10,19 +10,19 @@ from memkd_jax.data.images import decode_mask
 from memkd_jax.data.splits import Split
 from memkd_jax.files import atomic
 
-# Protocol, data to arrays: masks resized to the maps, or maps to untouched masks.
-PRESETS = ('rd4ad', 'original')
+# Masks resized to the maps, as RD's code does, or maps resized to untouched masks.
+RESOLUTIONS = ('model', 'original')
 
 
 def masks_and_maps(
-  test: Split, maps: np.ndarray, preset: str
+  test: Split, maps: np.ndarray, resolution: str
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
   """The pairs whose pixels are scored.
 
   Args:
     test: the decoded split, with masks.
     maps: [N, S, S].
-    preset: of `PRESETS`.
+    resolution: one of `RESOLUTIONS`.
 
   Yields:
     (bool [H, W], map [H, W]) of each image: of the split's size S, or of the
@@ -30,7 +30,7 @@ def masks_and_maps(
   """
   assert test.masks is not None
   for i, sample in enumerate(test.samples):
-    if preset == 'rd4ad':
+    if resolution == 'model':
       yield test.masks[i], maps[i]
       continue
     map_ = to_size(maps[i], test.sizes[i])

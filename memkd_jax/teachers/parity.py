@@ -10,7 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
-from memkd_jax.data.images import list_images, read_image
+from memkd_jax.data.images import read_image
+from memkd_jax.data.listing import list_images
 from memkd_jax.errors import UserError
 from memkd_jax.models.resnet import ARCHITECTURES, Teacher
 from memkd_jax.ops.normalization import normalize_images

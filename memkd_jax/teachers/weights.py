@@ -15,6 +15,7 @@ from safetensors.numpy import load_file, save
 
 from memkd_jax.errors import UserError
 from memkd_jax.files import atomic
+from memkd_jax.files.digest import tree_digest
 from memkd_jax.files.reading import parse_json
 from memkd_jax.models.resnet import ARCHITECTURES, Teacher
 
@@ -59,7 +60,7 @@ def load(path: Path | str, expected_arch: str | None = None) -> tuple[str, dict[
   if problems := mismatches(tensors, arch):
     raise UserError(f'{path} does not fit {arch}: {"; ".join(problems)}; {how}')
   # Files of the first version have no digest.
-  if metadata.get(_DIGEST_KEY, found := _digest(tensors)) != found:
+  if metadata.get(_DIGEST_KEY, found := tree_digest(tensors)) != found:
     raise UserError(f'{path} is damaged: its values are not those that were written; {how}')
   tensors = {name: tensor.astype(np.float32) for name, tensor in tensors.items()}
   return arch, unflatten_dict(tensors, sep='/')
@@ -108,7 +109,7 @@ def save_teacher(
   """
   tensors = flatten_dict(params, sep='/')
   stages = sorted({int(n[5]) for n in tensors if n.startswith('stage')})
-  facts = {'arch': arch, 'stages': stages, _DIGEST_KEY: _digest(tensors)}
+  facts = {'arch': arch, 'stages': stages, _DIGEST_KEY: tree_digest(tensors)}
   text = json.dumps(facts | metadata, sort_keys=True)
   with atomic.atomic_write(path) as temporary:
     temporary.write_bytes(save(tensors, {_METADATA_KEY: text}))
@@ -164,15 +165,6 @@ def sha256(path: Path | str) -> str:
   """The file's sha256, in hexadecimal."""
   with open(path, 'rb') as file:
     return hashlib.file_digest(file, 'sha256').hexdigest()
-
-
-def _digest(tensors: dict[str, np.ndarray]) -> str:
-  """The sha256 of the names, dtypes, shapes and values, which the format does not have."""
-  digest = hashlib.sha256()
-  for name, tensor in sorted(tensors.items()):
-    digest.update(f'{name} {tensor.dtype} {tensor.shape}\n'.encode())
-    digest.update(tensor.tobytes())
-  return digest.hexdigest()
 
 
 @functools.cache

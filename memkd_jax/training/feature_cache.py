@@ -6,7 +6,7 @@ gathered there; the host sends indices.
 """
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -23,7 +23,7 @@ _SHARE = 0.25
 
 
 class FeatureCache:
-  """The training images of a category, and perhaps the teacher's features of them."""
+  """The training images of a task, and perhaps the teacher's features of them."""
 
   def __init__(
     self,
@@ -35,12 +35,13 @@ class FeatureCache:
     """Puts everything where it is to be.
 
     Args:
-      devices: of the run.
+      devices: the devices that batches are drawn for.
       images: uint8 [N, S, S, 3].
       features: the teacher's stages, [N, H_k, W_k, C_k] each, or None.
       place: 'host' for the host's memory, else the devices'.
     """
     self._devices = devices
+    self._number = len(images)
     data = Batch(images, None if features is None else tuple(features))
     self._on_host = data if place == 'host' else None
     self._on_device = None if place == 'host' else devices.replicate(data)
@@ -54,6 +55,58 @@ class FeatureCache:
     batch: Batch = self._gather(self._on_device, self._devices.shard(indices))
     return batch
 
+  def batches(self, batch_size: int) -> Iterator[tuple[Batch, int]]:
+    """All images once, in their order.
+
+    Args:
+      batch_size: images of all devices together.
+
+    Yields:
+      A batch, filled up by repeating the last image, and how many of it count.
+    """
+    batch_size = self._devices.round_up(batch_size)
+    for begin in range(0, self._number, batch_size):
+      indices = np.minimum(np.arange(begin, begin + batch_size), self._number - 1)
+      yield self.draw(indices), min(batch_size, self._number - begin)
+
+
+def build_cache(
+  devices: Devices,
+  step: Callable[..., Any],
+  teacher_params: Any,
+  images: np.ndarray,
+  shapes: Sequence[jax.ShapeDtypeStruct],
+  *,
+  wanted: str,
+  batch_size: int,
+) -> FeatureCache:
+  """Computes the teacher's features where they fit, and says where they are kept.
+
+  Args:
+    devices: the run's devices.
+    step: pmapped `(teacher_params, images) -> features`.
+    teacher_params: replicated.
+    images: uint8 [N, S, S, 3], the training images.
+    shapes: shapes [1, H_k, W_k, C_k] and dtypes of one image's features.
+    wanted: one of `CACHES`.
+    batch_size: images of all devices together.
+
+  Raises:
+    UserError: the place asked for is too small.
+  """
+  size = len(images) * sum(stage.size * stage.dtype.itemsize for stage in shapes)
+  place = choose_place(wanted, size, *devices.free_memory())
+  features = None
+  if place == 'off':
+    print("Note: the teacher's features are computed at every step.", flush=True)
+  else:
+    print(
+      f"Note: the teacher's features are kept on the {place}: {size / 1e6:,.0f} MB.",
+      flush=True,
+    )
+    features = compute_features(devices, step, teacher_params, images, batch_size)
+  return FeatureCache(devices, images, features, place)
+
 
 def compute_features(
   devices: Devices,
@@ -65,11 +118,11 @@ def compute_features(
   """The teacher's features of all images, in one pass.
 
   Args:
-    devices: of the run.
+    devices: the run's devices.
     step: pmapped `(teacher_params, images) -> features`.
     teacher_params: replicated.
     images: uint8 [N, S, S, 3].
-    batch_size: of all devices together.
+    batch_size: images of all devices together.
 
   Returns:
     [N, H_k, W_k, C_k] of each stage.
@@ -90,7 +143,7 @@ def choose_place(wanted: str, size: int, device_memory: int, host_memory: int) -
 
   Args:
     wanted: of `CACHES`; 'auto' takes the device, else the host, else 'off'.
-    size: of the features, in bytes.
+    size: bytes of the features.
     device_memory: free bytes of a device.
     host_memory: free bytes of the host.
 

@@ -1,10 +1,13 @@
 """The checkpoints of a run of several processes or of several threads."""
 
+from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from memkd_jax.runtime import hosts
+from memkd_jax.training import checkpoint
 from memkd_jax.training.checkpoint import Checkpoints
 
 
@@ -16,10 +19,8 @@ class SharedCheckpoints:
   """
 
   def __init__(self, folder: Path):
-    self._own: Checkpoints | None = None
     with hosts.raise_together():
-      if hosts.is_main():
-        self._own = Checkpoints(folder)
+      self._own = Checkpoints(folder) if hosts.is_main() else None
 
   def __enter__(self) -> 'SharedCheckpoints':
     return self
@@ -27,43 +28,37 @@ class SharedCheckpoints:
   def __exit__(
     self, kind: type | None, error: BaseException | None, trace: TracebackType | None
   ) -> None:
-    if error is not None:  # which the others may not have
-      if self._own is not None:
-        self._own.__exit__(kind, error, trace)
-      return
-    with hosts.raise_together():
+    # An error may be of this process alone: the others would not come to talk of it.
+    with hosts.raise_together() if error is None else nullcontext():
       if self._own is not None:
         self._own.__exit__(kind, error, trace)
 
   def latest_step(self) -> int | None:
     """See `Checkpoints.latest_step`."""
-    return hosts.on_main(lambda: self._first.latest_step())
+    return self._on_main(Checkpoints.latest_step)
 
   def save(self, step: int, state: Any, metadata: dict[str, Any]) -> None:
     """See `Checkpoints.save`; the state of the first process is saved."""
-    with hosts.raise_together():
-      if self._own is not None:
-        self._own.save(step, state, metadata)
+    self._on_main(Checkpoints.save, step, state, metadata)
 
   def wait(self) -> None:
     """See `Checkpoints.wait`."""
-    with hosts.raise_together():
-      if self._own is not None:
-        self._own.wait()
+    self._on_main(Checkpoints.wait)
 
   def read_metadata(self) -> dict[str, Any]:
     """See `Checkpoints.read_metadata`."""
-    return hosts.on_main(lambda: self._first.read_metadata())
+    return self._on_main(Checkpoints.read_metadata)
 
   def restore(self, like: Any) -> Any:
     """See `Checkpoints.restore`."""
-    state = like
     with hosts.raise_together():
-      if self._own is not None:
-        state = self._own.restore(like)
+      state = like if self._own is None else self._own.restore(like)
     return hosts.broadcast_from_main(state)
 
-  @property
-  def _first(self) -> Checkpoints:
-    assert self._own is not None
-    return self._own
+  def _on_main(self, method: Callable[..., Any], *arguments: Any) -> Any:
+    return hosts.on_main(lambda: method(self._own, *arguments))
+
+
+def discard(folder: Path) -> None:
+  """See `checkpoint.discard`."""
+  hosts.on_main(lambda: checkpoint.discard(folder))

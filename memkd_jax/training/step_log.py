@@ -1,14 +1,12 @@
 """What is said of each training step: checked, shown and logged while the next one runs."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-import numpy as np
 from tqdm import tqdm
 
-from memkd_jax.methods.distillation import System
-from memkd_jax.training import nan_guard
+from memkd_jax.runtime.devices import Devices
 from memkd_jax.training.metrics_log import MetricsLog
 
 
@@ -17,22 +15,31 @@ class StepLogger:
 
   def __init__(
     self,
-    system: System,
-    category: str,
+    devices: Devices,
     log: MetricsLog,
     progress: tqdm,
+    *,
     steps: int,
-    images_of: Callable[[int], np.ndarray],
+    batch_size: int,
+    log_steps: int,
+    check: Callable[[int, Mapping[str, float]], None],
+    order: Callable[[Iterable[str]], list[str]],
   ):
-    self._system = system
-    self._images_of = images_of
-    self._devices = system.devices
-    self._batch_size = system.config.train.batch_size
-    self._log_steps = system.config.train.log_steps
-    self._category = category
-    self._log = log
-    self._progress = progress
-    self._steps = steps
+    """Begins at the first step that is to be taken.
+
+    Args:
+      devices: the devices that the terms lie on.
+      log: takes every `log_steps`-th step, and the last.
+      progress: counts images.
+      steps: the number of the last step.
+      batch_size: images of a step, of all devices together.
+      log_steps: steps from one logged line to the next.
+      check: `(step, terms)`; raises where training has no meaning any more.
+      order: sorts the names of terms for the log.
+    """
+    self._devices, self._log, self._progress = devices, log, progress
+    self._steps, self._batch_size, self._log_steps = steps, batch_size, log_steps
+    self._check, self._order = check, order
     self._pending: tuple[int, Any] | None = None
     self._since = time.monotonic()
     self._images = 0
@@ -44,7 +51,12 @@ class StepLogger:
     self._input_since = time.monotonic()
 
   def begin(self, step: int, terms: Any) -> None:
-    """Takes the terms of a step that the device still works on."""
+    """Takes the terms of a step that the device still works on.
+
+    Args:
+      step: the number of steps taken with it.
+      terms: {name: scalar}, replicated.
+    """
     # Where the step before has ended by now, the device waited for this one, and no
     # longer than its input took.
     if self._pending is not None and self._devices.is_ready(self._pending[1]):
@@ -58,10 +70,9 @@ class StepLogger:
       return {}
     step, replicated = self._pending
     self._pending = None
-    terms = {
-      name: float(value) for name, value in self._devices.unreplicate(replicated).items()
-    }
-    nan_guard.check(self._system, self._category, step, terms, self._images_of)
+    on_host = self._devices.unreplicate(replicated)
+    terms = {name: float(value) for name, value in on_host.items()}
+    self._check(step, terms)
     self._images += self._batch_size
     self._progress.set_postfix_str(f'loss {terms["loss"]:.4f}', refresh=False)
     self._progress.update(self._batch_size)
@@ -70,12 +81,5 @@ class StepLogger:
       rate = self._images / (now - self._since)
       timing = {'images_per_second': rate, 'stall_seconds': self._stalled}
       self._since, self._images, self._stalled = now, 0, 0.0
-      ordered = {name: terms[name] for name in sorted(terms, key=_log_order)}
-      self._log.write(step, ordered | timing)
+      self._log.write(step, {name: terms[name] for name in self._order(terms)} | timing)
     return terms
-
-
-def _log_order(term: str) -> tuple[int, str]:
-  """The loss and its three parts first, then the rest by name."""
-  first = ('loss', 'kd', 'nm', 'orth')
-  return first.index(term) if term in first else len(first), term

@@ -1,12 +1,17 @@
+"""What is built of a config, and how a trained student scores."""
+
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from memkd_jax import config as base
 from memkd_jax.errors import UserError
-from memkd_jax.methods.distillation import System
+from memkd_jax.methods.base import Task
+from memkd_jax.models.distillers import Slot
 from memkd_jax.runtime.devices import Devices
 from memkd_jax.teachers import weights
+
+BOLT = Task.of_category('bolt', seed=0)
 
 
 @pytest.fixture
@@ -21,103 +26,133 @@ def save_teacher(path, stages=(1, 2, 3, 4), backbone='tiny_basic'):
   return str(path)
 
 
-def test_m3_target_follows_the_weights(tiny_config, tmp_path, one_device):
+def test_m3_target_follows_the_weights(tiny_config, tmp_path, one_device, make_method):
   tiny_config.model.teacher_weights = save_teacher(tmp_path / 'full.safetensors')
-  assert System(tiny_config, one_device).notes == []
+  method = make_method(tiny_config, one_device)
+  assert method.notes == method.extractor.notes == []
+  assert (method.depth, method.stages, method.diagnosed_stages) == (4, (1, 2, 3), (4,))
   tiny_config.model.teacher_weights = save_teacher(tmp_path / 'part.safetensors', (1, 2, 3))
-  notes = System(tiny_config, one_device).notes
-  assert len(notes) == 1
-  assert 'no stage 4' in notes[0]
+  method = make_method(tiny_config, one_device)
+  assert len(method.notes) == 1
+  assert 'no stage 4' in method.notes[0]
+  assert (method.depth, method.diagnosed_stages) == (3, ())
   tiny_config.model.m3_target = 'stage4'
   with pytest.raises(UserError, match=r'part\.safetensors holds no stage 4'):
-    System(tiny_config, one_device)
+    make_method(tiny_config, one_device)
   tiny_config.model.memories = (1, 2)  # without M_3 nothing asks for stage 4
-  assert System(tiny_config, one_device).notes == []
+  assert make_method(tiny_config, one_device).notes == []
   tiny_config.model.memories = (1, 2, 3)
   tiny_config.model.m3_target = 'embedding'
-  assert 'target of M_3 is the embedding' in System(tiny_config, one_device).notes[0]
+  assert 'target of M_3 is the embedding' in make_method(tiny_config, one_device).notes[0]
   tiny_config.model.stages = (2, 3)
-  assert 'M_1 is not built' in System(tiny_config, one_device).notes[0]
+  assert 'M_1 is not built' in make_method(tiny_config, one_device).notes[0]
 
 
-def test_without_memories_any_number_of_exemplars_will_do(tiny_config):
+@pytest.mark.parametrize(
+  ('paradigm', 'memories', 'name', 'targets'),
+  [
+    ('reverse', (1, 2, 3), 'MemKD', {3: 4, 2: 3, 1: 2}),
+    ('reverse', (), 'RD', {}),
+    ('forward', (1, 2, 3), 'MemMKD', {1: 1, 2: 2}),
+    ('forward', (), 'Multiresolution distillation', {}),
+  ],
+)
+def test_each_kind_has_its_name_and_its_targets(
+  tiny_config, one_device, make_method, paradigm, memories, name, targets
+):
+  tiny_config.model.paradigm, tiny_config.model.memories = paradigm, memories
+  method = make_method(tiny_config, one_device)
+  assert method.name == name
+  assert list(method.targets.items()) == list(targets.items())  # in running order
+
+
+def test_without_memories_any_number_of_exemplars_will_do(tiny_config, make_method):
   tiny_config.model.memories = ()
   tiny_config.train.exemplars = 3
-  System(tiny_config, Devices())
+  make_method(tiny_config, Devices())
 
 
-def test_weights_of_another_backbone_are_refused(tiny_config, tmp_path, one_device):
+def test_weights_of_another_backbone_are_refused(
+  tiny_config, tmp_path, one_device, make_method
+):
   tiny_config.model.teacher_weights = save_teacher(tmp_path / 'x.safetensors')
   tiny_config.model.backbone = 'tiny_bottleneck'
   with pytest.raises(UserError, match=r'holds a tiny_basic, .*py --arch=tiny_bottleneck'):
-    System(tiny_config, one_device)
+    make_method(tiny_config, one_device)
 
 
 @pytest.mark.parametrize('field', ['train.batch_size', 'train.exemplars'])
-def test_what_the_devices_do_not_divide_is_refused(tiny_config, field):
+def test_what_the_devices_do_not_divide_is_refused(tiny_config, make_method, field):
   section, name = field.split('.')
   tiny_config[section][name] = 6
   with pytest.raises(UserError, match=f'{field}=6 cannot be split equally over 4 devices'):
-    System(tiny_config, Devices())
+    make_method(tiny_config, Devices())
 
 
-def test_float64_needs_x64(tiny_config, one_device):
-  tiny_config.model.dtype = 'float64'
-  with pytest.raises(UserError, match='JAX_ENABLE_X64'):
-    System(tiny_config, one_device)
-
-
-def test_memories_can_start_from_exemplar_features(tiny_config, one_device, images):
-  tiny_config.model.memory_init = 'exemplars'
-  system = System(tiny_config, one_device)
-  params = system.init_state('bolt', 0, images).params
-  chosen = images[system.exemplar_indices('bolt', 0, 10, 0)]
-  _, features = jax.jit(system._inputs)(weights.random_teacher('tiny_basic'), chosen)
-  rows = np.asarray(features[2]).reshape(-1, features[2].shape[-1])  # M_2 <- stage 3
-  memory = params['memory_m2']
-  np.testing.assert_array_equal(memory['keys'], memory['values'])
-  distances = np.abs(memory['keys'][:, None] - rows).max(-1).min(-1)
-  np.testing.assert_allclose(distances, 0, atol=1e-4)
-  again = system.init_state('bolt', 0, images).params
-  jax.tree.map(np.testing.assert_array_equal, params, again)
-
-
-def test_initialisation_depends_on_the_category(tiny_config, one_device, images):
-  system = System(tiny_config, one_device)
-  a, b = (system.init_state(c, 0, images).params['memory_m1']['keys'] for c in ('bolt', 'nut'))
-  assert not np.array_equal(a, b)
-
-
-def test_a_student_of_other_widths_is_refused(tiny_config, one_device):
+def test_a_student_of_other_widths_is_refused(tiny_config, one_device, make_method):
   tiny_config.model.paradigm = 'forward'
   tiny_config.model.student = 'tiny_bottleneck'
   with pytest.raises(UserError, match=r'student=tiny_bottleneck: .*projection=True'):
-    System(tiny_config, one_device)
+    make_method(tiny_config, one_device)
   tiny_config.model.projection = True
-  system = System(tiny_config, one_device)
-  assert system.memories == (1, 2)
-  assert system.notes[0].startswith('M_3 is not built')
+  method = make_method(tiny_config, one_device)
+  assert method.slots == (
+    Slot(memory=1, stage=2, target=1),
+    Slot(memory=2, stage=3, target=2),
+  )
+  assert method.notes[0].startswith('M_3 is not built')
+
+
+def test_targets_of_the_memories(tiny_config, one_device, make_method):
+  features = tuple(np.full((1, 1, 1, 1), float(k)) for k in (1, 2, 3, 4))
+  embedding = np.full((1, 1, 1, 1), 9.0)
+
+  def values(method, features):
+    targets = method.memory_targets(features, embedding)
+    return {m: float(target.squeeze()) for m, target in targets.items()}
+
+  method = make_method(tiny_config, one_device)
+  assert values(method, features) == {1: 2.0, 2: 3.0, 3: 4.0}
+  assert values(method, features[:3]) == {1: 2.0, 2: 3.0, 3: 9.0}
+  tiny_config.model.paradigm = 'forward'
+  assert values(make_method(tiny_config, one_device), features) == {1: 1.0, 2: 2.0}
+
+
+def test_the_embedding_as_a_target_gets_no_gradient(tiny_config, one_device, make_method):
+  tiny_config.model.memories = (3,)
+  method = make_method(tiny_config, one_device)
+
+  def through_target(embedding):
+    return method.memory_targets((), embedding)[3].sum()
+
+  assert jax.grad(through_target)(jnp.ones((1, 1, 1, 2))).max() == 0
 
 
 @pytest.mark.parametrize('paradigm', ['reverse', 'forward'])
-def test_what_is_diagnosed(tiny_config, one_device, images, paradigm):
+def test_what_is_diagnosed(tiny_config, one_device, images, make_method, paradigm):
   """Against the formulas, from one position's query, feature and recall."""
   tiny_config.model.paradigm = paradigm
-  system = System(base.resolve(tiny_config), one_device)
-  state = system.init_state('bolt', 0, images)
-  variables = {'params': state.params, 'batch_stats': state.batch_stats}
-  devices = system.devices
-  found = system.diagnose_step(
-    system.inference_variables(state), system.teacher_params, devices.shard(images[:2])
-  )
-  found = jax.tree.map(lambda x: devices.unshard(x, 2), found)
+  method = make_method(tiny_config, one_device)
+  extractor, images = method.extractor, images[:2]
+  state = method.trainer.init_state(BOLT, images)
+  params = method.trainer.fold(state)
+  features = extractor(extractor.params, images, method.depth)
+  maps, found = jax.jit(method.diagnosed_maps)(params, features, images)
   assert set(found) == ({'m1', 'm2', 'm3'} if paradigm == 'reverse' else {'m1', 'm2'})
 
   def unit(x):
     return x / np.maximum(np.linalg.norm(x, axis=-1, keepdims=True), 1e-9)
 
-  inputs, features = system._inputs(weights.random_teacher('tiny_basic'), images[:2])
-  student = system._distiller.apply(variables, inputs, features).features
+  variables = {'params': state.params, 'batch_stats': state.batch_stats}
+  distiller = method.distiller.clone(axis_name=None)
+  student = distiller.apply(variables, extractor.normalize(images), features[:3]).features
+  alone = jax.jit(method.maps)(params, features[:3], images)
+  assert list(maps) == list(alone) == list(student)
+  for k, feature in student.items():
+    expected = 1 - (unit(np.asarray(feature)) * unit(np.asarray(features[k - 1]))).sum(-1)
+    np.testing.assert_allclose(maps[k], expected, atol=1e-4)
+    np.testing.assert_array_equal(maps[k], alone[k])
+
   memory = state.params['memory_m1']
   query = student[2] if paradigm == 'reverse' else student[1]
   logits = unit(query) @ unit(memory['keys']).T
@@ -132,28 +167,13 @@ def test_what_is_diagnosed(tiny_config, one_device, images, paradigm):
   np.testing.assert_allclose(found['m1']['cosine'], cosine, atol=1e-4)
 
 
-def test_bfloat16_computes_in_it_and_keeps_float32(tiny_config, one_device, images):
-  losses, scores = [], []
-  for dtype in ('float32', 'bfloat16'):
-    tiny_config.model.dtype = dtype
-    system = System(base.resolve(tiny_config), one_device)
-    state = one_device.replicate(system.init_state('bolt', 0, images))
-    data = system.training_data(images)
-    for step in range(4):
-      indices = system.exemplar_indices('bolt', 0, len(images), step)
-      state, terms = system.train_step(
-        state, system.teacher_params, data.draw(np.arange(8)), data.draw(indices)
-      )
-      assert {x.dtype.name for x in jax.tree.leaves(terms)} == {'float32'}
-      losses.append(float(terms['loss'][0]))
-    trained = one_device.unreplicate(state)
-    floats = [x for x in jax.tree.leaves(trained) if x.dtype != np.int32]
-    assert {x.dtype.name for x in floats} == {'float32'}
-    maps, score = system.score_step(
-      system.inference_variables(trained), system.teacher_params, images[None, :4]
-    )
-    assert maps.dtype == np.float32
-    scores.append(np.asarray(score))
-  assert losses[:4] != losses[4:]
-  np.testing.assert_allclose(losses[:4], losses[4:], rtol=0.03)
-  np.testing.assert_allclose(scores[0], scores[1], rtol=0.1)
+def test_without_memories_there_is_nothing_to_diagnose(
+  tiny_config, one_device, images, make_method
+):
+  tiny_config.model.memories = ()
+  method = make_method(tiny_config, one_device)
+  params = method.trainer.fold(method.trainer.init_state(BOLT, images))
+  features = method.extractor(method.extractor.params, images[:2])
+  maps, found = method.diagnosed_maps(params, features, images[:2])
+  assert found == {}
+  jax.tree.map(np.testing.assert_array_equal, maps, method.maps(params, features, images[:2]))

@@ -23,7 +23,7 @@ def maps(rng):
 
 def test_flat_distillation_loss(maps):
   teacher, student = maps
-  terms = losses.distillation_loss(teacher, student, 'flat')
+  terms = losses.distillation_loss(teacher, student, 'global_cosine')
   assert terms.keys() == {1, 3}
   for k, term in terms.items():
     distances = [
@@ -34,7 +34,7 @@ def test_flat_distillation_loss(maps):
 
 def test_pixel_distillation_loss(maps):
   teacher, student = maps
-  for k, term in losses.distillation_loss(teacher, student, 'pixel').items():
+  for k, term in losses.distillation_loss(teacher, student, 'local_cosine').items():
     distances = [
       1 - cosine(teacher[k][p], student[k][p]) for p in np.ndindex(teacher[k].shape[:3])
     ]

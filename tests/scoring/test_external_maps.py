@@ -82,7 +82,7 @@ def test_the_tool_goes_on_after_a_bad_category(data, make_category):
   assert 'Traceback' not in result.stderr
   empty = run(f'--maps={data}/none', f'--data={data}/data')
   assert empty.returncode == 1
-  assert empty.stderr.startswith('score_maps: there are no maps in')
+  assert empty.stderr.startswith('score-maps: there are no maps in')
 
 
 class Attack:

@@ -41,9 +41,9 @@ def test_split(tmp_path, make_category):
   return load_split(folder.list_samples(tmp_path, 'bolt', 'test'), 16, 2)
 
 
-def test_the_presets(test_split, rng):
+def test_the_resolutions(test_split, rng):
   maps = rng.random((6, 16, 16)).astype(np.float32)
-  resized = list(masks_and_maps(test_split, maps, 'rd4ad'))
+  resized = list(masks_and_maps(test_split, maps, 'model'))
   np.testing.assert_array_equal([mask for mask, _ in resized], test_split.masks)
   np.testing.assert_array_equal([map_ for _, map_ in resized], maps)
   original = list(masks_and_maps(test_split, maps, 'original'))

@@ -1,14 +1,17 @@
 import errno
 import json
+import os
+import shutil
 
 import jax
 import numpy as np
-import orbax.checkpoint as ocp
 import pytest
 
 from memkd_jax.errors import UserError
-from memkd_jax.training import manifest
-from memkd_jax.training.checkpoint import Checkpoints
+from memkd_jax.files import atomic
+from memkd_jax.files.digest import digest
+from memkd_jax.training import checkpoint
+from memkd_jax.training.checkpoint import Checkpoints, discard
 
 
 @pytest.fixture
@@ -35,15 +38,35 @@ def test_the_newest_comes_back_bit_for_bit(tmp_path, state):
     assert a.dtype == b.dtype
 
 
+def test_what_was_saved_is_the_newest_at_once(tmp_path, state):
+  with Checkpoints(tmp_path) as checkpoints:
+    checkpoints.save(1, state, {'images': 3})
+    assert checkpoints.latest_step() == 1
+    assert checkpoints.read_metadata() == {'images': 3}
+    jax.tree.map(np.testing.assert_array_equal, checkpoints.restore(state), state)
+    with pytest.raises(ValueError, match='step 1 is not newer than 1'):
+      checkpoints.save(1, state, {'images': 3})
+
+
+def test_two_are_kept(tmp_path, state):
+  save(tmp_path, state, 1, 2, 5, 6)
+  assert sorted(os.listdir(tmp_path)) == ['5', '6']
+
+
 def test_a_checkpoint_of_another_model_is_named(tmp_path, state):
   with Checkpoints(tmp_path) as checkpoints:
     checkpoints.save(1, state, {'images': 3})
-  other = {**state, 'params': {'values': np.zeros((4, 5), np.float32)}}
-  misshapen = {**state, 'params': {'keys': np.zeros((4, 6), np.float32)}}
+  others = {
+    'params/(keys|values)': {'values': np.zeros((4, 5), np.float32)},
+    'params/keys': {'keys': np.zeros((4, 6), np.float32)},
+    'params/keys ': {'keys': np.zeros((4, 5), np.float16)},
+    'params/more': state['params'] | {'more': np.zeros(1, np.float32)},
+  }
   with Checkpoints(tmp_path) as checkpoints:
-    for like in (other, misshapen):
-      with pytest.raises(UserError, match=r'The checkpoint .*1 cannot be restored'):
-        checkpoints.restore(like)
+    for name, params in others.items():
+      message = rf'The checkpoint .*1 cannot be restored \(.* another {name.strip()}\)'
+      with pytest.raises(UserError, match=message):
+        checkpoints.restore({**state, 'params': params})
 
 
 def save(folder, state, *steps):
@@ -77,48 +100,58 @@ def delete(path):
 
 
 @pytest.mark.parametrize('damage', [flip, truncate, delete])
-@pytest.mark.parametrize('which', ['largest', 'metadata/metadata', 'manifest.json'])
-def test_the_newest_good_one_is_used(tmp_path, state, capsys, damage, which):
-  save(tmp_path, state, 1, 2)
-  path = tmp_path / '2' / which
-  if which == 'largest':
-    files = [p for p in (tmp_path / '2' / 'state').rglob('*') if p.is_file()]
-    path = max(files, key=lambda p: p.stat().st_size)
-  damage(path)
-  before = sorted(tmp_path.rglob('*'))
-  capsys.readouterr()
-  assert latest(tmp_path, state) == 1
-  output = capsys.readouterr()
-  assert output.err == ''
-  (line,) = output.out.splitlines()
-  assert line.startswith(f'Note: not all checkpoints in {tmp_path} can be used (step 2: ')
-  assert line.endswith(': the checkpoint of step 1 is used.')
-  if (damage, which) == (delete, 'manifest.json'):
-    assert 'step 2: it is incomplete' in line
-  else:
-    name = path.relative_to(tmp_path / '2').as_posix()
-    assert f'step 2: {name} {"is missing" if damage is delete else ""}' in line
-  assert sorted(tmp_path.rglob('*')) == before  # reading removes nothing
+def test_the_newest_good_one_is_used(tmp_path, state, capfd, damage):
+  whole, used = tmp_path / 'whole', {}
+  save(whole, state, 1, 2)
+  for path in [p for p in (whole / '2').rglob('*') if p.is_file()]:
+    folder, which = tmp_path / str(len(used)), path.relative_to(whole / '2').parts[0]
+    shutil.copytree(whole, folder)
+    damage(folder / path.relative_to(whole))
+    before = sorted(folder.rglob('*'))
+    capfd.readouterr()
+    step = latest(folder, state)  # 2 where orbax does without that file
+    used[path] = which, step
+    output = capfd.readouterr()
+    assert output.err == ''
+    if step == 1:
+      (line,) = output.out.splitlines()
+      assert line.startswith(
+        f'Note: not all checkpoints in {folder} can be used (step 2: its {which} '
+      )
+      assert line.endswith(': the checkpoint of step 1 is used.')
+    else:
+      assert output.out == ''
+    assert sorted(folder.rglob('*')) == before  # reading removes nothing
 
-  save(tmp_path, state, 2)  # as training does, which goes on from step 1
-  assert latest(tmp_path, state) == 2
+    save(folder, state, step + 1)  # as training does, which goes on from there
+    assert latest(folder, state) == step + 1
+  assert {('state', 1), ('metadata', 1)} <= set(used.values())
 
 
-def test_a_flipped_bit_of_a_manifest_is_damage_and_no_later_format(tmp_path):
-  (tmp_path / 'a').write_text('a')
-  manifest.write(tmp_path)
-  assert manifest.find_damage(tmp_path) is None
-  path = tmp_path / 'manifest.json'
+def test_no_flipped_bit_of_the_metadata_is_overlooked(tmp_path, state):
+  save(tmp_path, state, 1)
+  path = tmp_path / '1' / 'metadata' / 'metadata'
   content = path.read_bytes()
   for i, byte in enumerate(content):
     path.write_bytes(content[:i] + bytes([byte ^ 1 << i % 8]) + content[i + 1 :])
-    assert manifest.find_damage(tmp_path) is not None
+    with Checkpoints(tmp_path) as checkpoints, pytest.raises(UserError, match='no intact'):
+      checkpoints.latest_step()
+
+
+def test_a_state_that_orbax_reads_is_still_verified(tmp_path, state, capsys):
+  save(tmp_path, state, 1, 2, 3)
+  # Each whole for itself.
+  shutil.rmtree(tmp_path / '3' / 'state')
+  shutil.copytree(tmp_path / '2' / 'state', tmp_path / '3' / 'state')
+  capsys.readouterr()
+  assert latest(tmp_path, state) == 2
+  assert 'step 3: its state differs from what was written' in capsys.readouterr().out
 
 
 def test_a_checkpoint_of_a_later_format_is_not_taken_for_damaged(tmp_path, state, monkeypatch):
   save(tmp_path, state, 1)
   with monkeypatch.context() as patch:
-    patch.setattr(manifest, 'FORMAT', 2)
+    patch.setattr(checkpoint, 'FORMAT', 2)
     save(tmp_path, state, 2)
   with (
     Checkpoints(tmp_path) as checkpoints,
@@ -128,17 +161,20 @@ def test_a_checkpoint_of_a_later_format_is_not_taken_for_damaged(tmp_path, state
   assert (tmp_path / '2').exists()
 
 
-def test_what_was_saved_before_there_were_manifests_is_used(tmp_path, state, capsys):
-  with ocp.CheckpointManager(tmp_path) as manager:
-    args = ocp.args.Composite(
-      state=ocp.args.StandardSave({**state, 'step': np.int32(5)}),
-      metadata=ocp.args.JsonSave({'images': 5}),
-    )
-    manager.save(5, args=args)
-  capsys.readouterr()
-  assert latest(tmp_path, state) == 5
-  (line,) = capsys.readouterr().out.splitlines()
-  assert 'was saved before checkpoints had manifests; it is used unverified' in line
+def test_a_checkpoint_that_may_not_be_read_is_not_taken_for_damaged(
+  tmp_path, state, monkeypatch
+):
+  save(tmp_path, state, 1, 2)
+
+  def refuse(*_, **__):
+    raise PermissionError(errno.EACCES, 'Permission denied')
+
+  with monkeypatch.context() as patch:
+    patch.setattr(checkpoint.ocp.CheckpointManager, 'restore', refuse)
+    with Checkpoints(tmp_path) as checkpoints, pytest.raises(PermissionError) as error:
+      checkpoints.latest_step()
+  assert error.value.filename == str(tmp_path)
+  assert latest(tmp_path, state) == 2
 
 
 def test_where_none_is_good_there_is_one_sentence(tmp_path, state):
@@ -150,33 +186,30 @@ def test_where_none_is_good_there_is_one_sentence(tmp_path, state):
   with Checkpoints(tmp_path) as checkpoints, pytest.raises(UserError) as error:
     checkpoints.restore(state)
   assert str(error.value) == (
-    f'There is no intact checkpoint in {tmp_path} (step 2: manifest.json cannot be read; '
-    'step 1: manifest.json cannot be read); remove that folder to train again.'
+    f'There is no intact checkpoint in {tmp_path} (step 2: its metadata cannot be read; '
+    'step 1: its metadata cannot be read); remove that folder to train again.'
   )
 
 
 def test_one_that_was_never_finished_is_ignored_and_replaced(tmp_path, state, capsys):
   save(tmp_path, state, 1)
-  (tmp_path / '1' / 'manifest.json').unlink()  # killed just before it was written
-  (tmp_path / '2.orbax-checkpoint-tmp' / 'state').mkdir(parents=True)  # in the midst of saving
+  shutil.copytree(tmp_path / '1', tmp_path / '2.orbax-checkpoint-tmp')
   capsys.readouterr()
-  with Checkpoints(tmp_path) as checkpoints:
-    assert checkpoints.latest_step() is None
-    assert 'step 1: it is incomplete): there is no other.' in capsys.readouterr().out
-    checkpoints.save(1, {**state, 'step': np.int32(1)}, {'images': 1})
-    assert checkpoints.latest_step() is None or (tmp_path / '1' / 'manifest.json').exists()
   assert latest(tmp_path, state) == 1
-  assert [path.name for path in tmp_path.iterdir()] == ['1']
+  assert capsys.readouterr() == ('', '')
+  save(tmp_path, state, 2)
+  assert latest(tmp_path, state) == 2
+  assert sorted(os.listdir(tmp_path)) == ['1', '2']
 
 
 def test_a_write_that_fails_is_reported_and_the_older_ones_stay(tmp_path, state, monkeypatch):
   save(tmp_path, state, 1)
 
-  def fail(_):
+  def fail(*_):
     raise OSError(errno.ENOSPC, 'No space left on device')
 
   with monkeypatch.context() as patch:
-    patch.setattr(manifest, 'write', fail)
+    patch.setattr(os, 'rename', fail)  # by which a checkpoint gets its name
     checkpoints = Checkpoints(tmp_path)
     checkpoints.save(2, state, {'images': 2})
     with pytest.raises(OSError) as error:
@@ -207,5 +240,35 @@ def test_a_full_disk_leaves_the_older_ones(mount_disk, rng, capfd):
   with Checkpoints(small_disk) as checkpoints:  # frees what was half written
     assert checkpoints.latest_step() == good
     assert checkpoints.restore(random_state(0))['step'] == good
-  metadata = json.loads((small_disk / str(good) / 'metadata' / 'metadata').read_text())
-  assert metadata == {'format': manifest.FORMAT, 'images': good}
+  content = json.loads((small_disk / str(good) / 'metadata' / 'metadata').read_text())
+  assert content['format'] == checkpoint.FORMAT
+  assert content['metadata'] == {'images': good}
+  assert content['sha256'] == digest(content)
+
+
+def test_discarded_checkpoints_are_gone(tmp_path, state):
+  folder = tmp_path / 'checkpoints'
+  discard(folder)  # there are none
+  save(folder, state, 1, 2)
+  discard(folder)
+  assert os.listdir(tmp_path) == []
+
+
+def test_what_a_kill_left_of_discarded_checkpoints_is_none(tmp_path, state, monkeypatch):
+  folder = tmp_path / 'checkpoints'
+  save(folder, state, 1, 2)
+
+  def killed(path):
+    (path / '2' / 'metadata' / 'metadata').unlink()
+    raise KeyboardInterrupt
+
+  with monkeypatch.context() as patch:
+    patch.setattr(shutil, 'rmtree', killed)
+    with pytest.raises(KeyboardInterrupt):
+      discard(folder)
+  assert not folder.exists()
+  assert len(os.listdir(tmp_path)) == 1
+  with Checkpoints(folder) as checkpoints:
+    assert checkpoints.latest_step() is None
+  atomic.remove_orphans([tmp_path])
+  assert os.listdir(tmp_path) == ['checkpoints']

@@ -2,7 +2,7 @@ import jax
 import numpy as np
 import pytest
 
-from memkd_jax import config as base
+from memkd_jax import methods
 from memkd_jax.errors import UserError
 from memkd_jax.methods.distillation import System
 from memkd_jax.runtime.devices import Devices
@@ -15,7 +15,7 @@ def images(rng):
 
 
 def losses_of(config, images, number_of_devices):
-  system = System(base.resolve(config), Devices(jax.devices()[:number_of_devices]))
+  system = System(methods.resolve(config), Devices(jax.devices()[:number_of_devices]))
   state = system.devices.replicate(system.init_state('bolt', 0, images))
   data, losses = system.training_data(images), []
   for step in range(4):
@@ -45,7 +45,7 @@ def test_known_features_change_nothing(tiny_config, images, paradigm, capsys):
 
 
 def test_batches_are_shared_out(tiny_config, images):
-  system = System(base.resolve(tiny_config), Devices(jax.devices()))
+  system = System(methods.resolve(tiny_config), Devices(jax.devices()))
   for cache in ('off', 'device', 'host'):
     system.config.train.cache_features = cache
     batch = system.training_data(images).draw(np.array([9, 3, 3, 0]))

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from memkd_jax import run
-from memkd_jax.config import resolve
 from memkd_jax.errors import UserError
+from memkd_jax.methods import resolve
 from memkd_jax.methods.distillation import System
 from memkd_jax.runtime.devices import Devices
 from memkd_jax.training import lanes

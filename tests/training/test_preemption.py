@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 from test_main import flags_of, run, start
 
-from memkd_jax.config import resolve
+from memkd_jax.methods import resolve
 from memkd_jax.methods.distillation import System
 from memkd_jax.runtime import interrupt
-from memkd_jax.training import manifest, metrics_log
+from memkd_jax.training import metrics_log
 from memkd_jax.training.checkpoint import Checkpoints
 
 CATEGORIES = ('bolt', 'nut', 'pin')
@@ -26,8 +26,8 @@ _TIMEOUT = 1800  # seconds; the machine may have other work
 
 def newest_checkpoint(folder):
   """The step of the newest complete one, 0 where there is none."""
-  steps = (p for p in folder.glob('checkpoints/*') if p.name.isdecimal() and manifest.exists(p))
-  return max((int(p.name) for p in steps), default=0)
+  names = [path.name for path in folder.glob('checkpoints/*')]
+  return max((int(name) for name in names if name.isdecimal()), default=0)
 
 
 def later(paths, since):
@@ -63,7 +63,7 @@ def in_training(generator):
 
 
 def in_saving(generator):
-  """In the midst of a checkpoint, or between its end and its manifest."""
+  """In the midst of a checkpoint, or just after it."""
   skipped = generator.randrange(3)
   seen = set()
 

@@ -9,9 +9,8 @@ import optax
 import pytest
 
 from memkd_jax.methods.distillation import System
-from memkd_jax.models.forward import ForwardDistiller
+from memkd_jax.models.distillers import ForwardDistiller, ReverseDistiller
 from memkd_jax.models.resnet import Teacher
-from memkd_jax.models.reverse import ReverseDistiller
 from memkd_jax.runtime.devices import AXIS, Devices
 from memkd_jax.teachers import weights
 from memkd_jax.training.step import Batch, TrainState, make_train_step, memory_targets
@@ -38,7 +37,7 @@ def one_step(
   devices = Devices(jax.devices()[:number_of_devices])
   teacher = Teacher('tiny_basic', stages=3)
   distiller = kind(memories=memories, axis_name=AXIS)
-  memories = distiller.built_memories((1, 2, 3), memories)
+  slots = distiller.slots((1, 2, 3), memories)
   optimizer = optax.sgd(1.0)
   teacher_params = weights.random_teacher('tiny_basic')
   features = teacher.apply({'params': teacher_params}, jnp.zeros((1, 32, 32, 3)))
@@ -54,8 +53,8 @@ def one_step(
     Teacher('tiny_basic', stages=4),
     distiller,
     optimizer,
-    {m: m + distiller.TARGET_OFFSET for m in memories},
-    kd='flat',
+    {slot.memory: slot.target for slot in slots},
+    kd='global_cosine',
     lambda_nm=lambda_nm,
     lambda_orth=lambda_orth,
   )
@@ -63,7 +62,7 @@ def one_step(
     devices.replicate(state),
     devices.replicate(teacher_params),
     Batch(devices.shard(images)),
-    Batch(devices.shard(exemplars)) if memories else None,
+    Batch(devices.shard(exemplars)) if slots else None,
   )
   new, terms = devices.unreplicate((new, terms))
   grads = jax.tree.map(lambda a, b: np.asarray(a) - b, variables['params'], new.params)
@@ -157,10 +156,10 @@ def test_targets_of_the_memories():
     targets = memory_targets(features, embedding, stages)
     return {m: float(t.squeeze()) for m, t in targets.items()}
 
-  reverse_stages = {m: m + ReverseDistiller.TARGET_OFFSET for m in (3, 2, 1)}
+  reverse_stages = {slot.memory: slot.target for slot in ReverseDistiller.SLOTS}
   assert values(features, reverse_stages) == {1: 2.0, 2: 3.0, 3: 4.0}
   assert values(features[:3], reverse_stages) == {1: 2.0, 2: 3.0, 3: 9.0}
-  forward_stages = {m: m + ForwardDistiller.TARGET_OFFSET for m in (1, 2)}
+  forward_stages = {slot.memory: slot.target for slot in ForwardDistiller.SLOTS}
   assert values(features, forward_stages) == {1: 1.0, 2: 2.0}
 
 
@@ -171,7 +170,7 @@ def test_the_embedding_as_a_target_gets_no_gradient():
   assert jax.grad(through_target)(jnp.ones((1, 1, 1, 2))).max() == 0
 
 
-@pytest.mark.parametrize('kd', ['flat', 'pixel'])
+@pytest.mark.parametrize('kd', ['global_cosine', 'local_cosine'])
 def test_training_lowers_the_loss(tiny_config, images, kd):
   tiny_config.loss.kd = kd
   system = System(tiny_config, Devices(jax.devices()[:1]))

@@ -1,0 +1,132 @@
+"""The seam: what a family of detectors is to the rest of the package."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import jax
+import numpy as np
+
+from memkd_jax.scoring import anomaly_map
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+  """One model that is to be fitted and scored.
+
+  Attributes:
+    name: the task's name, which its folder has as well, and which seeds it together with
+      the seed.
+    seed: the run's seed.
+    train: names of the categories whose normal images are learned from.
+    test: names of the categories that are scored.
+  """
+
+  name: str
+  seed: int
+  train: tuple[str, ...]
+  test: tuple[str, ...]
+
+  @classmethod
+  def of_category(cls, category: str, seed: int) -> 'Task':
+    """One model for one category, the protocol's way."""
+    return cls(category, seed, (category,), (category,))
+
+
+class Fitted(NamedTuple):
+  """What fitting leaves.
+
+  Attributes:
+    params: what `maps` takes: nested dicts of numpy arrays.
+    diagnosis: JSON values on what was learned, which the evaluation shows beside what
+      `diagnosed_maps` sees; empty where a method has nothing to say.
+  """
+
+  params: dict[str, Any]
+  diagnosis: dict[str, Any]
+
+
+class Method(Protocol):
+  """How one family learns what is normal from the features of a frozen teacher.
+
+  A method is made by its module's `create(config, extractor, devices)`. All but `fit` is
+  pure and can be traced: the same functions score in the evaluation, in a `Detector`, in an
+  exported program and in the server.
+
+  Attributes:
+    name: the name in reports, for example 'MemKD'.
+    stages: the teacher's stages that `maps` reads, of 1 to 4.
+    diagnosed_stages: the teacher's stages that `diagnosed_maps` reads beyond those; () as a
+      rule.
+    notes: sentences that must stand beside the figures.
+  """
+
+  name: str
+  stages: tuple[int, ...]
+  diagnosed_stages: tuple[int, ...]
+  notes: list[str]
+
+  def fit(self, task: Task, images: np.ndarray, folder: Path) -> Fitted:
+    """Learns from normal images; what takes minutes resumes where it was stopped.
+
+    Args:
+      task: gives the name and the seed.
+      images: uint8 [N, S, S, 3], the normal training images.
+      folder: the task's folder, for checkpoints and logs.
+
+    Raises:
+      UserError: the images or the config do not allow it.
+    """
+    ...
+
+  def maps(
+    self, params: Any, features: tuple[jax.Array, ...], images: jax.Array
+  ) -> dict[int, jax.Array]:
+    """How abnormal each position is.
+
+    Args:
+      params: see `Fitted`.
+      features: the teacher's stages 1 to `max(stages)`, [B, H_k, W_k, C_k].
+      images: uint8 [B, S, S, 3], which the features are of.
+
+    Returns:
+      {stage: [B, H_k, W_k]}, float32 at least; `scoring.anomaly_map` combines them. A
+      method with one map of its own gives {0: map}, on any grid.
+    """
+    ...
+
+  def image_scores(
+    self,
+    params: Any,
+    features: tuple[jax.Array, ...],
+    maps: dict[int, jax.Array],
+    combined: jax.Array,
+  ) -> jax.Array:
+    """How abnormal each image is; by default the highest value of its combined map.
+
+    Args:
+      params: see `Fitted`.
+      features: see `maps`.
+      maps: what `maps` gave.
+      combined: [B, S, S], the maps as one, upsampled and smoothed.
+
+    Returns:
+      [B].
+    """
+    return anomaly_map.image_scores(combined)
+
+  def diagnosed_maps(
+    self, params: Any, features: tuple[jax.Array, ...], images: jax.Array
+  ) -> tuple[dict[int, jax.Array], dict[str, Any]]:
+    """`maps`, and what else there is to see of each image, in one pass; by default nothing.
+
+    Args:
+      params: see `Fitted`.
+      features: the teacher's stages 1 to the highest of `stages` and `diagnosed_stages`,
+        [B, H_k, W_k, C_k].
+      images: uint8 [B, S, S, 3].
+
+    Returns:
+      (the maps, a tree of arrays [B, ...]).
+    """
+    return self.maps(params, features, images), {}

@@ -1,0 +1,105 @@
+"""From images to maps and scores: the one program of all that scores."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import jax
+
+from memkd_jax.scoring.anomaly_map import combine_maps
+
+
+class Scores(Protocol):
+  """What the pipeline needs of a method; see `methods.base.Method`."""
+
+  name: str
+  stages: tuple[int, ...]
+  diagnosed_stages: tuple[int, ...]
+
+  def maps(
+    self, params: Any, features: tuple[jax.Array, ...], images: jax.Array
+  ) -> dict[int, jax.Array]:
+    """{stage: [B, H_k, W_k]}."""
+
+  def image_scores(
+    self,
+    params: Any,
+    features: tuple[jax.Array, ...],
+    maps: dict[int, jax.Array],
+    combined: jax.Array,
+  ) -> jax.Array:
+    """[B]."""
+
+  def diagnosed_maps(
+    self, params: Any, features: tuple[jax.Array, ...], images: jax.Array
+  ) -> tuple[dict[int, jax.Array], dict[str, Any]]:
+    """The maps, and a tree of arrays [B, ...]."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Pipeline:
+  """Extractor, method, then one map and one score an image: pure functions to compile.
+
+  Attributes:
+    extractor: `(teacher_params, uint8 images [B, S, S, 3], number of stages) -> features`.
+    method: gives the stages' maps and the image scores.
+    combine: 'sum' or 'product' of the stages' maps.
+    align_corners: of the bilinear upsampling to the side S.
+    sigma: standard deviation of the Gaussian in pixels of the map.
+  """
+
+  extractor: Callable[[Any, jax.Array, int], tuple[jax.Array, ...]]
+  method: Scores
+  combine: str = 'sum'
+  align_corners: bool = True
+  sigma: float = 4.0
+
+  def score(
+    self, params: Any, teacher_params: Any, images: jax.Array
+  ) -> tuple[jax.Array, jax.Array]:
+    """Anomaly maps and image scores.
+
+    Args:
+      params: what the method has learned.
+      teacher_params: the extractor's parameters.
+      images: uint8 [B, S, S, 3].
+
+    Returns:
+      (maps [B, S, S], scores [B]), raw: neither clipped nor normalised.
+    """
+    features = self.extractor(teacher_params, images, max(self.method.stages))
+    return self._finish(params, features, self.method.maps(params, features, images), images)
+
+  def score_and_diagnose(
+    self, params: Any, teacher_params: Any, images: jax.Array
+  ) -> tuple[jax.Array, jax.Array, dict[str, Any]]:
+    """`score`, and what the method has to say of each image, in one pass.
+
+    Args:
+      params: what the method has learned.
+      teacher_params: the extractor's parameters.
+      images: uint8 [B, S, S, 3].
+
+    Returns:
+      (maps [B, S, S], scores [B], diagnosis: a tree of arrays [B, ...]).
+    """
+    depth = max(self.method.stages + self.method.diagnosed_stages)
+    features = self.extractor(teacher_params, images, depth)
+    maps, diagnosis = self.method.diagnosed_maps(params, features, images)
+    return *self._finish(params, features, maps, images), diagnosis
+
+  def _finish(
+    self,
+    params: Any,
+    features: tuple[jax.Array, ...],
+    maps: dict[int, jax.Array],
+    images: jax.Array,
+  ) -> tuple[jax.Array, jax.Array]:
+    combined = combine_maps(
+      maps,
+      images.shape[1],
+      combine=self.combine,
+      align_corners=self.align_corners,
+      sigma=self.sigma,
+    )
+    return combined, self.method.image_scores(params, features, maps, combined)

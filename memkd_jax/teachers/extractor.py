@@ -1,0 +1,101 @@
+"""The one door from uint8 images to the features of a frozen teacher."""
+
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from memkd_jax.errors import UserError
+from memkd_jax.models.resnet import ARCHITECTURES, Teacher
+from memkd_jax.ops.normalization import normalize_images
+from memkd_jax.teachers import weights
+
+RANDOM = 'random'
+DEMO_FILE = Path(__file__).with_name('demo_teacher.safetensors')
+
+
+class FeatureExtractor:
+  """A frozen ImageNet network (method, section 1) as a pure function of its parameters.
+
+  Attributes:
+    arch: the network's name, a key of `ARCHITECTURES`.
+    dtype: dtype of the features and of all arithmetic.
+    params: the network's parameters, numpy arrays of `dtype`.
+    depth: the number of stages that the weights hold, 3 or 4.
+    digest: sha256 of the weights' file in hexadecimal, or 'random'.
+    notes: sentences that must stand beside the figures.
+  """
+
+  # The sides of an image must be multiples of this, in pixels.
+  MULTIPLE = 32
+
+  def __init__(self, arch: str, source: str, dtype: str = 'float32'):
+    """Loads the weights.
+
+    Args:
+      arch: the network's name.
+      source: path of a converted file, or 'random'.
+      dtype: 'float32', 'bfloat16' or 'float64'.
+
+    Raises:
+      UserError: the weights are missing, damaged or of another network; or float64 is
+        asked for while JAX computes with 32 bits.
+    """
+    if dtype == 'float64' and not jax.config.read('jax_enable_x64'):
+      raise UserError('--config.model.dtype=float64 needs JAX_ENABLE_X64=1 in the environment.')
+    self.arch = arch
+    self.dtype = jnp.dtype(dtype)
+    self.notes: list[str] = []
+    if source == RANDOM:
+      self.notes.append('The teacher is random, not pretrained: THESE FIGURES MEAN NOTHING.')
+      params, self.digest = weights.random_teacher(arch), RANDOM
+    else:
+      _, params = weights.load(source, arch)
+      self.digest = weights.sha256(source)
+      if source == str(DEMO_FILE.absolute()):
+        self.notes.append(
+          'The teacher is the small one of the demo, trained on a few photographs: for other '
+          'images take one of ImageNet.'
+        )
+    self.params: Any = jax.tree.map(lambda x: np.asarray(x).astype(self.dtype), params)
+    self.depth = 4 if 'stage4' in params else 3
+
+  def __call__(self, params: Any, images: jax.Array, stages: int = 3) -> tuple[jax.Array, ...]:
+    """Computes the features F_T^1 to F_T^stages.
+
+    Args:
+      params: the network's parameters, `self.params` on any device.
+      images: uint8 [B, H, W, 3], RGB.
+      stages: the number of stages, at most `self.depth`.
+
+    Returns:
+      [B, H_k, W_k, C_k] of `self.dtype` for each stage k.
+    """
+    teacher = Teacher(self.arch, stages=stages, dtype=self.dtype)
+    features: Any = teacher.apply({'params': params}, self.normalize(images))
+    return features
+
+  def normalize(self, images: jax.Array) -> jax.Array:
+    """What the network sees of uint8 images [B, H, W, 3]: `self.dtype`, same shape."""
+    return normalize_images(images, self.dtype)
+
+  def channels(self, stage: int) -> int:
+    """C_k of stage 1 to 4."""
+    return ARCHITECTURES[self.arch].channels(stage)
+
+  def stride(self, stage: int) -> int:
+    """How many pixels of the image one position of stage 1 to 4 stands for, in a row."""
+    return 2 ** (stage + 1)
+
+  def shapes(self, image_size: int, stages: int = 3) -> tuple[jax.ShapeDtypeStruct, ...]:
+    """Shapes [1, H_k, W_k, C_k] and dtypes of one image's features.
+
+    Args:
+      image_size: side of the image in pixels.
+      stages: the number of stages.
+    """
+    image = jax.ShapeDtypeStruct((1, image_size, image_size, 3), np.uint8)
+    shapes: Any = jax.eval_shape(lambda p, x: self(p, x, stages), self.params, image)
+    return shapes
