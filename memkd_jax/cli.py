@@ -1,32 +1,179 @@
-"""The flags by which commands name a trained model."""
+"""What commands share: how flags are spelled, a model's flags, errors as exit codes.
+
+Nothing here is slow to import, so that a command answers --help and a wrong flag at once;
+what takes seconds is imported where a command begins its work.
+"""
 
 import argparse
+import difflib
+import faulthandler
+import io
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NoReturn
 
-from memkd_jax.detector import Detector, load
+from memkd_jax.errors import UserError, explain
+from memkd_jax.runtime import huge_pages, interrupt
+
+if TYPE_CHECKING:
+  from memkd_jax.detector import Detector
+  from memkd_jax.scoring.calibration import Calibration, Threshold
+
+_TRUE, _FALSE = ('true', 't', '1'), ('false', 'f', '0')
+
+
+class Parser(argparse.ArgumentParser):
+  """Ends a wrong command line with one sentence, and knows spellings of the last release.
+
+  These are underscores in the names of flags, and --noNAME, --NAME=true and --NAME=false for
+  what is on or off.
+
+  Attributes:
+    usage_code: the exit code for a wrong command line.
+  """
+
+  def __init__(self, name: str, description: str, usage_code: int = 2, **options: Any):
+    """Makes the parser of one command.
+
+    Args:
+      name: the command, as it is given after `memkd`; '' for `memkd` itself.
+      description: one sentence for --help.
+      usage_code: see the class.
+      options: of `argparse.ArgumentParser`.
+    """
+    prog = f'memkd {name}'.strip()
+    super().__init__(prog=prog, description=description, allow_abbrev=False, **options)
+    self.usage_code = usage_code
+
+  def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+    """See `argparse`; `parse_args` goes through here as well."""
+    given = sys.argv[1:] if args is None else args
+    return super().parse_known_args([self._modernize(word) for word in given], namespace)
+
+  def error(self, message: str) -> NoReturn:
+    """Ends the process."""
+    self.exit(self.usage_code, f'{self.prog}: {explain(UserError(message))}\n')
+
+  def no_such_flag(self, flag: str) -> str:
+    """The sentence for a flag that is none, with the one that was probably meant."""
+    close = difflib.get_close_matches(flag, self._option_string_actions, n=1)
+    remedy = f'did you mean {close[0]}?' if close else '--help lists all flags.'
+    return f'there is no flag {flag}; {remedy}'
+
+  def _modernize(self, word: str) -> str:
+    """A word of the command line as this release spells it."""
+    name, equals, value = word.partition('=')
+    name = name.replace('_', '-')
+    if (off := f'--no-{name[4:]}') in self._option_string_actions and name[:4] == '--no':
+      return f'{off}{equals}{value}'
+    action = self._option_string_actions.get(name)
+    if not word.startswith('--') or action is None:
+      return word
+    if isinstance(action, argparse.BooleanOptionalAction) and value.lower() in _TRUE:
+      return name
+    if isinstance(action, argparse.BooleanOptionalAction) and value.lower() in _FALSE:
+      return f'--no-{name[2:]}'
+    return f'{name}{equals}{value}'
+
+
+def start(main: Callable[[], int | None]) -> NoReturn:
+  """Runs a command as all that this process does."""
+  prepare_process(computes=True)
+  sys.exit(main())
+
+
+def prepare_process(computes: bool) -> None:
+  """Makes this process a command's own; to be called before anything slow is imported.
+
+  Args:
+    computes: whether it is worth starting again on huge pages, see `huge_pages`.
+  """
+  if computes:
+    huge_pages.restart_with_huge_pages()
+  if sys.stderr is not None:
+    faulthandler.enable()  # a crash in compiled code shows where in Python it was
+
+
+def exit_code(name: str, body: Callable[[], int | None], stopped: str = '') -> int:
+  """Runs the body of a command, and says in one sentence on stderr what ended it early.
+
+  Args:
+    name: begins the sentence.
+    body: does the work; its result is the exit code, None for 0.
+    stopped: what a signal leaves, as the end of a sentence.
+
+  Returns:
+    The exit code: 1 where the input is wrong, 75 after a signal that
+    `interrupt.handled` took.
+  """
+  for stream in (sys.stdout, sys.stderr):
+    if isinstance(stream, io.TextIOWrapper):  # file names may hold what no terminal shows
+      stream.reconfigure(errors='backslashreplace')
+  try:
+    return body() or 0
+  except (UserError, OSError) as error:
+    print(f'{name}: {explain(error)}', file=sys.stderr)
+    return 1
+  except interrupt.Interrupted as signal:
+    print(f'\n{name}: stopped by {signal}{stopped}.', file=sys.stderr)
+    return interrupt.EXIT_CODE
+
+
+def say(sentence: str) -> None:
+  """On stderr: stdout is for what can be piped."""
+  print(sentence, file=sys.stderr, flush=True)
+
+
+def keep_programs() -> None:
+  """Keeps compiled programs between runs, or says why not; see `compile_cache`."""
+  from memkd_jax.runtime import compile_cache
+
+  if problem := compile_cache.enable():
+    say(f'Note: {problem}')
 
 
 def add_model_flags(parser: argparse.ArgumentParser) -> None:
-  """Adds --workdir, --category, --seed, --false-alarm-rate and --teacher-weights."""
+  """Adds --workdir, --category, --seed and --teacher-weights, which name a trained model."""
   add = parser.add_argument
   add('--workdir', required=True, metavar='DIR', help="the run's folder")
-  add('--category', metavar='NAME', help='that was trained; may be left out if one alone was')
-  add('--seed', type=int, metavar='N', help='of the run; the first of its seeds if left out')
   add(
+    '--category',
+    metavar='NAME',
+    help='the category that was trained; may be left out if there is one alone',
+  )
+  add('--seed', type=int, metavar='N', help="the training's seed; the run's first if left out")
+  add('--teacher-weights', metavar='FILE', help='where the teacher lies now, if it was moved')
+
+
+def add_rate_flag(parser: argparse.ArgumentParser) -> None:
+  """Adds --false-alarm-rate."""
+  parser.add_argument(
     '--false-alarm-rate',
     type=float,
     metavar='RATE',
     help='share of normal images that may be called anomalous, which sets the threshold; 0.01, '
     'or the lowest that the held-out images support, if left out',
   )
-  add('--teacher-weights', metavar='FILE', help='where the teacher lies now, if it was moved')
 
 
-def load_named(flags: argparse.Namespace) -> Detector:
-  """Loads the model that parsed flags name; raises as `load` does."""
+def load_named(flags: argparse.Namespace) -> 'Detector':
+  """Loads the model that parsed flags name; raises as `detector.load` does."""
+  from memkd_jax.detector import load
+
   return load(
     flags.workdir,
     flags.category,
     seed=flags.seed,
-    false_alarm_rate=flags.false_alarm_rate,
+    false_alarm_rate=getattr(flags, 'false_alarm_rate', None),
     teacher_weights=flags.teacher_weights,
+  )
+
+
+def describe_threshold(calibration: 'Calibration', threshold: 'Threshold') -> str:
+  """A threshold, and how well it is known, as one sentence."""
+  low, high = threshold.interval
+  return (
+    f'Threshold {threshold.value:.4f}: of normal images {100 * threshold.expected:.2g}% are '
+    f'expected to score higher (95% interval {100 * low:.2g}% to {100 * high:.2g}%, from '
+    f'{len(calibration.scores)} held-out images).'
   )

@@ -1,36 +1,38 @@
 """Writes a trained model as one file that needs neither this package nor the run's folder.
 
-  python -m memkd_jax.export --workdir=DIR --category=bottle --out=bottle.memkd
-  python -m memkd_jax.export --workdir=DIR --category=bottle --out=bottle.onnx
+  memkd export --workdir=DIR --category=bottle --out=bottle.memkd
+  memkd export --workdir=DIR --category=bottle --out=bottle.onnx
 
 docs/export.md says what the two files hold and how to run them.
 """
 
 import argparse
-import sys
+from collections.abc import Sequence
 from pathlib import Path
 
-from memkd_jax.cli import add_model_flags, load_named
-from memkd_jax.deploy import exported, onnx
-from memkd_jax.errors import UserError, explain
+from memkd_jax import cli
+from memkd_jax.errors import UserError
 
 
-def main(argv: list[str] | None = None) -> None:
-  """The command; ends with code 1 and one sentence where the input is wrong."""
-  arguments = _parser().parse_args(argv)
-  out = Path(arguments.out).expanduser()
-  try:
-    if out.is_dir():
-      raise UserError(f'{out} is a folder; name a file with --out.')
-    detector = load_named(arguments)
-    if out.suffix == '.onnx':
-      values = exported.metadata(detector)
-      difference = onnx.write(detector, out, values)
-      print(f'Maps differ by {difference:.1e} at most in onnxruntime, on random images.')
-    else:
-      values = exported.write(detector, out)
-  except (UserError, OSError) as error:
-    sys.exit(f'export: {explain(error)}')
+def main(argv: Sequence[str] | None = None) -> int:
+  """Runs the command; returns its exit code: 0, or 1 where the input is wrong."""
+  flags = _parser().parse_args(argv)
+  return cli.exit_code('export', lambda: _run(flags))
+
+
+def _run(flags: argparse.Namespace) -> None:
+  from memkd_jax.deploy import exported, onnx
+
+  out = Path(flags.out).expanduser()
+  if out.is_dir():
+    raise UserError(f'{out} is a folder; name a file with --out.')
+  detector = cli.load_named(flags)
+  if out.suffix == '.onnx':
+    values = exported.metadata(detector)
+    difference = onnx.write(detector, out, values)
+    print(f'Maps differ by {difference:.1e} at most in onnxruntime, on random images.')
+  else:
+    values = exported.write(detector, out)
   for note in values['notes']:
     print(f'Note: {note}')
   threshold = values['threshold']
@@ -38,13 +40,12 @@ def main(argv: list[str] | None = None) -> None:
   print(f'Wrote {out}: {detector.category}, {decides}, {out.stat().st_size / 1e6:,.1f} MB.')
 
 
-def _parser() -> argparse.ArgumentParser:
-  parser = argparse.ArgumentParser(
-    prog='python -m memkd_jax.export',
-    description='Writes a trained model as one file that runs without this package.',
-    allow_abbrev=False,
+def _parser() -> cli.Parser:
+  parser = cli.Parser(
+    'export', 'Writes a trained model as one file that runs without this package.'
   )
-  add_model_flags(parser)
+  cli.add_model_flags(parser)
+  cli.add_rate_flag(parser)
   parser.add_argument(
     '--out',
     required=True,
@@ -56,4 +57,4 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == '__main__':
-  main()
+  cli.start(main)

@@ -1,119 +1,217 @@
-"""Trains and evaluates: python -m memkd_jax.main --config=configs/mvtec.py."""
+"""Trains and evaluates: memkd train --config=mvtec, or python -m memkd_jax.main."""
 
-import io
-import sys
+import argparse
+from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
 
-from memkd_jax.runtime import huge_pages
+from absl import flags as absl_flags
+from absl import logging
+from ml_collections import ConfigDict, config_flags
 
-if __name__ == '__main__':
-  huge_pages.restart_with_huge_pages()  # before the imports that take seconds
+from memkd_jax import cli, methods
+from memkd_jax import config as base
+from memkd_jax.errors import UserError
+from memkd_jax.runtime import determinism, interrupt
 
-from absl import app, flags, logging
-from ml_collections import config_flags
-
-from memkd_jax import run, sweep
-from memkd_jax.errors import UserError, explain
-from memkd_jax.run import run_config
-from memkd_jax.runtime import compile_cache, determinism, hosts, interrupt
-
-_SHOWN = 200  # characters at either end of what is wrong with a flag
-_DEMO = str(Path(__file__).parent / 'configs' / 'demo.py')
-
-_CONFIG = config_flags.DEFINE_config_file(
-  'config', _DEMO, 'A file of configs/; the demo where none is given.'
-)
-_WORKDIR = flags.DEFINE_string(
-  'workdir', None, "The run's folder; runs/<data set> where none is given."
-)
-_MODE = flags.DEFINE_enum(
-  'mode', 'train', run.MODES, "'evaluate' scores existing checkpoints only."
-)
-_DUMP_MAPS = flags.DEFINE_bool(
-  'dump-maps', False, 'Write the maps of what is scored to DIR/anomaly_maps, as float32 TIFFs.'
-)
-_PROFILE = flags.DEFINE_bool(
-  'profile', False, 'Write a trace of a few steps of each training to its folder, profile/.'
-)
-_DETERMINISTIC = flags.DEFINE_bool(
-  'deterministic', False, 'The same bits in every run, also on a GPU; slower there.'
-)
-_COORDINATOR = flags.DEFINE_string(
-  'coordinator',
-  None,
-  'Where several processes run together: auto (TPU pod slice, SLURM, Open MPI), or HOST:PORT '
-  'of process 0.',
-)
-_PROCESS_COUNT = flags.DEFINE_integer(
-  'process-count', None, 'With --coordinator=HOST:PORT: how many processes there are.'
-)
-_PROCESS_ID = flags.DEFINE_integer(
-  'process-id', None, 'With --coordinator=HOST:PORT: which of them this is, from 0.'
-)
+_CONFIGS = Path(__file__).with_name('configs')
+_MODES = ('train', 'evaluate')
+_SHOWN = 200  # characters at either end of what is wrong with a config
 
 
-def main(argv: list[str]) -> None:
-  if len(argv) > 1:
-    raise app.UsageError(f'unexpected argument {argv[1]!r}')
+def main(argv: Sequence[str] | None = None) -> int:
+  """Runs the command; returns its exit code: 0, 1 (something failed) or 75 (stopped)."""
   logging.set_verbosity(logging.WARNING)
-  if _PROFILE.value:
-    _CONFIG.value.train.profile = True
-  if _DETERMINISTIC.value:
-    determinism.enable()
-  ablation = bool(_CONFIG.value.sweep.variants)
-  if ablation and not _WORKDIR.value:  # variants of several ablations have the same names
-    sys.exit('memkd_jax: an ablation needs a folder of its own; name it with --workdir.')
-  workdir = _WORKDIR.value or Path('runs') / _CONFIG.value.data.dataset
-  runner = sweep.run_sweep if ablation else run_config
-  try:
-    hosts.start(_COORDINATOR.value, _PROCESS_COUNT.value, _PROCESS_ID.value)
-    with interrupt.handled(), hosts.one_run():
-      if problem := compile_cache.enable():
-        print(f'Note: {problem}', flush=True)
-      results = runner(_CONFIG.value, workdir, _MODE.value, _DUMP_MAPS.value)
-      page = Path(workdir).expanduser() / ('sweep.md' if ablation else 'report.html')
-      print(f'Report: {page}', flush=True)
-  except (UserError, OSError) as error:
-    sys.exit(f'memkd_jax: {explain(error)}')
-  except interrupt.Interrupted as signal:
-    print(f'\nmemkd_jax: stopped by {signal}; the same command resumes.', file=sys.stderr)
-    sys.exit(interrupt.EXIT_CODE)
-  sys.exit(1 if results['failed'] else 0)
+  parser = _parser()
+  flags, overrides = parser.parse_known_args(argv)
+
+  def body() -> int:
+    try:
+      config = load_config(flags.config, overrides)
+    except absl_flags.UnrecognizedFlagError as error:
+      raise UserError(parser.no_such_flag(f'--{error.flagname}')) from error
+    return _run(flags, config)
+
+  return cli.exit_code('memkd_jax', body, '; the same command resumes')
 
 
-def _parse_flags(argv: list[str]) -> list[str]:
-  """Parses as absl does, and makes one sentence of what config_flags raises."""
-  for stream in (sys.stdout, sys.stderr):
-    if isinstance(stream, io.TextIOWrapper):  # file names may hold what no terminal shows
-      stream.reconfigure(errors='backslashreplace')
+def load_config(name: str, overrides: Sequence[str] = ()) -> ConfigDict:
+  """Loads a config, and sets fields of it.
+
+  Args:
+    name: a file, or a config that the package brings, 'mvtec' for example; either with
+      ':METHOD', an argument for its `get_config`.
+    overrides: '--config.section.field=value', as on the command line.
+
+  Raises:
+    UserError: there is no such config, it cannot be loaded, or it has no such field.
+    absl.flags.UnrecognizedFlagError: an override is another flag.
+  """
+  argv = ['memkd', f'--config={_find_config(name)}', *overrides]
+  values = absl_flags.FlagValues()
   try:
-    rest = flags.FLAGS(argv)
-    _ = _CONFIG.value.data  # a file that did not load is reported only here
-    return rest
-  except flags.Error as error:
+    config_flags.DEFINE_config_file('config', flag_values=values, sys_argv=argv)
+    _, *words = values(argv)
+    config: ConfigDict = values.config
+    _ = config.data  # a file that did not load is reported only here
+  except (UserError, absl_flags.UnrecognizedFlagError):
+    raise
+  except absl_flags.Error as error:
     lines = str(error).strip().splitlines()
-    _give_up(' '.join(dict.fromkeys([lines[0], lines[-1].strip()])))
+    raise _wrong(' '.join(dict.fromkeys([lines[0], lines[-1].strip()]))) from error
   except (AttributeError, KeyError) as error:
     cause: Exception = error
     while cause.args and isinstance(cause.args[0], Exception):
       cause = cause.args[0]  # ml_collections wraps what it means
     hint = ' '.join(str(cause.args[0]).split())
-    _give_up(f'the config has no field {hint} (memkd_jax/config.py lists them all)')
+    raise _wrong(f'the config has no field {hint} (--help lists them all)') from error
   # What a config file raises, and what ml_collections does of fields that are none.
   except Exception as error:
     reason = (str(error).strip() or type(error).__name__).splitlines()[-1].strip()
-    overrides = ' '.join(a for a in argv if a.startswith('--config.'))
-    given = f' with {overrides}' if overrides else ''
-    _give_up(f'--config cannot be loaded{given}: {reason}')
+    given = f' with {" ".join(overrides)}' if overrides else ''
+    raise _wrong(f'--config cannot be loaded{given}: {reason}') from error
+  if words:
+    raise UserError(f'unexpected argument {words[0]!r}.')
+  return config
 
 
-def _give_up(reason: str) -> NoReturn:
-  """Ends with code 1 and one line, however long the value that it is about."""
+def _find_config(name: str) -> str:
+  """What absl takes for a name: a path, with what follows a colon."""
+  path, colon, argument = name.partition(':')
+  if Path(path).is_file():
+    return name
+  files = (file.relative_to(_CONFIGS) for file in _CONFIGS.rglob('*.py'))
+  shipped = [str(file.with_suffix('')) for file in files if file.stem != '__init__']
+  if path in shipped:
+    return f'{_CONFIGS / path}.py{colon}{argument}'
+  if Path(path).exists():  # a folder, or a pipe
+    return name
+  known = ', '.join(sorted(shipped, key=lambda name: ('/' in name, name)))
+  raise UserError(
+    f'--config cannot be loaded: there is no file {path[:_SHOWN]}, and among the configs that '
+    f'come with the package none of that name: {known}.'
+  )
+
+
+def _wrong(reason: str) -> UserError:
+  """An error of one line, however long the value that it is about."""
   if len(reason) > 2 * _SHOWN:
     reason = f'{reason[:_SHOWN]} ... {reason[-_SHOWN:]}'
-  sys.exit(f'memkd_jax: {explain(UserError(reason))}')
+  return UserError(reason)
+
+
+def _run(flags: argparse.Namespace, config: ConfigDict) -> int:
+  if flags.mode not in _MODES:
+    raise UserError(f'flag --mode={flags.mode}: value should be one of <{"|".join(_MODES)}>.')
+  if flags.profile:
+    if 'profile' not in config.train:
+      raise UserError(f'--profile: {config.method.name} takes no steps; leave the flag out.')
+    config.train.profile = True
+  if flags.deterministic:
+    determinism.enable()
+  ablation = bool(config.sweep.variants)
+  if ablation and not flags.workdir:  # variants of several ablations have the same names
+    raise UserError('an ablation needs a folder of its own; name it with --workdir.')
+  workdir = flags.workdir or Path('runs') / config.data.dataset
+
+  from memkd_jax import run, sweep
+  from memkd_jax.runtime import hosts, join
+
+  runner = sweep.run_sweep if ablation else run.run_config
+  join.start(flags.coordinator, flags.process_count, flags.process_id)
+  with interrupt.handled(), hosts.one_run():
+    cli.keep_programs()
+    results = runner(config, workdir, flags.mode, flags.dump_maps)
+    page = Path(workdir).expanduser() / ('sweep.md' if ablation else 'report.html')
+    print(f'Report: {page}', flush=True)
+  return 1 if results['failed'] else 0
+
+
+class _Parser(cli.Parser):
+  """Lists the fields of a config as well, which only --help has to look up."""
+
+  def format_help(self) -> str:
+    return f'{super().format_help()}\n{_describe_fields()}\n'
+
+
+def _parser() -> cli.Parser:
+  parser = _Parser(
+    'train',
+    'Trains and evaluates; memkd evaluate scores what is trained already.',
+    usage_code=1,
+    usage='memkd train [--config=NAME] [--config.FIELD=VALUE ...] [FLAG ...]',
+  )
+  add = parser.add_argument
+  add(
+    '--config',
+    default=str(_CONFIGS / 'demo.py'),
+    metavar='NAME',
+    help='a file, or a config that comes with the package, for example mvtec or '
+    'ablations/memories; with another method mvtec:rd; the demo if left out',
+  )
+  add('--workdir', metavar='DIR', help="the run's folder; runs/<data set> if left out")
+  add(
+    '--mode',
+    default='train',
+    metavar='|'.join(_MODES),
+    help="'evaluate' scores existing models only",
+  )
+  on_or_off = argparse.BooleanOptionalAction
+  add(
+    '--dump-maps',
+    action=on_or_off,
+    default=False,
+    help='write the maps of what is scored to DIR/anomaly_maps, as float32 TIFFs',
+  )
+  add(
+    '--profile',
+    action=on_or_off,
+    default=False,
+    help='write a trace of a few steps of each training to its folder, profile/',
+  )
+  add(
+    '--deterministic',
+    action=on_or_off,
+    default=False,
+    help='the same bits in every run, also on a GPU; slower there',
+  )
+  add(
+    '--coordinator',
+    metavar='auto|HOST:PORT',
+    help='where several processes run together: auto (TPU pod slice, SLURM, Open MPI), or '
+    'the address of process 0',
+  )
+  add(
+    '--process-count',
+    type=int,
+    metavar='N',
+    help='with --coordinator=HOST:PORT: number of processes',
+  )
+  add(
+    '--process-id',
+    type=int,
+    metavar='N',
+    help='with --coordinator=HOST:PORT: which of them this is, from 0',
+  )
+  return parser
+
+
+def _describe_fields() -> str:
+  """Every field of a config: those of MemKD, then what other methods have beside them."""
+  common = methods.fields('memkd')
+  parts = [f'fields of --config:\n{base.describe(common)}']
+  families: dict[str, list[str]] = {}
+  for name, module in methods.METHODS.items():
+    families.setdefault(module, []).append(name)
+  for names in families.values():
+    own = [
+      field
+      for field in methods.fields(names[0])
+      if field not in common and field.name != 'method.name'
+    ]
+    if own:
+      parts.append(f'of --config=NAME:{" or :".join(names)}:\n{base.describe(own)}')
+  return '\n\n'.join(parts)
 
 
 if __name__ == '__main__':
-  app.run(main, flags_parser=_parse_flags)
+  cli.start(main)

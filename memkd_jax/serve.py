@@ -1,47 +1,53 @@
-"""The inspection server: python -m memkd_jax.serve --workdir=DIR (docs/serving.md)."""
+"""The inspection server: memkd serve --workdir=DIR (docs/serving.md)."""
 
 import argparse
 import ipaddress
 import signal
 import socket
-import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from memkd_jax.runtime import huge_pages
+from memkd_jax import cli
+from memkd_jax.errors import UserError
 
-if __name__ == '__main__':
-  huge_pages.restart_with_huge_pages()  # before the imports that take seconds
-
-from memkd_jax.cli import add_model_flags, load_named
-from memkd_jax.detector import Detector, load_all
-from memkd_jax.errors import UserError, explain
-from memkd_jax.runtime import compile_cache
+if TYPE_CHECKING:
+  from memkd_jax.detector import Detector
 
 _SHUTDOWN = 10  # seconds for which requests in progress may go on
 _CONNECTIONS = 256  # beyond which 503 is answered at once
+_INTERRUPTED = 130  # the exit code of a process that SIGINT ended, as a shell shows it
 
 
-def main(argv: list[str] | None = None) -> None:
+def main(argv: Sequence[str] | None = None) -> int:
   """Serves until SIGTERM or SIGINT, which end it with code 0."""
-  arguments = _parser().parse_args(argv)
+  flags = _parser().parse_args(argv)
   try:
-    _serve(arguments)
-  except (UserError, OSError) as error:
-    sys.exit(f'serve: {explain(error)}')
-  except KeyboardInterrupt:
-    sys.exit(130)  # while loading
+    return cli.exit_code('serve', lambda: _serve(flags))
+  except KeyboardInterrupt:  # while loading
+    return _INTERRUPTED
 
 
-def _parser() -> argparse.ArgumentParser:
-  parser = argparse.ArgumentParser(
-    prog='python -m memkd_jax.serve',
-    description='Serves trained models on a web page: all of a run, or one --category.',
+def _parser() -> cli.Parser:
+  parser = cli.Parser(
+    'serve', 'Serves trained models on a web page: all of a run, or one --category.'
   )
-  add_model_flags(parser)  # without --category all finished ones are served
+  cli.add_model_flags(parser)  # without --category all finished ones are served
+  cli.add_rate_flag(parser)
   add = parser.add_argument
   add('--host', default='127.0.0.1', help='address to listen on; %(default)s')
   add('--port', type=_port, default=8000, help='0 chooses a free one; %(default)s')
-  add('--max-bytes', type=_positive, default=64 * 2**20, help='of a request; %(default)s')
-  add('--max-images', type=_positive, default=16, help='of a request; %(default)s')
+  add(
+    '--max-bytes',
+    type=_positive,
+    default=64 * 2**20,
+    help='largest size of a request, in bytes; %(default)s',
+  )
+  add(
+    '--max-images',
+    type=_positive,
+    default=16,
+    help='largest number of images in a request; %(default)s',
+  )
   return parser
 
 
@@ -57,7 +63,7 @@ def _positive(text: str) -> int:
   return number
 
 
-def _serve(arguments: argparse.Namespace) -> None:
+def _serve(flags: argparse.Namespace) -> None:
   try:
     import uvicorn
 
@@ -65,10 +71,9 @@ def _serve(arguments: argparse.Namespace) -> None:
     from memkd_jax.deploy.serving.uploads import Limits
   except ImportError as error:
     raise UserError(f"{error}; pip install -e '.[serve]'.") from error
-  if problem := compile_cache.enable():
-    print(f'Note: {problem}', flush=True)
-  detectors = _load_models(arguments)
-  listener, loopback = _listen(arguments.host, arguments.port)
+  cli.keep_programs()
+  detectors = _load_models(flags)
+  listener, loopback = _listen(flags.host, flags.port)
   with listener:
     if not loopback:
       print(
@@ -78,7 +83,7 @@ def _serve(arguments: argparse.Namespace) -> None:
       )
     app = create_app(
       detectors,
-      Limits(arguments.max_bytes, arguments.max_images),
+      Limits(flags.max_bytes, flags.max_images),
       LOOPBACK_NAMES if loopback else ('*',),
       on_compiled=lambda failure: compiled(failure),
     )
@@ -107,16 +112,18 @@ def _serve(arguments: argparse.Namespace) -> None:
     raise UserError(f'the models cannot be compiled: {failure}.')
 
 
-def _load_models(arguments: argparse.Namespace) -> dict[str, Detector]:
+def _load_models(flags: argparse.Namespace) -> 'dict[str, Detector]':
   """The detectors, by their category."""
-  if arguments.category is not None:
-    detectors = [load_named(arguments)]
+  if flags.category is not None:
+    detectors = [cli.load_named(flags)]
   else:
+    from memkd_jax.detector import load_all
+
     detectors = load_all(
-      arguments.workdir,
-      seed=arguments.seed,
-      false_alarm_rate=arguments.false_alarm_rate,
-      teacher_weights=arguments.teacher_weights,
+      flags.workdir,
+      seed=flags.seed,
+      false_alarm_rate=flags.false_alarm_rate,
+      teacher_weights=flags.teacher_weights,
     )
   for note in detectors[0].notes:
     print(f'Note: {note}', flush=True)
@@ -147,4 +154,4 @@ def _url(listener: socket.socket) -> str:
 
 
 if __name__ == '__main__':
-  main()
+  cli.start(main)

@@ -32,10 +32,14 @@ import numpy as np
 from absl import app, flags, logging
 
 from memkd_jax import config as base
+from memkd_jax import methods
 from memkd_jax.errors import UserError, explain
 from memkd_jax.files import atomic
-from memkd_jax.methods.distillation import System
+from memkd_jax.methods.base import Task
 from memkd_jax.report.results import markdown
+from memkd_jax.runtime.devices import Devices
+from memkd_jax.scoring.pipeline import Pipeline
+from memkd_jax.teachers.extractor import FeatureExtractor
 
 _BACKBONES = flags.DEFINE_list('backbones', ['resnet18'], 'Names.')
 _PARADIGMS = flags.DEFINE_list('paradigms', ['reverse'], 'reverse, forward.')
@@ -122,58 +126,51 @@ def measure_peak(dtype: str, side: int = 4096, repetitions: int = 5) -> float:
 
 def our_candidates(backbone: str, paradigm: str, images: np.ndarray) -> list[Candidate]:
   """Training with known and with recomputed teacher features, and inference."""
-  size = _BATCH_SIZE.value
+  size, devices = _BATCH_SIZE.value, Devices()
+  extractor = FeatureExtractor(backbone, base.RANDOM_TEACHER, _DTYPE.value)
+  task = Task.of_category('benchmark', seed=0)
   candidates = []
   for cache in ('auto', 'off'):
-    system = System(make_config(backbone, paradigm, cache))
-    state = system.devices.replicate(system.init_state('benchmark', 0, images))
-    data = system.training_data(images)
-    rng = np.random.default_rng(0)
+    config = make_config(backbone, paradigm, cache)
+    method = methods.create(config, extractor, devices)
+    trainer = method.trainer
+    data, rng = trainer.feature_cache(images), np.random.default_rng(0)
 
-    def draw(data: Any = data, rng: Any = rng) -> Any:
-      return data.draw(rng.integers(0, len(images), size))
+    def draw(trainer: Any = trainer, data: Any = data, rng: Any = rng) -> Any:
+      batch, exemplars = rng.integers(0, len(images), (2, size))
+      return trainer.inputs(data, batch, exemplars)
 
-    exemplars = draw() if system.memories else None
+    holder = [devices.replicate(trainer.init_state(task, images))]
     begin = time.perf_counter()
-    arguments = (state, system.teacher_params, draw(), exemplars)
-    program = system.train_step.lower(*arguments).compile()
+    program = trainer.train_step.lower(holder[0], *draw()).compile()
     facts = {'compile_s': time.perf_counter() - begin, **memory_of(program)}
-    holder = [state]
 
-    def train(
-      system: Any = system, holder: Any = holder, draw: Any = draw, exemplars: Any = exemplars
-    ) -> None:
-      again = draw() if exemplars is not None else None
-      holder[0], terms = system.train_step(holder[0], system.teacher_params, draw(), again)
+    def train(trainer: Any = trainer, holder: Any = holder, draw: Any = draw) -> None:
+      holder[0], terms = trainer.train_step(holder[0], *draw())
       jax.block_until_ready(terms)
 
     name = 'ours, train' if cache == 'auto' else 'ours, train, teacher recomputed'
     candidates.append(Candidate(name, size, timed(train), flop_of(program), facts))
-  variables = system.inference_variables(system.devices.unreplicate(holder[0]))
-  batch = images[:size]
+  params = devices.replicate(trainer.fold(devices.unreplicate(holder[0])))
+  teacher_params = devices.replicate(extractor.params)
+  pipeline = Pipeline(extractor, method, **config.anomaly_map.to_dict())
+  score = devices.map(pipeline.score)
 
-  def infer() -> None:
-    jax.device_get(
-      system.score_step(variables, system.teacher_params, system.devices.shard(batch))
-    )
+  def infer(batch: np.ndarray = images[:size]) -> None:
+    jax.device_get(score(params, teacher_params, devices.shard(batch)))
 
   begin = time.perf_counter()
-  program = system.score_step.lower(
-    variables, system.teacher_params, system.devices.shard(batch)
-  ).compile()
+  program = score.lower(params, teacher_params, devices.shard(images[:size])).compile()
   facts = {'compile_s': time.perf_counter() - begin, **memory_of(program)}
-  if len(system.devices) == 1:
-    one = system.devices.shard(images[:1])
-    facts |= latencies(
-      lambda: jax.device_get(system.score_step(variables, system.teacher_params, one))
-    )
+  if len(devices) == 1:
+    facts |= latencies(lambda: infer(images[:1]))
   candidates.append(Candidate('ours, inference', size, timed(infer), flop_of(program), facts))
   return candidates
 
 
 def make_config(backbone: str, paradigm: str, cache: str) -> Any:
   """The paper's model with random weights."""
-  config = base.get_config()
+  config = methods.get_config()
   config.data.image_size = _SIZE.value
   config.model.backbone = backbone
   config.model.paradigm = paradigm
@@ -185,7 +182,7 @@ def make_config(backbone: str, paradigm: str, cache: str) -> Any:
   config.train.exemplars = _BATCH_SIZE.value
   config.train.cache_features = cache
   config.eval.batch_size = _BATCH_SIZE.value
-  return base.resolve(config)
+  return methods.resolve(config)
 
 
 def flop_of(program: Any) -> float | None:
@@ -205,7 +202,7 @@ def torch_candidates(backbone: str, images: np.ndarray, compiled: bool) -> list[
   if importlib.util.find_spec('torch') is None:
     raise UserError('--against needs torch: pip install "memkd_jax[convert]".')
   size = _BATCH_SIZE.value
-  items = base.get_config().model.memory_items if _MEMORIES.value else 0
+  items = methods.get_config().model.memory_items if _MEMORIES.value else 0
   context = multiprocessing.get_context('spawn')
   ours, theirs = context.Pipe()
   arguments = (theirs, backbone, items, images[:size], compiled)
@@ -237,11 +234,11 @@ def _work_in_torch(
   import torch_rd
 
   device = 'cuda' if torch.cuda.is_available() else 'cpu'
-  system = torch_rd.System(backbone, items, images.shape[1], device, compiled)
+  model = torch_rd.Distillation(backbone, items, images.shape[1], device, compiled)
   batch = torch.from_numpy(images)
   works = {
-    'train': timed(lambda: system.train_step(batch, batch)),
-    'inference': timed(lambda: system.score(batch)),
+    'train': timed(lambda: model.train_step(batch, batch)),
+    'inference': timed(lambda: model.score(batch)),
   }
   while True:
     try:

@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from memkd_jax.models.resnet import ARCHITECTURES, Architecture
 from memkd_jax.ops.normalization import IMAGENET_MEAN, IMAGENET_STD
-from memkd_jax.scoring.anomaly_map import gaussian_matrix
+from memkd_jax.ops.resampling import gaussian_matrix
 
 
 def conv_norm(inputs: int, outputs: int, side: int, stride: int = 1) -> nn.Sequential:
@@ -141,8 +141,8 @@ class Distiller(nn.Module):
     return outputs[::-1], embedding
 
 
-class System:
-  """Trains and scores as `memkd_jax.system.System` does, in float32."""
+class Distillation:
+  """Trains and scores as the distillation of memkd_jax does, in float32."""
 
   def __init__(self, backbone: str, items: int, size: int, device: str, compiled: bool = False):
     """Random weights: speed does not depend on them.

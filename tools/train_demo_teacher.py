@@ -75,7 +75,7 @@ class Encoder(nn.Module):
     x = max_pool(nn.relu(Conv(arch.planes, 7, 2, name='stem')(images, train)))
     outputs = []
     for k in _STRIDES:
-      x = ResidualStage(arch, k, 1 if k == 1 else 2, name=f'stage{k}')(x, train)
+      x = ResidualStage(arch, k, Conv, 1 if k == 1 else 2, name=f'stage{k}')(x, train)
       hidden = nn.relu(nn.Dense(256, name=f'hidden{k}')(x.mean((1, 2))))
       embedding = nn.Dense(64, name=f'embedding{k}')(hidden)
       embedding /= jnp.linalg.norm(embedding, axis=-1, keepdims=True) + 1e-6

@@ -100,10 +100,10 @@ def parse_params(content: bytes, facts: Mapping[str, Any]) -> dict[str, Any]:
   """
   try:
     tensors = load(content)
-  # The latter where a dtype is one that numpy lacks.
-  except (SafetensorError, AttributeError, KeyError, TypeError) as error:
+    params: dict[str, Any] = unflatten_dict(tensors, sep='/')
+  # The others where a dtype is one that numpy lacks, or an array lies below another.
+  except (SafetensorError, AttributeError, KeyError, TypeError, IndexError) as error:
     raise ValueError(str(error)) from error
   if tree_digest(tensors) != facts.get(_TENSORS_DIGEST):
     raise ValueError(f'its arrays are not those that {FACTS} was written for')
-  params: dict[str, Any] = unflatten_dict(tensors, sep='/')
   return params

@@ -104,6 +104,21 @@ def raise_if_asked() -> None:
     raise Interrupted(_Asked.name or 'a signal to another process')
 
 
+@contextmanager
+def passed_on() -> Iterator[None]:
+  """Ends the other threads as a signal does, for the time in which they are waited for.
+
+  What ends the main thread may be no signal that was handled: in a notebook Ctrl-C is a
+  `KeyboardInterrupt`, of which other threads do not learn.
+  """
+  before = _Asked.name
+  _Asked.name = before or 'SIGINT'
+  try:
+    yield
+  finally:
+    _Asked.name = before
+
+
 def _is_to_stop() -> bool:
   if _Together.agree is None:
     return _Asked.name is not None

@@ -11,7 +11,7 @@ from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from typing import TypeVar
 
 from memkd_jax.errors import UserError
-from memkd_jax.runtime import hosts
+from memkd_jax.runtime import hosts, interrupt
 from memkd_jax.runtime.devices import Devices
 
 _Worker = TypeVar('_Worker')
@@ -77,8 +77,10 @@ def run_all(
     futures = [pool.submit(work, worker) for worker in workers]
     try:
       wait(futures, return_when=FIRST_EXCEPTION)
-    except BaseException:  # a signal, which the lanes see by themselves at their next step
+    except BaseException:
       failed.set()
+      with interrupt.passed_on():  # the lanes save their step
+        wait(futures)
       raise
   for future in futures:
     future.result()

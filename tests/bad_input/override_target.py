@@ -2,14 +2,13 @@
 
 import json
 import random
-import sys
 from pathlib import Path
 
 from bad_input import mutations
 from bad_input.outcome import check
 from bad_input.target import Target
 from memkd_jax import config as base
-from memkd_jax import main, sweep
+from memkd_jax import main, methods, sweep
 
 _CONFIG = Path(__file__).parents[2] / 'configs' / 'mvtec.py'
 _ODD_FIELDS = ('', 'data', 'model', 'x.y', '__class__', 'data.__class__', 'seed.real', 'MODEL')
@@ -25,13 +24,11 @@ _MORE_VALUES += ('(' * 100_000, 'a' * 100_000, '9' * 30, '9' * 5000, '0x' + 'f' 
 
 
 class Overrides(Target):
-  """The flags and the checks of `config.resolve`, as `main` calls them."""
-
-  isolated = True  # absl keeps its flags
+  """The flags and the checks of `methods.resolve`, as `main` calls them."""
 
   def run(self, number: int, folder: Path) -> None:
     rng = self.random(number)
-    valid = base.flatten(json.loads(base.get_config().to_json()))
+    valid = base.flatten(json.loads(methods.get_config().to_json()))
     field = rng.choice(list(valid))
     value = rng.choice((*_VALUES.split(), *_MORE_VALUES))
     if rng.random() < 0.2:
@@ -41,15 +38,14 @@ class Overrides(Target):
       field = rng.choice((*_ODD_FIELDS, *wrong))
     parts = [part for part in field.replace('[', '.').split('.') if part]
     self.expect(f'--config.{field}', f' {field} ', *(f"'{part}'" for part in parts))
-    sys.argv = ['main', f'--config={_CONFIG}', f'--config.{field}={value}']
-    main._parse_flags(sys.argv)
-    config = main._CONFIG.value
+    config = main.load_config(str(_CONFIG), [f'--config.{field}={value}'])
     sweep.variants(config)
-    resolved = base.resolve(config)
-    for limited, largest in base.UPPER_BOUNDS.items():
-      section, name = limited.split('.')
-      found = resolved[section][name]
-      check(0 <= found <= largest, f'{limited} is {found}')
+    resolved = methods.resolve(config)
+    flat = base.flatten(resolved.to_dict())
+    for limited in methods.fields('memkd'):
+      if limited.high is not None:
+        found = flat[limited.name]
+        check(limited.low <= found <= limited.high, f'{limited.name} is {found}')
     json.loads(resolved.to_json())
 
   def problem(self, message: str) -> str | None:

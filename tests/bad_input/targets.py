@@ -2,6 +2,7 @@
 
 from bad_input import pictures
 from bad_input.image_targets import Folders, Images, Maps, Pictures
+from bad_input.model_targets import ModelArrays, ModelFacts, Thresholds
 from bad_input.override_target import Overrides
 from bad_input.target import Target
 from bad_input.text_targets import (
@@ -9,8 +10,6 @@ from bad_input.text_targets import (
   Log,
   Results,
   RunConfig,
-  RunConfigAlone,
-  Thresholds,
   VisaSplit,
 )
 from bad_input.weight_targets import CheckpointFolders, StateDicts, Teachers
@@ -26,8 +25,9 @@ TARGETS: dict[str, Target] = {
     VisaSplit('visa'),
     EyecandiesMetadata('eyecandies'),
     RunConfig('config_json'),
-    RunConfigAlone('config_alone'),
+    ModelFacts('model_json'),
     Thresholds('calibration'),
+    ModelArrays('model_arrays'),
     Results('results'),
     Log('log'),
     Overrides('overrides'),

@@ -13,9 +13,9 @@ from bad_input import mutations
 from bad_input.outcome import check
 from bad_input.target import Target, as_nobody
 from memkd_jax import config as base
+from memkd_jax import methods
 from memkd_jax.data.benchmarks import eyecandies, visa
 from memkd_jax.files.digest import DIGEST
-from memkd_jax.scoring.calibration import Calibration, read_calibration, write_calibration
 from memkd_jax.training.metrics_log import MetricsLog, read
 from memkd_jax.workdir import Workdir
 
@@ -156,8 +156,10 @@ class EyecandiesMetadata(TextFile):
 class RunConfig(TextFile):
   """config.json of a run's folder: a run with other figures must be refused."""
 
+  _FREE = base.resumable(methods.fields('memkd'))
+
   def prepare(self, folder: Path) -> None:
-    Workdir(folder).claim(base.resolve(base.get_config()))
+    Workdir(folder).claim(methods.resolve(methods.get_config()), self._FREE)
     (folder / 'valid.json').write_bytes((folder / 'config.json').read_bytes())
 
   def valid(self, rng: random.Random, folder: Path) -> tuple[Path, bytes]:
@@ -170,56 +172,16 @@ class RunConfig(TextFile):
 
   def read(self, folder: Path, damaged: bytes, untouched: bool) -> None:
     self.expect(folder)
-    Workdir(folder).claim(base.resolve(base.get_config()))
+    Workdir(folder).claim(methods.resolve(methods.get_config()), self._FREE)
     if not untouched and damaged:
       valid = base.flatten(json.loads((folder / 'valid.json').read_text()))
       claimed = base.flatten(json.loads(damaged.decode('utf-8-sig')))
-      fields = valid.keys() - set(base.RESUMABLE_FIELDS)
+      fields = valid.keys() - self._FREE
       fields -= {DIGEST}
       different = [f for f in fields & claimed.keys() if valid[f] != claimed[f]]
       check(not different, f'{different} differ')
       check(not claimed.keys() - valid.keys(), f'{claimed.keys() - valid.keys()}')
     check(json.loads((folder / 'config.json').read_text()), 'it was not written again')
-
-
-class RunConfigAlone(RunConfig):
-  """The same where nothing is given to compare it with, as by `memkd_jax.load`."""
-
-  def read(self, folder: Path, damaged: bytes, untouched: bool) -> None:
-    self.expect(folder)
-    found = Workdir(folder).read_config()
-    if damaged and DIGEST in json.loads(damaged.decode('utf-8-sig')):
-      valid = base.resolve(base.get_config()).to_dict()
-      with found.unlocked():
-        del found.model['teacher_sha256']
-      check(found.to_dict() == valid, 'it is another config')
-
-
-class Thresholds(TextFile):
-  """calibration.json of a finished category."""
-
-  _CALIBRATION = Calibration(np.arange(20.0), np.linspace(0, 1, 51))
-
-  def prepare(self, folder: Path) -> None:
-    write_calibration(folder, self._CALIBRATION)
-    (folder / 'valid.json').write_bytes((folder / 'calibration.json').read_bytes())
-
-  def valid(self, rng: random.Random, folder: Path) -> tuple[Path, bytes]:
-    return folder / 'calibration.json', (folder / 'valid.json').read_bytes()
-
-  def damage(self, rng: random.Random, content: bytes) -> bytes:
-    if rng.random() < 0.5:
-      return super().damage(rng, content)
-    return mutations.damage_json(rng, json.loads(content))
-
-  def read(self, folder: Path, damaged: bytes, untouched: bool) -> None:
-    found = read_calibration(folder)
-    if found is None:
-      check(not (folder / 'calibration.json').exists(), 'it is there')
-      return
-    for name in ('scores', 'pixels'):
-      expected = getattr(self._CALIBRATION, name)
-      check(np.array_equal(getattr(found, name), expected), f'other {name}')
 
 
 class Results(TextFile):

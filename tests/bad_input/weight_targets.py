@@ -43,13 +43,13 @@ class Teachers(Target):
       with as_nobody(kind == 'unreadable'):
         weights.load(path, _ARCH)
       check(False, f'a {kind} was read')
-    path.write_bytes(_damage_safetensors(rng, content))
+    path.write_bytes(damage_safetensors(rng, content))
     _, params = weights.load(path, _ARCH)
     same = jax.tree.map(np.array_equal, params, weights.load(folder / 'valid', _ARCH)[1])
     check(all(jax.tree.leaves(same)), 'other values')
 
 
-def _damage_safetensors(rng: random.Random, content: bytes) -> bytes:
+def damage_safetensors(rng: random.Random, content: bytes) -> bytes:
   """Damage to bytes, to the header with its length kept right, or to the values."""
   length = struct.unpack_from('<Q', content)[0]
   header, values = content[8 : 8 + length], content[8 + length :]
@@ -115,7 +115,7 @@ class StateDicts(Target):
     elif kind == 'zip' and content[:2] == b'PK':
       path.write_bytes(_repack(rng, content))
     elif name == 'plain.safetensors':
-      path.write_bytes(_damage_safetensors(rng, content))
+      path.write_bytes(damage_safetensors(rng, content))
     else:
       path.write_bytes(rng.choice(mutations.ANY_BYTES)(rng, content))
     try:
@@ -250,8 +250,11 @@ class CheckpointFolders(Target):
     self.expect(home)
     files = sorted(p for p in home.rglob('*') if p.is_file())
     newest = [p for p in files if '/8/' in str(p)]
-    for _ in range(rng.choice((1, 1, 1, 2, 3))):
-      path = rng.choice(newest if rng.random() < 0.8 else files)
+    chosen = [
+      rng.choice(newest if rng.random() < 0.8 else files)
+      for _ in range(rng.choice((1, 1, 1, 2, 3)))
+    ]
+    for path in files if rng.random() < 0.2 else chosen:
       if path.is_file() and not path.is_symlink():
         self._damage(rng, path)
     with Checkpoints(home) as checkpoints:

@@ -136,7 +136,7 @@ def test_what_is_diagnosed(tiny_config, one_device, images, make_method, paradig
   extractor, images = method.extractor, images[:2]
   state = method.trainer.init_state(BOLT, images)
   params = method.trainer.fold(state)
-  features = extractor(extractor.params, images, method.depth)
+  features = jax.jit(extractor, static_argnums=2)(extractor.params, images, method.depth)
   maps, found = jax.jit(method.diagnosed_maps)(params, features, images)
   assert set(found) == ({'m1', 'm2', 'm3'} if paradigm == 'reverse' else {'m1', 'm2'})
 
@@ -144,8 +144,8 @@ def test_what_is_diagnosed(tiny_config, one_device, images, make_method, paradig
     return x / np.maximum(np.linalg.norm(x, axis=-1, keepdims=True), 1e-9)
 
   variables = {'params': state.params, 'batch_stats': state.batch_stats}
-  distiller = method.distiller.clone(axis_name=None)
-  student = distiller.apply(variables, extractor.normalize(images), features[:3]).features
+  distiller, inputs = method.distiller.clone(axis_name=None), extractor.normalize(images)
+  student = jax.jit(distiller.apply)(variables, inputs, features[:3]).features
   alone = jax.jit(method.maps)(params, features[:3], images)
   assert list(maps) == list(alone) == list(student)
   for k, feature in student.items():
@@ -173,7 +173,8 @@ def test_without_memories_there_is_nothing_to_diagnose(
   tiny_config.model.memories = ()
   method = make_method(tiny_config, one_device)
   params = method.trainer.fold(method.trainer.init_state(BOLT, images))
-  features = method.extractor(method.extractor.params, images[:2])
-  maps, found = method.diagnosed_maps(params, features, images[:2])
+  features = jax.jit(method.extractor)(method.extractor.params, images[:2])
+  maps, found = jax.jit(method.diagnosed_maps)(params, features, images[:2])
   assert found == {}
-  jax.tree.map(np.testing.assert_array_equal, maps, method.maps(params, features, images[:2]))
+  alone = jax.jit(method.maps)(params, features, images[:2])
+  jax.tree.map(np.testing.assert_array_equal, maps, alone)

@@ -5,6 +5,7 @@ import math
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
 
 from memkd_jax.methods import losses
 
@@ -21,7 +22,7 @@ def maps(rng):
   return teacher, student
 
 
-def test_flat_distillation_loss(maps):
+def test_global_distillation_loss(maps):
   teacher, student = maps
   terms = losses.distillation_loss(teacher, student, 'global_cosine')
   assert terms.keys() == {1, 3}
@@ -32,7 +33,7 @@ def test_flat_distillation_loss(maps):
     np.testing.assert_allclose(term, sum(distances) / len(distances), atol=1e-6)
 
 
-def test_pixel_distillation_loss(maps):
+def test_local_distillation_loss(maps):
   teacher, student = maps
   for k, term in losses.distillation_loss(teacher, student, 'local_cosine').items():
     distances = [
@@ -106,3 +107,79 @@ def test_losses_are_float32_for_bfloat16_features(maps):
   for k, term in losses.distillation_loss(teacher, student).items():
     assert term.dtype == jnp.float32
     np.testing.assert_allclose(term, exact[k], atol=1e-6)
+
+
+@pytest.fixture
+def given(rng, maps):
+  """What a pass with one memory, between stages 1 and 3, gives."""
+  teacher, student = maps
+  targets, recalled = ({1: rng.normal(size=(2, 3, 3, 4))} for _ in range(2))
+  memories = {1: {name: rng.normal(size=(4, 4)) for name in ('keys', 'values')}}
+  return losses.Pass(teacher, student, targets, recalled, memories)
+
+
+@pytest.mark.parametrize('kd', losses.KD_READINGS)
+def test_the_loss_is_the_weighted_sum_of_the_table(given, kd):
+  table = losses.loss_table(ConfigDict({'kd': kd, 'lambda_nm': 0.3, 'lambda_orth': 0.7}))
+  assert [(term.name, term.weight) for term in table] == [('kd', 1), ('nm', 0.3), ('orth', 0.7)]
+  loss, logged = losses.total_loss(table, given)
+  parts = losses.distillation_loss(given.teacher, given.student, kd)
+  expected = {
+    'kd_1': parts[1],
+    'kd_3': parts[3],
+    'kd': parts[1] + parts[3],
+    'nm': losses.normality_loss(given.targets, given.recalled),
+    'orth': losses.orthogonality_loss(given.memories),
+  }
+  expected['loss'] = expected['kd'] + 0.3 * expected['nm'] + 0.7 * expected['orth']
+  assert logged.keys() == expected.keys()
+  assert loss == logged['loss']
+  for name, value in expected.items():
+    np.testing.assert_allclose(logged[name], value, rtol=1e-6, err_msg=name)
+
+
+def test_a_further_term_is_a_line_of_the_table(given):
+  table = (
+    losses.Term('a', 2.0, lambda p: jnp.mean(p.teacher[1])),
+    losses.Term('b', 3.0, lambda p: {k: jnp.sum(f) for k, f in p.student.items()}),
+  )
+  loss, logged = losses.total_loss(table, given)
+  sums = {k: np.sum(f) for k, f in given.student.items()}
+  np.testing.assert_allclose(
+    loss, 2 * np.mean(given.teacher[1]) + 3 * (sums[1] + sums[3]), rtol=1e-5
+  )
+  assert list(logged) == ['loss', 'a', 'b', 'b_1', 'b_3']
+  assert losses.log_order(table, sorted(logged)) == ['loss', 'a', 'b', 'b_1', 'b_3']
+  causes = ['b_3', 'b_1', 'a', 'b', 'loss']
+  assert losses.causal_order(table, sorted(logged), (3, 2, 1)) == causes
+
+
+TABLE = losses.loss_table(ConfigDict({'kd': 'global_cosine', 'lambda_nm': 1, 'lambda_orth': 1}))
+
+
+def test_a_log_begins_with_the_loss_and_its_terms():
+  expected = ['loss', 'kd', 'nm', 'orth', 'grad_norm', 'kd_1', 'kd_2', 'm1_entropy']
+  assert losses.log_order(TABLE, sorted(expected)) == expected
+  assert losses.log_order(TABLE, []) == []
+
+
+@pytest.mark.parametrize('running_order', [(3, 2, 1), (1, 2, 3)])
+def test_causes_come_before_consequences(running_order):
+  first, second, third = (f'kd_{k}' for k in running_order)
+  expected = [
+    f'm{running_order[0]}_keys_cosine',
+    f'm{running_order[1]}_values_cosine',
+    f'm{running_order[0]}_entropy',
+    f'm{running_order[2]}_entropy',
+    first,
+    second,
+    third,
+    'kd',
+    'nm',
+    'orth',
+    'loss',
+    'grad_norm',
+    'another',
+  ]
+  assert losses.causal_order(TABLE, sorted(expected), running_order) == expected
+  assert losses.causal_order(TABLE, [], running_order) == []

@@ -12,13 +12,13 @@ import pytest
 from safetensors import safe_open
 
 from memkd_jax import config as base
-from memkd_jax import run
+from memkd_jax import methods, run
 from memkd_jax.configs import demo
 from memkd_jax.data.benchmarks import demo_textures
 from memkd_jax.errors import UserError
-from memkd_jax.methods.distillation import System
 from memkd_jax.models.resnet import Teacher
 from memkd_jax.teachers import weights
+from memkd_jax.teachers.extractor import FeatureExtractor
 
 ROOT = Path(__file__).parents[2]
 
@@ -46,33 +46,38 @@ def test_it_is_stored_in_half_the_bytes_and_loaded_as_float32():
 
 def test_the_demo_takes_it_wherever_it_is_started(tmp_path, monkeypatch):
   monkeypatch.chdir(tmp_path)
-  resolved = base.resolve(demo.get_config())
+  resolved = methods.resolve(demo.get_config())
   assert resolved.model.teacher_weights == str(base.DEMO_TEACHER_FILE)
-  assert base.resolve(resolved).model.teacher_weights == resolved.model.teacher_weights
+  assert methods.resolve(resolved).model.teacher_weights == resolved.model.teacher_weights
 
 
 def test_it_counts_by_its_content(tmp_path):
   copy = tmp_path / 'copy.safetensors'
   copy.write_bytes(base.DEMO_TEACHER_FILE.read_bytes())
-  config = demo.get_config()
-  brought = run._with_teacher_hash(base.resolve(config)).model.teacher_sha256
-  config.model.teacher_weights = str(copy)
-  assert run._with_teacher_hash(base.resolve(config)).model.teacher_sha256 == brought
-  assert len(brought) == 64
+  digests = {
+    FeatureExtractor('resnet18', str(path)).digest for path in (base.DEMO_TEACHER_FILE, copy)
+  }
+  (digest,) = digests
+  assert len(digest) == 64
+  config = methods.resolve(demo.get_config())
+  assert run._with_teacher_digest(config, digest).model.teacher_sha256 == digest
+  assert 'teacher_sha256' not in config.model
 
 
-def test_it_is_of_one_architecture_and_says_what_it_is_for(tiny_config, one_device):
+def test_it_is_of_one_architecture_and_says_what_it_is_for(
+  tiny_config, one_device, make_method
+):
   tiny_config.model.teacher_weights = base.DEMO_TEACHER
   with pytest.raises(UserError, match=r'holds a resnet18, but --config\.model\.backbone'):
-    System(base.resolve(tiny_config), one_device)
+    make_method(tiny_config, one_device)
   tiny_config.model.backbone = 'resnet18'
-  notes = System(base.resolve(tiny_config), one_device).notes
+  notes = make_method(tiny_config, one_device).extractor.notes
   assert any('small one of the demo' in note for note in notes)
 
 
 def test_an_installed_package_has_it():
-  assert 'data/*.safetensors' in (ROOT / 'setup.cfg').read_text()
-  assert base.DEMO_TEACHER_FILE.parent == ROOT / 'memkd_jax' / 'data'
+  assert 'teachers/*.safetensors' in (ROOT / 'setup.cfg').read_text()
+  assert base.DEMO_TEACHER_FILE.parent == ROOT / 'memkd_jax' / 'teachers'
 
 
 @pytest.mark.slow

@@ -27,8 +27,7 @@ def test_errors_are_one_sentence(tmp_path):
   result = run(f'--source={tmp_path}/gone.pth', f'--out={tmp_path}/out.safetensors')
   assert result.returncode == 1
   assert result.stderr.splitlines() == [
-    f'convert_torchvision: There is no file {tmp_path}/gone.pth; '
-    'pass a torchvision state dict as --source.'
+    f'weights: There is no file {tmp_path}/gone.pth; pass a torchvision state dict as --source.'
   ]
 
 
@@ -38,7 +37,7 @@ def test_without_a_source_it_downloads(tmp_path):
   result = run(f'--out={tmp_path}/out.safetensors', https_proxy='http://127.0.0.1:1')
   assert result.returncode == 1
   assert result.stderr.startswith(
-    'convert_torchvision: https://download.pytorch.org/models/resnet18-f37072fd.pth could not '
+    'weights: https://download.pytorch.org/models/resnet18-f37072fd.pth could not '
   )
   assert len(result.stderr.splitlines()) == 1
 

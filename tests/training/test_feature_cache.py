@@ -2,11 +2,13 @@ import jax
 import numpy as np
 import pytest
 
-from memkd_jax import methods
+from memkd_jax.data.sampling import exemplar_indices
 from memkd_jax.errors import UserError
-from memkd_jax.methods.distillation import System
+from memkd_jax.methods.base import Task
 from memkd_jax.runtime.devices import Devices
-from memkd_jax.training.feature_cache import choose_place
+from memkd_jax.training.feature_cache import build_cache, choose_place
+
+PLACES = ('off', 'device', 'host')
 
 
 @pytest.fixture
@@ -14,28 +16,23 @@ def images(rng):
   return rng.integers(0, 256, (10, 32, 32, 3), dtype=np.uint8)
 
 
-def losses_of(config, images, number_of_devices):
-  system = System(methods.resolve(config), Devices(jax.devices()[:number_of_devices]))
-  state = system.devices.replicate(system.init_state('bolt', 0, images))
-  data, losses = system.training_data(images), []
-  for step in range(4):
-    state, terms = system.train_step(
-      state,
-      system.teacher_params,
-      data.draw(np.arange(8) + step % 3),
-      data.draw(system.exemplar_indices('bolt', 0, len(images), step)),
-    )
-    losses.append(float(terms['loss'][0]))
-  return losses, system.devices.unreplicate(state.params)
-
-
 @pytest.mark.parametrize('paradigm', ['reverse', 'forward'])
-def test_known_features_change_nothing(tiny_config, images, paradigm, capsys):
+def test_known_features_change_nothing(
+  tiny_config, images, paradigm, one_device, make_method, capsys
+):
   tiny_config.model.paradigm = paradigm
   runs = []
-  for cache in ('off', 'device', 'host'):
-    tiny_config.train.cache_features = cache
-    runs.append(losses_of(tiny_config, images, 1))
+  for place in PLACES:
+    tiny_config.train.cache_features = place
+    trainer = make_method(tiny_config, one_device).trainer
+    state = one_device.replicate(trainer.init_state(Task.of_category('bolt', 0), images))
+    cache, losses = trainer.feature_cache(images), []
+    for step in range(4):
+      exemplars = exemplar_indices(0, 'bolt', 10, 4, step, 8)
+      inputs = trainer.inputs(cache, np.arange(8) + step % 3, exemplars)
+      state, terms = trainer.train_step(state, *inputs)
+      losses.append(float(terms['loss'][0]))
+    runs.append((losses, one_device.unreplicate(state.params)))
   output = capsys.readouterr().out
   assert "the teacher's features are computed at every step" in output
   assert "the teacher's features are kept on the device: 0 MB" in output
@@ -44,21 +41,59 @@ def test_known_features_change_nothing(tiny_config, images, paradigm, capsys):
     jax.tree.map(np.testing.assert_array_equal, runs[0][1], other[1])
 
 
-def test_batches_are_shared_out(tiny_config, images):
-  system = System(methods.resolve(tiny_config), Devices(jax.devices()))
-  for cache in ('off', 'device', 'host'):
-    system.config.train.cache_features = cache
-    batch = system.training_data(images).draw(np.array([9, 3, 3, 0]))
-    assert batch.images.shape == (4, 1, 32, 32, 3)
-    np.testing.assert_array_equal(np.asarray(batch.images)[:, 0], images[[9, 3, 3, 0]])
-    assert (batch.features is None) == (cache == 'off')
-    if cache != 'off':
-      assert [f.shape for f in batch.features] == [
-        (4, 1, 8, 8, 4),
-        (4, 1, 4, 4, 8),
-        (4, 1, 2, 2, 16),
-        (4, 1, 1, 1, 32),
-      ]
+def cache_of(images, place, devices):
+  """A cache of images whose features are their halves and their means."""
+
+  def features(factor, images):
+    halves = images.astype(np.float32) * factor
+    return halves, halves.mean((1, 2, 3))
+
+  shapes = [jax.ShapeDtypeStruct(shape, np.float32) for shape in ((1, 32, 32, 3), (1,))]
+  factor = devices.replicate(np.float32(0.5))
+  return build_cache(
+    devices, devices.map(features), factor, images, shapes, wanted=place, batch_size=3
+  )
+
+
+@pytest.mark.parametrize('number', [1, 4])
+@pytest.mark.parametrize('place', PLACES)
+def test_batches_are_shared_out(images, place, number):
+  devices = Devices(jax.devices()[:number])
+  cache = cache_of(images, place, devices)
+  drawn = np.array([9, 3, 3, 0])
+  batch = cache.draw(drawn)
+  assert batch.images.shape == (number, 4 // number, 32, 32, 3)
+  np.testing.assert_array_equal(devices.unshard(batch.images, 4), images[drawn])
+  assert (batch.features is None) == (place == 'off')
+  if place != 'off':
+    halves, means = (devices.unshard(stage, 4) for stage in batch.features)
+    np.testing.assert_array_equal(halves, images[drawn] / 2)
+    np.testing.assert_allclose(means, images[drawn].mean((1, 2, 3)) / 2, rtol=1e-5)
+
+
+@pytest.mark.parametrize('place', PLACES)
+def test_all_images_come_once_and_in_their_order(images, place):
+  devices = Devices()
+  cache = cache_of(images, place, devices)
+  numbers, seen = [], []
+  for batch, number in cache.batches(6):  # rounded up to 8 for four devices
+    assert batch.images.shape == (4, 2, 32, 32, 3)
+    numbers.append(number)
+    seen.append(devices.unshard(batch.images, number))
+  assert numbers == [8, 2]
+  np.testing.assert_array_equal(np.concatenate(seen), images)
+
+
+def test_the_features_are_those_of_the_teacher(tiny_config, images, make_method):
+  devices = Devices()
+  method = make_method(tiny_config, devices)
+  batch = method.trainer.feature_cache(images).draw(np.array([9, 3, 3, 0]))
+  shapes = [(4, 1, 8, 8, 4), (4, 1, 4, 4, 8), (4, 1, 2, 2, 16), (4, 1, 1, 1, 32)]
+  assert [stage.shape for stage in batch.features] == shapes
+  extractor = jax.jit(method.extractor, static_argnums=2)
+  expected = extractor(method.extractor.params, images[[9, 3, 3, 0]], 4)
+  for found, stage in zip(batch.features, expected, strict=True):
+    np.testing.assert_allclose(devices.unshard(found, 4), stage, atol=1e-4)
 
 
 def test_the_cache_is_where_it_fits():

@@ -12,11 +12,10 @@ import numpy as np
 import pytest
 from test_main import flags_of, run, start
 
-from memkd_jax.methods import resolve
-from memkd_jax.methods.distillation import System
+from memkd_jax.files import model
 from memkd_jax.runtime import interrupt
 from memkd_jax.training import metrics_log
-from memkd_jax.training.checkpoint import Checkpoints
+from memkd_jax.workdir import Workdir
 
 CATEGORIES = ('bolt', 'nut', 'pin')
 STEPS = 25
@@ -24,8 +23,10 @@ CHECKPOINT_STEPS = 3
 _TIMEOUT = 1800  # seconds; the machine may have other work
 
 
-def newest_checkpoint(folder):
-  """The step of the newest complete one, 0 where there is none."""
+def newest_saved(folder):
+  """The step of the newest complete checkpoint or of the model, 0 where there is none."""
+  if model.exists(folder):  # in place of the checkpoints
+    return STEPS
   names = [path.name for path in folder.glob('checkpoints/*')]
   return max((int(name) for name in names if name.isdecimal()), default=0)
 
@@ -63,14 +64,14 @@ def in_training(generator):
 
 
 def in_saving(generator):
-  """In the midst of a checkpoint, or just after it."""
+  """In the midst of a checkpoint, or when the model has just been written."""
   skipped = generator.randrange(3)
   seen = set()
 
   def reached(folder, since):
     tmp = [p for p in folder.glob('checkpoints/*.orbax-checkpoint-tmp*') if later([p], since)]
     seen.update(p.name for p in tmp)
-    return len(seen) > skipped or newest_checkpoint(folder) == STEPS
+    return len(seen) > skipped or newest_saved(folder) == STEPS
 
   return reached
 
@@ -119,7 +120,7 @@ def test_twenty_ends_lose_nothing(tiny_config, tmp_path, make_category):
     out, err = process.communicate(timeout=_TIMEOUT)
     ended += process.returncode != 0
     logged = [line['step'] for line in metrics_log.read(folder / 'metrics.jsonl')]
-    lost = max(logged, default=0) - newest_checkpoint(folder)
+    lost = max(logged, default=0) - newest_saved(folder)
     print(
       f'{category:5} {kind.__name__:18} {number.name}: exit code {process.returncode:3}, '
       f'{len(logged):2} steps logged, {lost} lost',
@@ -142,21 +143,17 @@ def test_twenty_ends_lose_nothing(tiny_config, tmp_path, make_category):
     for name in ('whole', 'stopped')
   )
   assert stopped == whole
-  system = System(resolve(tiny_config))
-  like = system.init_state('bolt', 0, np.zeros((10, 32, 32, 3), np.uint8))
   for category in CATEGORIES:
-    states, losses = [], []
+    params, losses = [], []
     for name in ('whole', 'stopped'):
-      folder = tmp_path / name / category / 'seed_0'
-      with Checkpoints(folder / 'checkpoints') as checkpoints:
-        assert checkpoints.latest_step() == STEPS
-        states.append(checkpoints.restore(like))
-      losses.append(
-        [(x['step'], x['loss']) for x in metrics_log.read(folder / 'metrics.jsonl')]
-      )
-    jax.tree.map(np.testing.assert_array_equal, *states)
+      workdir = Workdir(tmp_path / name)
+      params.append(workdir.read_model(category, 0).params)
+      log = metrics_log.read(workdir.category(category, 0) / 'metrics.jsonl')
+      losses.append([(line['step'], line['loss']) for line in log])
+    jax.tree.map(np.testing.assert_array_equal, *params)
     assert losses[0] == losses[1]
     assert len(losses[0]) == STEPS
+  assert not list((tmp_path / 'stopped').rglob('checkpoints'))  # once there is a model
   assert not list((tmp_path / 'stopped').rglob('.memkd_jax-*'))
   assert not list((tmp_path / 'stopped').rglob('*.orbax-checkpoint-tmp*'))
 
@@ -176,7 +173,7 @@ def test_a_full_disk_is_one_sentence_and_the_run_goes_on_when_there_is_room(
     f'memkd_jax: {disk}/run/bolt/seed_0/checkpoints: No space left on device; make room there, '
     'and run the same command again.'
   ]
-  assert newest_checkpoint(disk / 'run' / 'bolt' / 'seed_0') >= 1
+  assert newest_saved(disk / 'run' / 'bolt' / 'seed_0') >= 1
   mount_disk(100_000)
   code, _, err = run(*flags, timeout=_TIMEOUT)
   assert code == 0, err

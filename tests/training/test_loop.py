@@ -1,0 +1,155 @@
+"""The loop alone, with a step that adds what it draws."""
+
+import json
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from memkd_jax.errors import UserError
+from memkd_jax.runtime import interrupt
+from memkd_jax.training import loop
+from memkd_jax.training.checkpoint import Checkpoints
+from memkd_jax.training.step import TrainState
+
+METADATA = {'images': 'those'}
+
+
+@pytest.fixture
+def start():
+  return TrainState(np.int32(0), {'sum': np.float32(0)}, {}, ())
+
+
+@pytest.fixture
+def train(one_device, tmp_path, start):
+  """Trains; draws step n's argument 10^n, so that the sum shows which steps were taken."""
+
+  @one_device.map
+  def add(state, drawn):
+    params = {'sum': state.params['sum'] + drawn}
+    return TrainState(state.step + 1, params, {}, ()), {'other': drawn, 'loss': params['sum']}
+
+  def run(steps, metadata=METADATA, check=lambda step, terms: None, draw=None, **options):
+    prepared = []
+
+    def prepare():
+      prepared.append(None)
+      return draw or (lambda number: (jnp.full((1,), 10.0**number, np.float32),))
+
+    values = {
+      'name': 'bolt',
+      'batch_size': 4,
+      'checkpoint_steps': 2,
+      'log_steps': 1,
+      'tensorboard': False,
+      'profile': False,
+      'check': check,
+      'order': sorted,
+    }
+    state, terms = loop.train(
+      start,
+      add,
+      prepare,
+      steps,
+      tmp_path,
+      devices=one_device,
+      metadata=metadata,
+      options=loop.LoopOptions(**values | options),
+    )
+    return state, terms, len(prepared)
+
+  return run
+
+
+def saved_steps(folder):
+  return sorted(int(path.name) for path in (folder / 'checkpoints').iterdir())
+
+
+def logged(folder):
+  return [json.loads(line) for line in (folder / 'metrics.jsonl').open()]
+
+
+def test_every_step_is_taken_checked_and_logged(train, tmp_path):
+  checked = []
+  state, terms, prepared = train(5, check=lambda *given: checked.append(given), log_steps=2)
+  assert int(state.step) == 5
+  assert state.params['sum'] == 11111
+  assert isinstance(state.params['sum'], np.generic | np.ndarray)
+  assert terms == {'loss': 11111, 'other': 10_000}
+  assert prepared == 1
+  assert [(step, given['loss']) for step, given in checked] == [
+    (1, 1),
+    (2, 11),
+    (3, 111),
+    (4, 1111),
+    (5, 11111),
+  ]
+  assert [line['step'] for line in logged(tmp_path)] == [2, 4, 5]  # and the last one
+  names = ['step', 'loss', 'other', 'images_per_second', 'stall_seconds']
+  assert list(logged(tmp_path)[0]) == names
+  assert saved_steps(tmp_path) == [4, 5]  # the two newest
+
+
+def test_it_goes_on_from_the_newest_checkpoint(train, tmp_path):
+  def fails(number):
+    if number == 5:
+      raise OSError('no images')
+    return (jnp.full((1,), 10.0**number, np.float32),)
+
+  with pytest.raises(OSError, match='no images'):
+    train(8, draw=fails)
+  assert saved_steps(tmp_path) == [2, 4]
+  drawn = []
+  state, _, _ = train(
+    8, draw=lambda n: (drawn.append(n), (jnp.full((1,), 10.0**n, np.float32),))[1]
+  )
+  assert drawn == [4, 5, 6, 7]
+  assert state.params['sum'] == 11111111
+  assert [line['step'] for line in logged(tmp_path)] == list(range(1, 9))
+
+
+def test_where_nothing_is_left_to_do_nothing_is_prepared(train, tmp_path):
+  train(3)
+  log = (tmp_path / 'metrics.jsonl').read_text()
+  state, terms, prepared = train(3)
+  assert int(state.step) == 3
+  assert state.params['sum'] == 111
+  assert terms == {}
+  assert prepared == 0
+  assert (tmp_path / 'metrics.jsonl').read_text() == log
+
+
+def test_checkpoints_of_other_images_are_refused(train, tmp_path):
+  train(3)
+  message = r'checkpoints began with other training images; give it the same ones, or choose'
+  with pytest.raises(UserError, match=message):
+    train(5, metadata={'images': 'others'})
+  assert saved_steps(tmp_path) == [2, 3]
+
+
+def test_a_state_whose_terms_are_refused_is_not_saved(train, tmp_path, start):
+  def check(step, terms):
+    if step == 4:
+      raise UserError('bolt: no meaning any more')
+
+  with pytest.raises(UserError, match='no meaning any more'):
+    train(6, check=check)
+  assert saved_steps(tmp_path) == [2]
+  with Checkpoints(tmp_path / 'checkpoints') as checkpoints:
+    assert checkpoints.restore(start).params['sum'] == 11
+  assert [line['step'] for line in logged(tmp_path)] == [1, 2, 3]
+  assert train(6)[0].params['sum'] == 111111
+
+
+def test_a_signal_saves_the_step_that_it_came_in(train, tmp_path, monkeypatch):
+  def check(step, terms):
+    if step == 3:  # which is checked while the fourth is under way
+      monkeypatch.setattr(interrupt._Asked, 'name', 'SIGTERM')
+
+  with pytest.raises(interrupt.Interrupted, match='SIGTERM'):
+    train(9, check=check, checkpoint_steps=100)
+  assert saved_steps(tmp_path) == [4]
+  monkeypatch.undo()
+  state, _, _ = train(9, checkpoint_steps=100)
+  assert state.params['sum'] == 111111111
+  assert [line['step'] for line in logged(tmp_path)] == list(range(1, 10))
