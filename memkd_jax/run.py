@@ -35,8 +35,6 @@ from memkd_jax.teachers.extractor import FeatureExtractor
 from memkd_jax.training import divergence, lanes, metrics_log, shared_checkpoints
 from memkd_jax.workdir import SharedWorkdir, TrainedModel
 
-MODES = ('train', 'evaluate')
-
 
 def run_config(
   config: ConfigDict, workdir: Path | str, mode: str = 'train', dump_maps: bool = False
@@ -63,6 +61,8 @@ def run_config(
   """
   started = time.monotonic()
   folder = SharedWorkdir(workdir)
+  if mode == 'evaluate':
+    folder.check_exists()
   with hosts.raise_together():
     config = methods.resolve(config)
     lanes.check(config.parallel.axis)
@@ -83,7 +83,7 @@ def run_config(
   with folder.locked():
     fields = methods.fields(config.method.name)
     rescored = base.scoring(fields) if mode == 'evaluate' else ()
-    folder.claim(claimed, base.resumable(fields), rescored, must_exist=mode == 'evaluate')
+    folder.claim(claimed, base.resumable(fields), rescored)
     return _run_all(workers, categories, claimed, started)
 
 

@@ -248,15 +248,13 @@ class SharedWorkdir:
     """See `Workdir.locked`."""
     return hosts.held_by_main(self.own.locked())
 
-  def claim(
-    self, config: ConfigDict, free: Collection[str], rescored: Collection[str], must_exist: bool
-  ) -> None:
-    """See `Workdir.claim`, and with `must_exist` `Workdir.check_exists`."""
-    with hosts.raise_together():
-      if hosts.is_main():
-        if must_exist:
-          self.own.check_exists()
-        self.own.claim(config, free, rescored)
+  def check_exists(self) -> None:
+    """See `Workdir.check_exists`."""
+    hosts.on_main(self.own.check_exists)
+
+  def claim(self, config: ConfigDict, free: Collection[str], rescored: Collection[str]) -> None:
+    """See `Workdir.claim`."""
+    hosts.on_main(lambda: self.own.claim(config, free, rescored))
 
   def category(self, name: str, seed: int) -> Path:
     """See `Workdir.category`."""
@@ -279,22 +277,17 @@ class SharedWorkdir:
       if hosts.is_main():
         with _damage_explained(folder):
           facts, content = model.read_facts(folder), model.read_bytes(folder)
-    facts = hosts.exchange(facts)[0]
+    facts, content = hosts.exchange(facts)[0], hosts.bytes_from_main(content)
     with hosts.raise_together():
-      return _parse_model(folder, facts, hosts.bytes_from_main(content))
+      return _parse_model(folder, facts, content)
 
   def write_model(self, trained: TrainedModel) -> None:
     """See `Workdir.write_model`."""
-    self._write(lambda: self.own.write_model(trained))
+    hosts.on_main(lambda: self.own.write_model(trained))
 
   def write_result(self, name: str, seed: int, result: dict[str, Any]) -> None:
     """See `Workdir.write_result`."""
-    self._write(lambda: self.own.write_result(name, seed, result))
-
-  def _write(self, write: Any) -> None:
-    with hosts.raise_together():
-      if hosts.is_main():
-        write()
+    hosts.on_main(lambda: self.own.write_result(name, seed, result))
 
 
 def read_model_folder(folder: Path) -> TrainedModel:

@@ -1,27 +1,34 @@
 """Every command in README and docs names files, flags and fields that there are."""
 
-import argparse
+import importlib
 import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from absl import flags as absl_flags
 from documented import PAGES, README, ROOT, commands
 
 from memkd_jax import config as base
-from memkd_jax import export, predict, serve
-from memkd_jax import main as _main  # noqa: F401 - defines its flags
+from memkd_jax import main, methods
+from memkd_jax.__main__ import COMMANDS
+from memkd_jax.errors import UserError
 
-PARSERS = {
-  'memkd_jax.export': export._parser,
-  'memkd_jax.predict': predict._parser,
-  'memkd_jax.serve': serve._parser,
+# What python starts, and the command that it is.
+MODULES = {f'memkd_jax.{command.module}': name for name, command in COMMANDS.items()}
+TOOLS = {
+  'tools/convert_torchvision.py': 'weights',
+  'tools/score_maps.py': 'score-maps',
+  'tools/prepare_tfds.py': 'prepare-tfds',
 }
 
 ALL = [(page, words) for page in PAGES for words in commands(page)]
-OURS = [(page, words) for page, words in ALL if 'python' in Path(words[0]).name]
+OURS = [(page, words) for page, words in ALL if re.match('python|memkd', Path(words[0]).name)]
+
+
+@pytest.fixture(autouse=True)
+def at_the_root(monkeypatch):
+  monkeypatch.chdir(ROOT)
 
 
 def test_there_are_commands():
@@ -33,15 +40,18 @@ def test_there_are_commands():
 )
 def test_command(page, words):
   program, *arguments = words[1:]
+  if Path(words[0]).name == 'memkd':
+    check_ours(program, arguments)
+    return
   if program == '-c':
     compile(arguments[0], page.name, 'exec')
     return
   if program == '-m':
     program, *arguments = arguments
-  if program == 'memkd_jax.main':
-    check_main(arguments)
-  elif program in PARSERS:
-    check_argparse(PARSERS[program](), arguments)
+  if program == 'memkd_jax':
+    check_ours(arguments[0], arguments[1:])
+  elif name := MODULES.get(program, TOOLS.get(program)):
+    check_ours(name, arguments)
   elif program.endswith('.py'):
     assert (ROOT / program).is_file()
     check_help(program, arguments)
@@ -52,24 +62,29 @@ def test_command(page, words):
         assert (ROOT / argument.split('::')[0]).exists()
 
 
-def check_main(arguments):
-  config = base.get_config()
-  for argument in arguments:
-    name, _, value = argument.removeprefix('--').partition('=')
-    if name == 'config':
-      assert (ROOT / value.partition(':')[0]).is_file()
-    elif name.startswith('config.'):
-      assert name.removeprefix('config.') in base.flatten(config.to_dict())
-    else:
-      assert name in absl_flags.FLAGS
+def check_ours(name, arguments):
+  """The command's own parser takes them, and fields of a config exist and get their values."""
+  if name in ('--help', '--version'):
+    return
+  module = importlib.import_module(f'memkd_jax.{COMMANDS[name].module}')
+  flags, overrides = module._parser().parse_known_args(arguments)
+  if module is main:
+    main.load_config(flags.config, overrides)
+  else:
+    assert not overrides
 
 
-def check_argparse(parser, arguments):
-  parser.exit_on_error = False
-  try:
-    parser.parse_args(arguments)
-  except (SystemExit, argparse.ArgumentError) as error:
-    pytest.fail(str(error))
+def test_a_wrong_command_is_found():
+  check_ours('train', ['--config=mvtec:rd', '--config.train.epochs=2', '--dump-maps'])
+  for name, arguments in (
+    ('trian', []),
+    ('train', ['--config=nope']),
+    ('train', ['--config.train.epoch=2']),
+    ('predict', ['--workdir=DIR', '--bogus']),
+    ('weights', ['--arch=resnet18']),
+  ):
+    with pytest.raises((KeyError, UserError, AssertionError, SystemExit)):
+      check_ours(name, arguments)
 
 
 def check_help(program, arguments):
@@ -89,7 +104,7 @@ def test_links_lead_somewhere(page):
 
 @pytest.mark.parametrize('page', PAGES, ids=lambda page: page.name)
 def test_flags_in_tables_are_fields(page):
-  fields = base.flatten(base.get_config().to_dict())
+  fields = base.flatten(methods.get_config().to_dict())
   for name in re.findall(r'--config\.([a-z0-9_.]+)', page.read_text()):
     name = name.rstrip('.')
     assert name in fields or any(field.startswith(f'{name}.') for field in fields), name
@@ -101,7 +116,7 @@ def test_python_in_the_readme_is_python():
 
 
 def test_predict_tells_all_its_flags():
-  command = [sys.executable, '-m', 'memkd_jax.predict', '--help']
+  command = [sys.executable, '-m', 'memkd_jax', 'predict', '--help']
   text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
   page = (ROOT / 'docs' / 'predicting.md').read_text()
   for flag in set(re.findall(r'--[a-z-]+', text)) - {'--help'}:

@@ -5,6 +5,7 @@ tests is not run here.
 """
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -37,6 +38,7 @@ ELSEWHERE = (
   'pip install',
   'pytest',
   'convert_torchvision',
+  'memkd weights',
   'train_demo_teacher',
   'benchmark.py',
   'serve',
@@ -47,14 +49,20 @@ ELSEWHERE = (
 )
 
 
+FUNCTION = 'memkd() { python -m memkd_jax "$@"; }; '  # installed or not
+COMMAND = re.compile(r'(?:python|memkd) ')
+TRAINS = re.compile(r'memkd_jax\.main|memkd(?:_jax)? (?:train|evaluate)')
+
+
 def adapted(line):
   """The line with what makes it small."""
-  if 'prepare_tfds' in line:
+  if re.search('prepare.tfds', line):
     dataset = line.split('--dataset=')[1].split()[0]
     return f'{line} --categories={CATEGORIES[dataset]}'
-  if 'memkd_jax.main' not in line:
+  if not TRAINS.search(line):
     return line.replace('IMAGE ...', 'DIR/NAME/test/good/*.png')
-  config = line.split('--config=configs/')[1].split('.py')[0]
+  named = re.search(r'--config=(?:configs/)?([a-z0-9_/]+)', line)
+  config = named[1] if named else 'demo'
   if config in CATEGORIES:
     line += f' --config.data.categories={CATEGORIES[config]}'
   elif config == 'folder' and 'data.categories' not in line:
@@ -70,10 +78,10 @@ def documented():
     line
     for page in PAGES
     for line in lines(page)
-    if 'python' in line and not any(word in line for word in ELSEWHERE)
+    if COMMAND.search(line) and not any(word in line for word in ELSEWHERE)
   ]
-  order = ('prepare_tfds', 'demo_validation.py', 'memkd_jax.main', '')
-  found.sort(key=lambda line: next(i for i, word in enumerate(order) if word in line))
+  order = ('prepare.tfds', 'demo_validation.py', TRAINS.pattern, '')
+  found.sort(key=lambda line: next(i for i, x in enumerate(order) if re.search(x, line)))
   return list(dict.fromkeys(adapted(line) for line in found))
 
 
@@ -113,7 +121,7 @@ def test_every_command_runs(site):
   assert len(commands) > 30
   for line in commands:
     result = subprocess.run(
-      ['bash', '-c', line.replace('.venv/bin/python', 'python')],
+      ['bash', '-c', FUNCTION + line.replace('.venv/bin/', '')],
       cwd=site,
       env=environment,
       capture_output=True,

@@ -140,6 +140,11 @@ class Distillation(Method):
   def look_into_memories(
     self, params: Any, features: tuple[jax.Array, ...], images: jax.Array
   ) -> tuple[Distilled, dict[str, dict[str, jax.Array]]]:
+    """One pass, and how it used the memories; arguments as `diagnosed_maps`.
+
+    Returns:
+      (what the student gave, see `memory_use.per_position`).
+    """
     variables = {'params': params}
     distilled, sown = self._folded.apply(
       variables, self.extractor.normalize(images), features, mutable=['intermediates']
@@ -183,4 +188,5 @@ class Distillation(Method):
 
 
 def numbered(features: tuple[jax.Array, ...]) -> dict[int, jax.Array]:
+  """{k: stage k} of the stages from 1 on."""
   return dict(enumerate(features, start=1))
