@@ -21,11 +21,12 @@ import optax
 from ml_collections import ConfigDict
 
 from memkd_jax import config as base
-from memkd_jax.methods.distillation import System
-from memkd_jax.models.resnet import BACKBONES, Teacher
-from memkd_jax.models.reverse import ReverseDistiller
+from memkd_jax import methods
+from memkd_jax.methods.base import Task
+from memkd_jax.models.resnet import BACKBONES
 from memkd_jax.report.results import markdown
 from memkd_jax.runtime.devices import AXIS, Devices
+from memkd_jax.teachers.extractor import FeatureExtractor
 from memkd_jax.training.step import Batch, TrainState, make_train_step
 
 DEVICES = (1, 2, 4, 8)
@@ -41,10 +42,10 @@ BANDWIDTHS = {
 
 def make_config(backbone: str, size: int) -> ConfigDict:
   """The paper's model with a random teacher, on whose weights no time depends."""
-  config = base.get_config()
+  config = methods.get_config()
   config.model.backbone, config.model.teacher_weights = backbone, base.RANDOM_TEACHER
   config.data.image_size = size
-  return base.resolve(config)
+  return methods.resolve(config)
 
 
 def time_steps(backbone: str, size: int, turns: int) -> str:
@@ -52,19 +53,23 @@ def time_steps(backbone: str, size: int, turns: int) -> str:
   config = make_config(backbone, size)
   number = config.train.batch_size
   images = np.random.default_rng(0).integers(0, 256, (number, size, size, 3), np.uint8)
+  extractor = FeatureExtractor(backbone, base.RANDOM_TEACHER)
   steps: dict[int, Any] = {}
   for n in DEVICES:
-    system = System(config, Devices(jax.devices()[:n]))
-    batch = system.training_data(images).draw(np.arange(number))
-    state = system.devices.replicate(system.init_state('benchmark', 0, images))
-    state, terms = system.train_step(state, system.teacher_params, batch, batch)
+    devices = Devices(jax.devices()[:n])
+    trainer = methods.create(config, extractor, devices).trainer
+    indices = np.arange(number)
+    inputs = trainer.inputs(trainer.feature_cache(images), indices, indices)
+    task = Task.of_category('benchmark', 0)
+    state = devices.replicate(trainer.init_state(task, images))
+    state, terms = trainer.train_step(state, *inputs)
     jax.block_until_ready(terms)
-    steps[n] = [system, state, batch]
+    steps[n] = [trainer.train_step, state, inputs]
   times: dict[int, list[float]] = {n: [] for n in DEVICES}
   for _ in range(turns):
-    for n, (system, state, batch) in steps.items():
+    for n, (step, state, inputs) in steps.items():
       begin = time.perf_counter()
-      state, terms = system.train_step(state, system.teacher_params, batch, batch)
+      state, terms = step(state, *inputs)
       jax.block_until_ready((state, terms))
       times[n].append(1000 * (time.perf_counter() - begin))
       steps[n][1] = state
@@ -89,38 +94,32 @@ def trace_step(backbone: str, size: int, images: int) -> tuple[Any, Any, float]:
   Returns:
     The step's jaxpr, the shapes of the trained parameters, and the FLOPs.
   """
-  pixels = jax.ShapeDtypeStruct((images, size, size, 3), np.float32)
-  key = jax.random.key(0)
-  teacher = Teacher(backbone, stages=4)
-  teacher_params = jax.eval_shape(teacher.init, key, pixels)['params']
-  features = jax.eval_shape(teacher.apply, {'params': teacher_params}, pixels)
+  config = make_config(backbone, size)
+  extractor = FeatureExtractor(backbone, base.RANDOM_TEACHER)
   optimizer = optax.adam(0.005)
-  distiller = ReverseDistiller(backbone)
-  variables = jax.eval_shape(distiller.init, key, pixels, features[:3])
+  pixels = jax.ShapeDtypeStruct((images, size, size, 3), np.uint8)
+  features = jax.eval_shape(lambda p, x: extractor(p, x, 4), extractor.params, pixels)
+
+  def method_of(axis: str) -> Any:
+    config.parallel.axis = axis  # without 'batch' nothing is exchanged
+    return methods.create(config, extractor, Devices(jax.devices()[:1]))
+
+  def step_of(method: Any) -> Any:
+    return make_train_step(method.trainer.loss, optimizer, method.distiller.axis_name)
+
+  method = method_of('batch')
+  key = jax.random.key(0)
+  variables = jax.eval_shape(method.distiller.init, key, pixels, features[:3])
   state = TrainState(
     jax.ShapeDtypeStruct((), np.int32),
     variables['params'],
     variables['batch_stats'],
     jax.eval_shape(optimizer.init, variables['params']),
   )
-  batch = Batch(jax.ShapeDtypeStruct(pixels.shape, np.uint8), features)
-
-  def step(axis_name: str | None) -> Any:
-    targets = {m: m + distiller.TARGET_OFFSET for m in (1, 2, 3)}
-    return make_train_step(
-      Teacher(backbone, stages=3),
-      teacher,
-      distiller.clone(axis_name=axis_name),
-      optimizer,
-      targets,
-      kd='flat',
-      lambda_nm=0.1,
-      lambda_orth=0.1,
-    )
-
-  arguments = (state, teacher_params, batch, batch)
-  jaxpr = jax.make_jaxpr(step(AXIS), axis_env=[(AXIS, 8)])(*arguments)
-  cost = jax.jit(step(None)).lower(*arguments).cost_analysis()
+  batch = Batch(pixels, features)
+  arguments = (state, extractor.params, batch, batch)
+  jaxpr = jax.make_jaxpr(step_of(method), axis_env=[(AXIS, 8)])(*arguments)
+  cost = jax.jit(step_of(method_of('category'))).lower(*arguments).cost_analysis()
   return jaxpr.jaxpr, variables['params'], cost['flops']
 
 

@@ -19,7 +19,7 @@ from pathlib import Path
 import httpx
 import numpy as np
 
-from memkd_jax.data.images import list_images
+from memkd_jax.data.listing import list_images
 
 
 async def client(

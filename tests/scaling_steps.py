@@ -13,38 +13,39 @@ import jax
 import numpy as np
 import pytest
 
-from memkd_jax import config as base
+from memkd_jax import methods
+from memkd_jax.data.sampling import exemplar_indices
 from memkd_jax.errors import UserError
-from memkd_jax.methods.distillation import System
-from memkd_jax.runtime import hosts
+from memkd_jax.methods.base import Task
+from memkd_jax.runtime import hosts, join
 from memkd_jax.runtime.devices import Devices
+from memkd_jax.teachers.extractor import FeatureExtractor
 
 
 def main(out, dtype, steps, numbers, port=None, count=None, process=None):
   if port is not None:
-    hosts.start(f'127.0.0.1:{port}', int(count), int(process))
+    join.start(f'127.0.0.1:{port}', int(count), int(process))
     check_agreement(int(process))
-  config = base.get_config()
+  config = methods.get_config()
   config.data.image_size = 32
   config.model.backbone = 'tiny_basic'
   config.model.teacher_weights = 'random'
   config.model.memory_items = 5
   config.model.dtype = dtype
+  config = methods.resolve(config)
+  extractor = FeatureExtractor('tiny_basic', 'random', dtype)
   images = np.random.default_rng(0).integers(0, 256, (20, 32, 32, 3), dtype=np.uint8)
   results = {}
   for number in numbers.split(','):
     devices = Devices(None if hosts.count() > 1 else jax.devices()[: int(number)])
     assert len(devices) == int(number)
-    system = System(config, devices)
-    state = devices.replicate(system.init_state('bolt', 0, images))
-    data, losses = system.training_data(images), []
+    trainer = methods.create(config, extractor, devices).trainer
+    state = devices.replicate(trainer.init_state(Task.of_category('bolt', 0), images))
+    cache, losses = trainer.feature_cache(images), []
     for step in range(int(steps)):
-      state, terms = system.train_step(
-        state,
-        system.teacher_params,
-        data.draw(np.arange(16) + step % 5),
-        data.draw(system.exemplar_indices('bolt', 0, 20, step)),
-      )
+      batch = np.arange(16) + step % 5
+      exemplars = exemplar_indices(0, 'bolt', 20, 16, step, 16)
+      state, terms = trainer.train_step(state, *trainer.inputs(cache, batch, exemplars))
       losses.append(devices.unreplicate(terms)['loss'])
       if step == 0:
         first = devices.unreplicate(state)

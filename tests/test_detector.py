@@ -1,3 +1,4 @@
+import dataclasses
 import shutil
 import subprocess
 import sys
@@ -7,13 +8,15 @@ import pytest
 from PIL import Image
 
 import memkd_jax
+from memkd_jax import export, predict
 from memkd_jax.data.images import read_image
 from memkd_jax.detector import load_all
 from memkd_jax.errors import UserError
-from memkd_jax.evaluate import score_images
-from memkd_jax.methods.distillation import System
-from memkd_jax.methods.trained import final_state
+from memkd_jax.evaluate import Scorer
 from memkd_jax.run import run_config
+from memkd_jax.scoring.pipeline import Pipeline
+from memkd_jax.teachers import weights
+from memkd_jax.workdir import Workdir
 
 
 @pytest.fixture(scope='module')
@@ -35,14 +38,15 @@ def images(run):
   return [np.asarray(Image.open(path)) for path in paths]
 
 
-def test_scores_are_those_of_the_evaluation(run, images, one_device):
+def test_scores_are_those_of_the_evaluation(run, images, one_device, make_method):
   root, config = run
   detector = memkd_jax.load(root / 'run')
   result = detector(images)
-  system = System(config, one_device)
-  folder = root / 'run' / 'bolt' / 'seed_0'
-  state, _ = final_state(system, 'bolt', 0, np.stack(images), folder)
-  maps, scores = score_images(system, state, np.stack(images))
+  method = make_method(config, one_device)
+  pipeline = Pipeline(method.extractor, method, **config.anomaly_map.to_dict())
+  scorer = Scorer(pipeline, method.extractor.params, one_device, 4)
+  params = Workdir(root / 'run').read_model('bolt', 0).params
+  maps, scores, _ = scorer(params, np.stack(images))
   np.testing.assert_allclose(result.maps, maps, rtol=1e-5)
   np.testing.assert_allclose(result.scores, scores, rtol=1e-5)
   assert result.maps.dtype == result.scores.dtype == np.float32
@@ -106,13 +110,82 @@ def test_models_of_a_run_share_teacher_and_programs(run, images):
   root, _ = run
   copy = root / 'two'
   shutil.copytree(root / 'run', copy)
-  shutil.copytree(copy / 'bolt', copy / 'nut')
+  (copy / 'bolt').rename(copy / 'nut')
+  nut = Workdir(copy).read_model('nut', 0)
+  shutil.copytree(root / 'run' / 'bolt', copy / 'bolt')
+  Workdir(copy).write_model(dataclasses.replace(nut, name='nut'))
   bolt, nut = load_all(copy)
   assert (bolt.category, nut.category) == ('bolt', 'nut')
-  assert bolt.system is nut.system
+  assert bolt.program is nut.program
   np.testing.assert_array_equal(bolt(images).maps, nut(images).maps)
   with pytest.raises(UserError, match='these categories: none'):
     load_all(copy, seed=3)
-  (copy / 'nut' / 'seed_0' / 'calibration.json').unlink()
-  with pytest.raises(UserError, match=r'nut/seed_0 has no threshold'):
+  # An evaluation with other maps was stopped before it came to nut.
+  trained = dataclasses.replace(
+    bolt.trained, config=bolt.trained.config.copy_and_resolve_references()
+  )
+  trained.config.anomaly_map.sigma = 1.0
+  Workdir(copy).write_model(trained)
+  sharper, nut = load_all(copy)
+  assert sharper.program is not nut.program
+  assert not np.array_equal(sharper(images).maps, bolt(images).maps)
+  np.testing.assert_array_equal(nut(images).maps, bolt(images).maps)
+  Workdir(copy).write_calibration('nut', 0, None)
+  with pytest.raises(UserError, match=r'nut has no threshold'):
     load_all(copy, false_alarm_rate=0.5)
+
+
+def test_two_files_are_a_model(run, images, tmp_path):
+  """All else that a run leaves is of no account to what scores with it."""
+  root, _ = run
+  expected = memkd_jax.load(root / 'run')(images)
+  alone, copy = tmp_path / 'alone', tmp_path / 'run'
+  alone.mkdir()
+  for name in ('model.json', 'model.safetensors'):
+    (copy / 'bolt' / 'seed_0').mkdir(parents=True, exist_ok=True)
+    shutil.copy(root / 'run' / 'bolt' / 'seed_0' / name, alone)
+    shutil.copy(root / 'run' / 'bolt' / 'seed_0' / name, copy / 'bolt' / 'seed_0')
+  for folder in (alone, copy):
+    detector = memkd_jax.load(folder)
+    assert (detector.category, detector.method, detector.image_size) == ('bolt', 'MemKD', 32)
+    result = detector(images)
+    for name in ('maps', 'scores', 'p_values', 'decisions'):
+      np.testing.assert_array_equal(getattr(result, name), getattr(expected, name))
+    assert [d.category for d in load_all(folder)] == ['bolt']
+    out = tmp_path / f'{folder.name}.memkd'
+    assert export.main([f'--workdir={folder}', f'--out={out}']) == 0
+    image = str(next((root / 'data' / 'bolt' / 'test').rglob('*.png')))
+    assert predict.main([f'--workdir={folder}', '--json', image]) == 0
+  assert memkd_jax.load(alone, 'bolt', seed=0).category == 'bolt'
+  for other in ({'category': 'nut'}, {'seed': 7}):
+    with pytest.raises(UserError, match=r'alone holds bolt with seed 0 alone; leave'):
+      memkd_jax.load(alone, **other)
+
+
+def test_another_teacher_is_refused(run, tmp_path):
+  root, _ = run
+  folder = Workdir(tmp_path)
+  trained = Workdir(root / 'run').read_model('bolt', 0)
+  weights.save_teacher(tmp_path / 'a', 'tiny_basic', weights.random_teacher('tiny_basic'), {})
+  trained.config.model.teacher_weights = str(tmp_path / 'a')
+  folder.write_model(dataclasses.replace(trained, teacher_sha256='0' * 64))
+  with pytest.raises(UserError, match=r'a is not the teacher that bolt was trained with'):
+    memkd_jax.load(tmp_path)
+  digest = weights.sha256(tmp_path / 'a')
+  folder.write_model(dataclasses.replace(trained, teacher_sha256=digest))
+  moved = (tmp_path / 'a').rename(tmp_path / 'b')
+  with pytest.raises(UserError, match=r'There is no teacher at .*/a'):
+    memkd_jax.load(tmp_path)
+  assert memkd_jax.load(tmp_path, teacher_weights=moved).category == 'bolt'
+
+
+def test_no_training_is_needed_to_score(run):
+  """Neither optimizer nor checkpoints are even imported."""
+  root, _ = run
+  code = (
+    f'import sys, memkd_jax, numpy; detector = memkd_jax.load({str(root / "run")!r}); '
+    'detector(numpy.zeros((1, 32, 32, 3), numpy.uint8)); '
+    'print([n for n in sys.modules if n.partition(".")[0] in ("optax", "orbax")])'
+  )
+  result = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
+  assert result.stdout.strip().endswith('[]'), result.stdout + result.stderr

@@ -34,7 +34,7 @@ def test_a_category_that_may_not_be_read_fails_alone(
   def forbidden(root, category, split):
     raise PermissionError(errno.EACCES, 'Permission denied', f'{root}/{category}/{split}')
 
-  dataset = datasets.Dataset(None, 'Put your own images there', list_samples=forbidden)
+  dataset = datasets.Dataset(None, 'Put your own images there', '', forbidden)
   monkeypatch.setitem(datasets.DATASETS, 'folder', dataset)
   results = run_config(tiny_config, tmp_path / 'run')
   denied = f'{tmp_path}/data/bolt/test: Permission denied; give this user access to it.'

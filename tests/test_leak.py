@@ -9,8 +9,9 @@ import pytest
 
 from memkd_jax.data.folder import list_samples
 from memkd_jax.data.splits import load_split
-from memkd_jax.evaluate import evaluate_category
-from memkd_jax.methods.distillation import System
+from memkd_jax.evaluate import Scorer, evaluate
+from memkd_jax.methods.base import Task
+from memkd_jax.scoring.pipeline import Pipeline
 
 EVALUATIONS = 200
 SETTLED = 40  # after which allocators and caches have what they keep
@@ -25,18 +26,29 @@ def resident() -> float:
 
 @pytest.mark.slow
 @pytest.mark.skipif(not Path('/proc/self/statm').exists(), reason='needs /proc')
-def test_memory_stays_flat(tiny_config, make_category, one_device, tmp_path):
+def test_memory_stays_flat(tiny_config, make_category, make_method, one_device, tmp_path):
   make_category(tmp_path / 'data')
-  system = System(tiny_config, one_device)
+  method = make_method(tiny_config, one_device)
   train, test = (
     load_split(list_samples(tmp_path / 'data', 'bolt', split), 32, 2)
     for split in ('train', 'test')
   )
-  state = system.init_state('bolt', 0, train.images)
+  fitted = method.fit(Task.of_category('bolt', 0), train.images, tmp_path)
+  pipeline = Pipeline(method.extractor, method)
+  scorer = Scorer(pipeline, method.extractor.params, one_device, batch_size=4)
   sizes, figures = [], []
   for _ in range(EVALUATIONS):
     figures.append(
-      evaluate_category(system, state, 'bolt', train.images, test, tmp_path, tmp_path / 'maps')
+      evaluate(
+        scorer,
+        fitted.params,
+        'bolt',
+        test,
+        tmp_path,
+        resolution='model',
+        fitted_diagnosis=fitted.diagnosis,
+        maps_folder=tmp_path / 'maps',
+      )
     )
     sizes.append(resident())
   shown = ', '.join(f'{i}: {sizes[i - 1]:.0f}' for i in (1, 10, SETTLED, 100, 150, EVALUATIONS))

@@ -82,7 +82,7 @@ def clone(tmp_path_factory):
 
 @pytest.fixture(scope='module')
 def demo(clone):
-  shell(clone, documented('configs/demo.py'))
+  shell(clone, documented('--config=demo'))
   return clone
 
 
@@ -98,14 +98,14 @@ def mine(demo):
     paint(demo / 'FOLDER' / 'deep' / f'good{i}.jpg', rng)
     paint(demo / 'FOLDER' / f'worn{i}.bmp', rng, defective=True)
   # 4 images of 40, enough for 20%.
-  shell(demo, documented('configs/folder.py'), SMALL)
+  shell(demo, documented('--config=folder'), SMALL)
   return demo
 
 
 @pytest.fixture(scope='module')
 def predicted(mine):
   """The rows of scores.csv, by path."""
-  shell(mine, documented('memkd_jax.predict'))
+  shell(mine, documented('memkd predict'))
   with (mine / 'OUT' / 'scores.csv').open() as file:
     return {row['path']: row for row in csv.DictReader(file)}
 

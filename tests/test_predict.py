@@ -12,6 +12,7 @@ from memkd_jax.deploy.prediction import Outputs, list_inputs
 from memkd_jax.deploy.prediction import predict as predict_paths
 from memkd_jax.run import run_config
 from memkd_jax.runtime import interrupt
+from memkd_jax.workdir import Workdir
 
 
 @pytest.fixture(scope='module')
@@ -124,7 +125,7 @@ def test_bad_input(run, folder, capsys, monkeypatch, tmp_path, arguments, code, 
 
 def test_without_a_threshold(run, folder, tmp_path, capsys):
   shutil.copytree(run / 'run', tmp_path / 'run')
-  (tmp_path / 'run' / 'bolt' / 'seed_0' / 'calibration.json').unlink()
+  Workdir(tmp_path / 'run').write_calibration('bolt', 0, None)
   arguments = [f'--workdir={tmp_path / "run"}', f'--out={tmp_path}', str(folder / 'wide.bmp')]
   assert predict.main(arguments) == 0
   assert '--config.train.holdout' in capsys.readouterr().err

@@ -5,12 +5,12 @@ import csv
 import numpy as np
 import pytest
 
-from memkd_jax import config as base
-from memkd_jax import metrics, run
+from memkd_jax import methods, metrics
 from memkd_jax.data import folder
 from memkd_jax.data.splits import load_split
-from memkd_jax.evaluate import score_images
-from memkd_jax.methods.distillation import System
+from memkd_jax.evaluate import Scorer
+from memkd_jax.methods.base import Task
+from memkd_jax.scoring.pipeline import Pipeline
 from memkd_jax.teachers import conversion
 
 
@@ -18,23 +18,25 @@ from memkd_jax.teachers import conversion
   ('size', 'epochs', 'auroc'),
   [(128, 3, 0.98), pytest.param(256, 4, 0.99, marks=pytest.mark.slow)],
 )
-def test_bottle(tmp_path, shared, one_device, size, epochs, auroc):
+def test_bottle(tmp_path, shared, one_device, make_method, size, epochs, auroc):
   """I-AUC after few epochs, and the map's highest point inside a defect's box."""
   data = shared / 'data' / 'mvtec_ad'
   teacher = tmp_path / 'resnet18.safetensors'
   source = shared / 'weights' / 'resnet18_imagenet_stages123.safetensors'
   conversion.convert(source, 'resnet18', teacher)
-  config = base.get_config()
+  config = methods.get_config()
   config.model.backbone = 'resnet18'
   config.model.teacher_weights = str(teacher)
   config.data.image_size = size
   config.train.epochs = epochs
-  system = System(base.resolve(config), one_device)
+  method = make_method(config, one_device)
   normal = load_split(folder.list_samples(data, 'bottle', 'train'), size, 2)
   test = load_split(folder.list_samples(data, 'bottle', 'test'), size, 2)
   assert (len(normal.images), test.labels.sum(), len(test.labels)) == (209, 63, 83)
-  state, _ = run.train_category(system, 'bottle', 0, normal.images, tmp_path)
-  maps, scores = score_images(system, state, test.images)
+  params, _ = method.fit(Task.of_category('bottle', 0), normal.images, tmp_path)
+  pipeline = Pipeline(method.extractor, method, **config.anomaly_map.to_dict())
+  scorer = Scorer(pipeline, method.extractor.params, one_device, config.eval.batch_size)
+  maps, scores, _ = scorer(params, test.images)
   assert metrics.auroc(test.labels, scores) >= auroc
 
   boxes = {}

@@ -1,5 +1,6 @@
 """The same run whatever the number of devices and processes."""
 
+import ast
 import json
 import os
 import signal
@@ -14,10 +15,22 @@ import numpy as np
 import pytest
 
 from memkd_jax.runtime import interrupt
-from memkd_jax.scoring.calibration import read_calibration
+from memkd_jax.workdir import Workdir
 
 ROOT = Path(__file__).parents[1]
 FLAGS = '--xla_backend_optimization_level=0 --xla_force_host_platform_device_count='
+
+
+def test_one_file_alone_knows_pmap():
+  """So that another way to share out a batch changes no other."""
+  package = ROOT / 'memkd_jax'
+  knowing = {
+    path.relative_to(package).as_posix()
+    for path in package.rglob('*.py')
+    for node in ast.walk(ast.parse(path.read_text()))
+    if getattr(node, 'attr', getattr(node, 'id', getattr(node, 'name', None))) == 'pmap'
+  }
+  assert knowing == {'runtime/devices.py'}
 
 
 def free_port():
@@ -278,11 +291,12 @@ def test_categories_on_devices_are_single_runs(tiny_config, tmp_path, make_categ
   finish(start(command(tiny_config, alone, seeds), 1))
   finish(start(command(tiny_config, together, seeds, '--config.parallel.axis=category'), 4))
   assert_same_run(together, alone, seeds=(0, 1))
-  for name in ('memory.json', 'memory.png', 'figure.png', 'curves.png', 'result.json'):
+  written = ('memory.json', 'memory.png', 'figure.png', 'curves.png', 'result.json')
+  for name in (*written, 'model.json', 'model.safetensors'):
     assert (together / 'nut' / 'seed_1' / name).stat().st_size > 100
   if cache == 'host':
     held_out = [
-      read_calibration(folder / 'pin' / 'seed_1').scores for folder in (alone, together)
+      Workdir(folder).read_calibration('pin', 1).scores for folder in (alone, together)
     ]
     assert len(held_out[0]) == 6
     np.testing.assert_allclose(held_out[0], held_out[1], atol=1e-6)

@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from memkd_jax import config as base
-from memkd_jax import sweep
+from memkd_jax import methods, sweep
 from memkd_jax.errors import UserError
 
 ABLATIONS = sorted((Path(__file__).parents[1] / 'configs' / 'ablations').glob('[!_]*.py'))
@@ -42,7 +41,7 @@ def test_every_variant_resolves(path):
   config = load(path)
   variants = sweep.variants(config)
   assert len(variants) == len(config.sweep.variants) >= 2
-  resolved = [json.loads(base.resolve(v).to_json()) for v in variants.values()]
+  resolved = [json.loads(methods.resolve(v).to_json()) for v in variants.values()]
   # Two variants that are the same would be trained twice for nothing.
   assert len({json.dumps(v) for v in resolved}) == len(variants)
   assert all(not v['sweep']['variants'] for v in resolved)

@@ -4,64 +4,117 @@ import signal
 import subprocess
 import sys
 
+import numpy as np
 import pytest
+from safetensors.numpy import save
 
 from memkd_jax import config as base
+from memkd_jax import methods
 from memkd_jax.errors import UserError
 from memkd_jax.files import lock
-from memkd_jax.workdir import Workdir
+from memkd_jax.files import model as model_file
+from memkd_jax.files.digest import digest
+from memkd_jax.scoring.calibration import Calibration
+from memkd_jax.workdir import SharedWorkdir, TrainedModel, Workdir, read_model_folder
 
 
-def test_a_run_goes_on_with_free_fields_changed(tmp_path):
-  workdir, config = Workdir(tmp_path / 'run'), base.resolve(base.get_config())
-  workdir.claim(config)
+@pytest.fixture
+def config():
+  return methods.resolve(methods.get_config())
+
+
+FREE = base.resumable(methods.fields('memkd'))
+RESCORED = base.scoring(methods.fields('memkd'))
+
+
+def make_model(config, **changes):
+  """A model whose method has learned four numbers."""
+  params = {'student': {'kernel': np.arange(4, dtype=np.float32).reshape(2, 2)}}
+  values = {
+    'name': 'bolt',
+    'seed': 3,
+    'config': config,
+    'teacher_sha256': 'random',
+    'params': params,
+    'train_images': 9,
+    'train_sha256': 'abc',
+    'diagnosis': {'m1': {'usage': [0.25, 0.75], 'entropy': 0.5}},
+    'calibration': Calibration(np.arange(20.0), np.linspace(0, 1, 51)),
+  }
+  return TrainedModel(**values | changes)
+
+
+def test_a_run_goes_on_with_free_fields_changed(tmp_path, config):
+  workdir = Workdir(tmp_path / 'run')
+  workdir.claim(config, FREE)
   config.data.categories = 'tile'
   config.data.dir = '/elsewhere'
   config.train.log_steps = 3
-  workdir.claim(config)
+  workdir.claim(config, FREE)
   written = json.loads((tmp_path / 'run' / 'config.json').read_text())
   assert written['data']['categories'] == 'tile'
   assert written['model']['memories'] == [1, 2, 3]
 
 
-def test_a_run_with_other_figures_is_refused_and_changes_nothing(tmp_path):
-  workdir, config = Workdir(tmp_path), base.resolve(base.get_config())
-  workdir.claim(config)
+def test_a_run_with_other_figures_is_refused_and_changes_nothing(tmp_path, config):
+  workdir = Workdir(tmp_path)
+  workdir.claim(config, FREE)
   before = (tmp_path / 'config.json').read_bytes()
   config.train.epochs = 7
   config.model.memories = ()
   with pytest.raises(UserError) as error:
-    workdir.claim(config)
+    workdir.claim(config, FREE)
   assert 'train.epochs is 200 there and 7 now' in str(error.value)
   assert 'model.memories is [1, 2, 3] there and [] now' in str(error.value)
   assert (tmp_path / 'config.json').read_bytes() == before
 
 
-def test_a_field_that_is_new_had_its_default(tmp_path):
-  workdir, config = Workdir(tmp_path), base.resolve(base.get_config())
-  workdir.claim(config)
+def test_results_are_of_the_folders_config(tmp_path, config):
+  workdir = Workdir(tmp_path)
+  workdir.claim(config, FREE)
+  workdir.write_result('bolt', 0, {'metrics': {}, 'counts': {}})
+  config.eval.batch_size = 3  # changes no figure
+  workdir.claim(config, FREE, RESCORED)
+  assert workdir.finished(0) == ['bolt']
+  config.anomaly_map.sigma = 2.0
+  with pytest.raises(UserError, match=r'anomaly_map\.sigma is 4\.0 there and 2\.0 now'):
+    workdir.claim(config, FREE)
+  assert workdir.finished(0) == ['bolt']
+  workdir.claim(config, FREE, RESCORED)
+  assert workdir.finished(0) == []
+  assert json.loads((tmp_path / 'config.json').read_text())['anomaly_map']['sigma'] == 2
+
+
+def test_a_field_that_is_missing_there_is_named(tmp_path, config):
+  workdir = Workdir(tmp_path)
+  workdir.claim(config, FREE)
   path = tmp_path / 'config.json'
   old = json.loads(path.read_text())
   del old['model']['temperature']
-  path.write_text(json.dumps(old))
-  workdir.claim(config)
-  path.write_text(json.dumps(old))
-  config.model.temperature = 0.5
-  with pytest.raises(UserError, match=r'model\.temperature is 1\.0 there and 0\.5 now'):
-    workdir.claim(config)
+  path.write_text(json.dumps(old | {'sha256': digest(old)}))
+  with pytest.raises(UserError, match=r'model\.temperature is null there and 1\.0 now'):
+    workdir.claim(config, FREE)
 
 
-@pytest.mark.parametrize('text', ['{"seed": ', '[]'])
-def test_a_damaged_config_is_named(tmp_path, text):
+@pytest.mark.parametrize('text', ['{"seed": ', '[]', '[1]', '{}', '{"seed": 0}'])
+def test_a_damaged_config_is_named(tmp_path, text, config):
   (tmp_path / 'config.json').write_text(text)
   with pytest.raises(UserError, match=r'config\.json is damaged'):
-    Workdir(tmp_path).claim(base.resolve(base.get_config()))
+    Workdir(tmp_path).claim(config, FREE)
 
 
-def test_a_file_in_the_place_of_the_folder_is_named(tmp_path):
+def test_a_value_that_was_changed_by_hand_is_damage(tmp_path, config):
+  Workdir(tmp_path).claim(config, FREE)
+  path = tmp_path / 'config.json'
+  path.write_text(path.read_text().replace('"seed": 0', '"seed": 1'))
+  with pytest.raises(UserError, match=r'config\.json is damaged \(its checksum is wrong\)'):
+    Workdir(tmp_path).claim(config, FREE)
+
+
+def test_a_file_in_the_place_of_the_folder_is_named(tmp_path, config):
   (tmp_path / 'run').write_text('')
   with pytest.raises(UserError, match=r'Cannot use .*run as --workdir'):
-    Workdir(tmp_path / 'run').claim(base.resolve(base.get_config()))
+    Workdir(tmp_path / 'run').claim(config, FREE)
 
 
 def test_results_come_back_and_mark_the_finished(tmp_path):
@@ -144,27 +197,132 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path):
     pass
 
 
-def test_a_config_is_read_back(tmp_path):
-  config = base.get_config()
+def test_a_model_comes_back(tmp_path, config):
   config.model.memories = (1, 2)
-  config.train.epochs = 7
-  with config.unlocked():
-    config.model.teacher_sha256 = 'random'
-  Workdir(tmp_path).claim(config)
-  path = tmp_path / 'config.json'
-  found = Workdir(tmp_path).read_config()
-  assert found.to_dict() == config.to_dict()
-  fields = json.loads(path.read_text())
-  del fields['train']['holdout'], fields['sha256']  # as older runs have it
-  path.write_text(json.dumps(fields))
-  assert Workdir(tmp_path).read_config().train.holdout == 0
-  for damage in (
-    json.dumps(fields | {'sha256': '0'}),
-    '{"model": {"nonsense": 1}}',
-    '{"train": {"epochs": "x"}}',
-    '[1]',
-    '{',
+  workdir, model = Workdir(tmp_path), make_model(config)
+  assert not workdir.has_model('bolt', 3)
+  workdir.write_model(model)
+  assert workdir.has_model('bolt', 3)
+  assert workdir.models() == [('bolt', 3)]
+  folder = workdir.category('bolt', 3)
+  assert sorted(p.name for p in folder.iterdir()) == ['model.json', 'model.safetensors']
+  for found in (workdir.read_model('bolt', 3), read_model_folder(folder)):
+    assert found.config.to_dict() == config.to_dict()
+    np.testing.assert_array_equal(
+      found.params['student']['kernel'], model.params['student']['kernel']
+    )
+    np.testing.assert_array_equal(found.calibration.scores, model.calibration.scores)
+    for name in (
+      'name',
+      'seed',
+      'teacher_sha256',
+      'train_images',
+      'train_sha256',
+      'diagnosis',
+    ):
+      assert getattr(found, name) == getattr(model, name)
+  # What only its name makes a model is none.
+  (tmp_path / 'bolt' / 'seed_x').mkdir()
+  (tmp_path / 'bolt' / 'seed_x' / 'model.json').write_text('{}')
+  assert workdir.models() == [('bolt', 3)]
+
+
+def test_a_calibration_is_written_alone(tmp_path, config):
+  workdir, other = Workdir(tmp_path), Calibration(np.arange(5.0), np.linspace(0, 2, 51))
+  assert workdir.read_calibration('bolt', 3) is None
+  with pytest.raises(UserError, match=r'There is no trained model in .*bolt/seed_3'):
+    workdir.write_calibration('bolt', 3, other)
+  assert not (tmp_path / 'bolt').exists()
+  workdir.write_model(make_model(config, calibration=None))
+  assert workdir.read_calibration('bolt', 3) is None
+  tensors = (workdir.category('bolt', 3) / 'model.safetensors').read_bytes()
+  workdir.write_calibration('bolt', 3, other)
+  for found in (
+    workdir.read_calibration('bolt', 3),
+    workdir.read_model('bolt', 3).calibration,
   ):
-    path.write_text(damage)
-    with pytest.raises(UserError, match=r'config\.json is damaged'):
-      Workdir(tmp_path).read_config()
+    np.testing.assert_array_equal(found.scores, other.scores)
+    np.testing.assert_array_equal(found.pixels, other.pixels)
+  assert (workdir.category('bolt', 3) / 'model.safetensors').read_bytes() == tensors
+  workdir.write_calibration('bolt', 3, None)
+  assert workdir.read_calibration('bolt', 3) is None
+
+
+def rewrite_facts(folder, **changes):
+  """Another model.json with a right checksum."""
+  facts = json.loads((folder / 'model.json').read_text()) | changes
+  facts = {name: value for name, value in facts.items() if value is not ...}
+  (folder / 'model.json').write_text(json.dumps(facts | {'sha256': digest(facts)}))
+
+
+def cut(path):
+  path.write_bytes(path.read_bytes()[:-3])
+
+
+DAMAGED = 'The trained model in {folder} is damaged ({why}'
+AWAY = 'There is no trained model in {folder}; train without --mode=evaluate.'
+
+
+@pytest.mark.parametrize(
+  ('damage', 'message', 'why'),
+  [
+    (lambda folder: cut(folder / 'model.json'), DAMAGED, ''),
+    (lambda folder: cut(folder / 'model.safetensors'), DAMAGED, ''),
+    (lambda folder: (folder / 'model.json').write_text('[]'), DAMAGED, 'it is no JSON object'),
+    (
+      lambda folder: (folder / 'model.json').write_text('{"format": 1}'),
+      DAMAGED,
+      'its checksum is wrong',
+    ),
+    (
+      lambda folder: rewrite_facts(folder, format=2),
+      '{folder}/model.json is of format 2, and this release reads 1; use the release',
+      '',
+    ),
+    (lambda folder: rewrite_facts(folder, name=...), DAMAGED, "it lacks 'name'"),
+    (lambda folder: rewrite_facts(folder, config=[1]), DAMAGED, ''),
+    (lambda folder: rewrite_facts(folder, seed='x'), DAMAGED, ''),
+    (lambda folder: rewrite_facts(folder, calibration={}), DAMAGED, 'its scores are not numb'),
+    (
+      lambda folder: (folder / 'model.safetensors').write_bytes(
+        save({'student/kernel': np.zeros((2, 2), np.float32)})
+      ),
+      DAMAGED,
+      'its arrays are not those that model.json was written for',
+    ),
+    # As a write leaves it that was killed: model.json is the last.
+    (lambda folder: (folder / 'model.json').unlink(), AWAY, ''),
+    (lambda folder: (folder / 'model.safetensors').unlink(), DAMAGED, ''),
+  ],
+)
+def test_a_model_that_cannot_be_read_is_named(tmp_path, config, damage, message, why):
+  workdir = Workdir(tmp_path)
+  workdir.write_model(make_model(config))
+  folder = workdir.category('bolt', 3)
+  damage(folder)
+  for read in (
+    lambda: workdir.read_model('bolt', 3),
+    lambda: read_model_folder(folder),
+    lambda: SharedWorkdir(tmp_path).read_model('bolt', 3),
+  ):
+    with pytest.raises(UserError) as error:
+      read()
+    assert str(error.value).startswith(message.format(folder=folder, why=why))
+    if message == DAMAGED:
+      remedy = f'remove {folder}/model.json and run the command that trained it again.'
+      assert str(error.value).endswith(remedy)
+
+
+def test_a_write_that_is_killed_leaves_no_model(tmp_path, config, monkeypatch):
+  def killed(*_):
+    raise KeyboardInterrupt
+
+  workdir = Workdir(tmp_path)
+  with monkeypatch.context() as patch:
+    patch.setattr(model_file, 'write_facts', killed)
+    with pytest.raises(KeyboardInterrupt):
+      workdir.write_model(make_model(config))
+  assert not workdir.has_model('bolt', 3)
+  assert workdir.models() == []
+  workdir.write_model(make_model(config))
+  assert workdir.read_model('bolt', 3).train_images == 9

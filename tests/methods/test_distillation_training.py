@@ -1,7 +1,9 @@
 """Gradients where they belong, the same on 1 and on 4 devices, and a fit that resumes."""
 
+import functools
 import itertools
 import json
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -19,25 +21,27 @@ from memkd_jax.training.step import Batch, TrainState, make_train_step
 BOLT = Task.of_category('bolt', seed=0)
 
 
-@pytest.fixture
-def images(rng):
-  return rng.integers(0, 256, (8, 32, 32, 3), dtype=np.uint8)
+def draw_images(number):
+  return np.random.default_rng(number).integers(0, 256, (number, 32, 32, 3), dtype=np.uint8)
 
 
 @pytest.fixture
-def exemplars(rng):
-  return rng.integers(0, 256, (4, 32, 32, 3), dtype=np.uint8)
+def images():
+  return draw_images(8)
 
 
-@pytest.fixture
-def one_step(tiny_config, make_method, images, exemplars):
+@pytest.fixture(scope='module')
+def one_step(make_config, make_method):
   """Takes a step of plain SGD at rate 1: a parameter changes by its gradient."""
+  images, exemplars = draw_images(8), draw_images(4)
 
-  def step(number_of_devices=1, paradigm='reverse', memories=(1, 2, 3), **loss):
-    tiny_config.model.paradigm, tiny_config.model.memories = paradigm, memories
-    tiny_config.loss.update(loss)
+  @functools.cache  # most of the time goes into compiling
+  def step(number_of_devices, paradigm, memories=(1, 2, 3), lambda_nm=0.3, lambda_orth=0.7):
+    config = make_config(Path('unused'))
+    config.model.paradigm, config.model.memories = paradigm, memories
+    config.loss.lambda_nm, config.loss.lambda_orth = lambda_nm, lambda_orth
     devices = Devices(jax.devices()[:number_of_devices])
-    method = make_method(tiny_config, devices)
+    method = make_method(config, devices)
     state = method.trainer.init_state(BOLT, images)
     optimizer = optax.sgd(1.0)
     state = TrainState(
@@ -70,7 +74,7 @@ def test_batch_statistics_are_those_of_the_global_batch(
   one_step, tiny_config, make_method, one_device, images
 ):
   """Four devices with two images each must not normalise over two images."""
-  _, statistics, _ = one_step(4)
+  _, statistics, _ = one_step(4, 'reverse')
   method = make_method(tiny_config, one_device)
   state = method.trainer.init_state(BOLT, images)
   distiller = method.distiller.clone(axis_name=None)
@@ -89,7 +93,7 @@ def test_batch_statistics_are_those_of_the_global_batch(
 
 
 def test_loss_is_the_weighted_sum_of_its_terms(one_step):
-  _, _, terms = one_step(lambda_nm=0.3, lambda_orth=0.7)
+  _, _, terms = one_step(1, 'reverse')
   assert terms['kd'] == pytest.approx(sum(terms[f'kd_{k}'] for k in (1, 2, 3)))
   total = terms['kd'] + 0.3 * terms['nm'] + 0.7 * terms['orth']
   assert terms['loss'] == pytest.approx(total)
@@ -105,9 +109,9 @@ def test_loss_is_the_weighted_sum_of_its_terms(one_step):
 )
 def test_gradients_flow_where_they_belong(one_step, paradigm, memories, others):
   """L_KD trains keys and values; L_NM values only; L_orth both."""
-  without, _, _ = one_step(paradigm=paradigm, lambda_nm=0.0, lambda_orth=0.0)
-  with_nm, _, _ = one_step(paradigm=paradigm, lambda_nm=1.0, lambda_orth=0.0)
-  with_orth, _, _ = one_step(paradigm=paradigm, lambda_nm=0.0, lambda_orth=1.0)
+  without, _, _ = one_step(1, paradigm, lambda_nm=0.0, lambda_orth=0.0)
+  with_nm, _, _ = one_step(1, paradigm, lambda_nm=1.0, lambda_orth=0.0)
+  with_orth, _, _ = one_step(1, paradigm, lambda_nm=0.0, lambda_orth=1.0)
   for m in memories:
     name = f'memory_m{m}'
     kd, nm, orth = without[name], with_nm[name], with_orth[name]
@@ -126,7 +130,7 @@ def test_gradients_flow_where_they_belong(one_step, paradigm, memories, others):
 
 @pytest.mark.parametrize('paradigm', ['reverse', 'forward'])
 def test_without_memories_it_is_the_baseline(one_step, paradigm):
-  grads, _, terms = one_step(paradigm=paradigm, memories=())
+  grads, _, terms = one_step(1, paradigm, memories=())
   assert terms['loss'] == terms['kd']
   assert terms['nm'] == terms['orth'] == 0
   assert not [name for name in grads if name.startswith('memory')]
@@ -206,15 +210,50 @@ def test_bfloat16_computes_in_it_and_keeps_float32(
   np.testing.assert_allclose(scores[0], scores[1], rtol=0.1)
 
 
-def test_a_fit_resumes(tiny_config, one_device, images, make_method, tmp_path, monkeypatch):
+@pytest.fixture
+def cheap_config(tiny_config):
+  """One stage without memories, which compiles faster."""
+  tiny_config.model.memories, tiny_config.model.stages = (), (3,)
+  return tiny_config
+
+
+@pytest.fixture
+def built_caches(monkeypatch):
+  """How many images each cache that is built holds."""
+  built, build = [], distillation_training.build_cache
+
+  def counting(devices, step, teacher_params, images, shapes, **options):
+    built.append(len(images))
+    return build(devices, step, teacher_params, images, shapes, **options)
+
+  monkeypatch.setattr(distillation_training, 'build_cache', counting)
+  return built
+
+
+def losses_of(folder):
+  return [json.loads(line)['loss'] for line in (folder / 'metrics.jsonl').open()]
+
+
+def test_a_fit_resumes(
+  tiny_config, one_device, images, make_method, tmp_path, monkeypatch, built_caches
+):
   """Stopped by a step that fails, and begun again, it ends as an undisturbed one."""
   tiny_config.train.epochs, tiny_config.train.checkpoint_steps = 6, 2
-  whole = make_method(tiny_config, one_device).fit(BOLT, images, tmp_path / 'whole')
+  tiny_config.seeds = (0, 1)
+  method = make_method(tiny_config, one_device)
+  drawn, inputs = [], method.trainer.inputs
+  monkeypatch.setattr(
+    method.trainer, 'inputs', lambda *given: (drawn.append(given[1:]), inputs(*given))[1]
+  )
+  whole = method.fit(BOLT, images, tmp_path / 'whole')
+  assert len(drawn) == 6
+  for number, (batch, exemplars) in enumerate(drawn):
+    np.testing.assert_array_equal(batch, batch_indices(0, 'bolt', 8, 8, number))
+    np.testing.assert_array_equal(exemplars, exemplar_indices(0, 'bolt', 8, 4, number, 8))
   assert set(whole.diagnosis) == {'m1', 'm2', 'm3'}
   assert json.loads(json.dumps(whole.diagnosis)) == whole.diagnosis
-  assert whole.diagnosis['m1']['used_items'] <= 5
+  assert 1 <= whole.diagnosis['m1']['used_items'] <= 5
 
-  method = make_method(tiny_config, one_device)
   step, taken = method.trainer.train_step, []
 
   def fails_at_the_fourth(*arguments):
@@ -229,76 +268,50 @@ def test_a_fit_resumes(tiny_config, one_device, images, make_method, tmp_path, m
   again = method.fit(BOLT, images, tmp_path / 'stopped')
   assert len(taken) == 4 + 4  # from the checkpoint of step 2
   jax.tree.map(np.testing.assert_array_equal, whole, again)
-  logs = [
-    [json.loads(line)['loss'] for line in (tmp_path / name / 'metrics.jsonl').open()]
-    for name in ('whole', 'stopped')
-  ]
-  assert logs[0] == logs[1]
-  assert len(logs[0]) == 6
+  losses = losses_of(tmp_path / 'whole')
+  assert losses == losses_of(tmp_path / 'stopped')
+  assert len(losses) == 6
 
-  finished = method.fit(BOLT, images, tmp_path / 'stopped')  # trains no more
+  finished = method.fit(BOLT, images, tmp_path / 'stopped')  # takes no step more
   assert len(taken) == 8
   jax.tree.map(np.testing.assert_array_equal, whole, finished)
-  other = np.ascontiguousarray(images[::-1])
+  other_seed = method.fit(Task.of_category('bolt', seed=1), images, tmp_path / 'seed_1')
+  assert losses_of(tmp_path / 'seed_1')[0] != losses[0]
+  assert other_seed.diagnosis != whole.diagnosis
+  assert built_caches == [8]  # once for all of these fits
   with pytest.raises(UserError, match='began with other training images'):
-    method.fit(BOLT, other, tmp_path / 'stopped')
+    method.fit(BOLT, np.ascontiguousarray(images[::-1]), tmp_path / 'stopped')
 
 
-def test_too_few_images_are_refused(tiny_config, one_device, images, make_method, tmp_path):
-  tiny_config.train.epochs, tiny_config.train.batch_size = 1, 16
-  with pytest.raises(UserError, match=r'bolt: 8 images in 1 epochs fill no batch of 16; raise'):
-    make_method(tiny_config, one_device).fit(BOLT, images, tmp_path)
-
-
-def test_each_step_takes_the_batch_and_the_exemplars_of_its_number(
-  tiny_config, one_device, images, make_method, tmp_path, monkeypatch
-):
-  method = make_method(tiny_config, one_device)
-  seen = []
-  inputs = method.trainer.inputs
-  monkeypatch.setattr(
-    method.trainer, 'inputs', lambda *given: (seen.append(given[1:]), inputs(*given))[1]
-  )
-  method.trainer.train(BOLT, images, tmp_path)
-  assert len(seen) == 4
-  for number, (batch, exemplars) in enumerate(seen):
-    np.testing.assert_array_equal(batch, batch_indices(0, 'bolt', 8, 8, number))
-    np.testing.assert_array_equal(exemplars, exemplar_indices(0, 'bolt', 8, 4, number, 8))
-
-
-@pytest.mark.parametrize(('seeds', 'computed'), [((0, 1), 1), ((0,), 2)])
+@pytest.mark.parametrize(('seeds', 'kept'), [((0, 1), True), ((0,), False)])
 def test_seeds_share_the_features_of_the_same_images(
-  tiny_config, one_device, images, make_method, tmp_path, monkeypatch, seeds, computed
+  cheap_config, one_device, images, make_method, built_caches, seeds, kept
 ):
-  tiny_config.seeds = seeds
-  tiny_config.train.epochs = 1
-  calls = []
-  build = distillation_training.build_cache
-  monkeypatch.setattr(
-    distillation_training,
-    'build_cache',
-    lambda *given, **options: (calls.append(len(given[3])), build(*given, **options))[1],
-  )
-  method = make_method(tiny_config, one_device)
-  fitted = [method.fit(Task.of_category('bolt', s), images, tmp_path / str(s)) for s in (0, 1)]
-  assert calls == [8] * computed
-  keys = [one.params['memory_m1']['keys'] for one in fitted]
-  assert not np.array_equal(*keys)
-  other = np.ascontiguousarray(images[::-1])
-  method.fit(Task.of_category('nut', 0), other, tmp_path / 'nut')
-  assert calls == [8] * (computed + 1)
+  cheap_config.seeds = seeds
+  trainer = make_method(cheap_config, one_device).trainer
+  first, second = (trainer.feature_cache(images.copy()) for _ in range(2))
+  assert (first is second) == kept
+  trainer.feature_cache(np.ascontiguousarray(images[::-1]))
+  trainer.feature_cache(images[:7])
+  assert built_caches == ([8, 8, 7] if kept else [8, 8, 8, 7])
+
+
+def test_too_few_images_are_refused(cheap_config, one_device, images, make_method, tmp_path):
+  cheap_config.train.epochs, cheap_config.train.batch_size = 1, 16
+  with pytest.raises(UserError, match=r'bolt: 8 images in 1 epochs fill no batch of 16; raise'):
+    make_method(cheap_config, one_device).fit(BOLT, images, tmp_path)
 
 
 def test_what_stops_being_finite_is_named(
-  tiny_config, one_device, images, make_method, tmp_path
+  cheap_config, one_device, images, make_method, tmp_path
 ):
   """The learning rate is blamed, unless the teacher's features are broken already."""
-  tiny_config.train.learning_rate = 1e38
-  method = make_method(tiny_config, one_device)
+  cheap_config.train.learning_rate = 1e6
+  method = make_method(cheap_config, one_device)
   with pytest.raises(UserError, match=r'bolt: training stopped at step \d.*learning_rate'):
     method.fit(BOLT, images, tmp_path / 'rate')
-  tiny_config.train.learning_rate = 0.005
-  method = make_method(tiny_config, one_device)
+  cheap_config.train.learning_rate = 0.005
+  method = make_method(cheap_config, one_device)
   broken = jax.tree.map(np.copy, method.extractor.params)
   broken['stage2']['block0']['conv2']['bias'][0] = np.nan
   method.extractor.params = broken

@@ -21,8 +21,8 @@ SIZES = {'bolt': 8, 'nut': 16, 'pin': 24}
 
 @pytest.fixture
 def config(tiny_config):
-  """The baseline, which compiles faster, for one epoch."""
-  tiny_config.model.memories = ()
+  """One stage of the baseline, which compiles faster, for one epoch."""
+  tiny_config.model.memories, tiny_config.model.stages = (), (3,)
   tiny_config.train.epochs = 1
   tiny_config.parallel.axis = 'category'
   return tiny_config

@@ -228,7 +228,7 @@ def test_tool_without_tensorflow_or_noise(root, out):
   result = run(f'--data={root}/gone')
   assert (result.returncode, result.stdout) == (1, '')
   assert result.stderr.startswith(
-    f'prepare_tfds: There is no data folder {root}/gone. Put your'
+    f'prepare-tfds: There is no data folder {root}/gone. Put your'
   )
   assert result.stderr.count('\n') == 1
 

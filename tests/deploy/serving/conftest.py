@@ -1,5 +1,6 @@
 """Tiny models for all tests of the server."""
 
+import dataclasses
 from pathlib import Path
 
 import jax
@@ -9,15 +10,17 @@ from ml_collections import ConfigDict
 from PIL import Image
 
 from memkd_jax import config as base
-from memkd_jax.detector import Detector
-from memkd_jax.methods.distillation import System
+from memkd_jax import methods
+from memkd_jax.detector import Detector, Program
+from memkd_jax.methods.base import Task
 from memkd_jax.run import run_config
 from memkd_jax.runtime.devices import Devices
 from memkd_jax.scoring.calibration import Calibration
+from memkd_jax.workdir import TrainedModel
 
 
 def tiny(folder: Path) -> ConfigDict:
-  config = base.get_config()
+  config = methods.get_config()
   config.data.dataset = 'folder'
   config.data.dir = str(folder)
   config.data.categories = 'bolt'
@@ -35,19 +38,20 @@ def tiny(folder: Path) -> ConfigDict:
 
 
 @pytest.fixture(scope='session')
-def detectors() -> dict[str, Detector]:
+def detectors(make_method) -> dict[str, Detector]:
   """Of bolt and nut, untrained, which matters to no server; their thresholds differ."""
-  config = base.resolve(tiny(Path('none')))
-  system = System(config, Devices(jax.local_devices()[:1]))
+  config = methods.resolve(tiny(Path('none')))
+  trainer = make_method(config, Devices(jax.local_devices()[:1])).trainer
   images = np.random.default_rng(0).integers(0, 128, (4, 32, 32, 3), np.uint8)
-  variables = system.folded_variables(system.init_state('bolt', 0, images))
+  params = trainer.fold(trainer.init_state(Task.of_category('bolt', 0), images))
+  bolt = TrainedModel('bolt', 0, config, 'random', params, 4, '', {}, None)
+  program = Program.build(bolt, None)
+  result = Detector(bolt, program, None)(images)
   judging = {}
-  for category in ('bolt', 'nut'):
-    detector = Detector(system, variables, category, None, None)
-    result = detector(images)
-    scores = result.scores * (1 if category == 'bolt' else 2)
-    calibration = Calibration.from_maps(result.maps, scores)
-    judging[category] = Detector(system, variables, category, calibration, None)
+  for category, factor in (('bolt', 1), ('nut', 2)):
+    calibration = Calibration.from_maps(result.maps, factor * result.scores)
+    trained = dataclasses.replace(bolt, name=category, calibration=calibration)
+    judging[category] = Detector(trained, program, None)
   return judging
 
 

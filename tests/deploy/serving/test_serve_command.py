@@ -9,23 +9,26 @@ import sys
 from pathlib import Path
 
 import httpx
+import numpy as np
 import pytest
 
-from memkd_jax import config as base
-from memkd_jax import serve
-from memkd_jax.workdir import Workdir
+from memkd_jax import methods, serve
+from memkd_jax.workdir import TrainedModel, Workdir
 
 ROOT = Path(__file__).parents[3]
 
 
-def failure(*flags):
+@pytest.fixture
+def failure(capsys):
   """What it says in giving up."""
-  with pytest.raises(SystemExit) as caught:
-    serve.main(list(flags))
-  assert isinstance(caught.value.code, str)  # printed on stderr; the exit code is 1
-  assert caught.value.code.startswith('serve: ')
-  assert '\n' not in caught.value.code
-  return caught.value.code
+
+  def fail(*flags):
+    assert serve.main(flags) == 1
+    (sentence,) = capsys.readouterr().err.splitlines()
+    assert sentence.startswith('serve: ')
+    return sentence
+
+  return fail
 
 
 @pytest.mark.parametrize(
@@ -39,12 +42,15 @@ def test_wrong_usage_ends_with_2(flags, capsys):
   assert 'Traceback' not in capsys.readouterr().err
 
 
-def test_what_cannot_be_served(tmp_path, tiny_config):
+def test_what_cannot_be_served(tmp_path, tiny_config, failure):
   workdir = tmp_path / 'run'
   folder = Workdir(workdir)
-  folder.claim(base.resolve(tiny_config))
-  folder.write_result('bolt', 0, {'metrics': {}, 'counts': {}})
+  config = methods.resolve(tiny_config)
+  folder.claim(config, ())
   assert 'holds no run' in failure(f'--workdir={tmp_path / "none"}')
+  assert 'holds no trained model yet' in failure(f'--workdir={workdir}')
+  nothing = {'x': np.zeros(1, np.float32)}
+  folder.write_model(TrainedModel('bolt', 0, config, 'random', nothing, 4, '', {}, None))
   assert 'screw is not among them' in failure(f'--workdir={workdir}', '--category=screw')
   assert 'none' in failure(f'--workdir={workdir}', '--seed=9')
   assert 'between 0 and 1' in failure(f'--workdir={workdir}', '--false-alarm-rate=2')
