@@ -27,7 +27,7 @@ from memkd_jax.models.resnet import BACKBONES
 from memkd_jax.report.results import markdown
 from memkd_jax.runtime.devices import AXIS, Devices
 from memkd_jax.teachers.extractor import FeatureExtractor
-from memkd_jax.training.step import Batch, TrainState, make_train_step
+from memkd_jax.training.step import Batch, TrainState
 
 DEVICES = (1, 2, 4, 8)
 # In bytes per second, of one device in one direction, as the vendors print them.
@@ -105,7 +105,7 @@ def trace_step(backbone: str, size: int, images: int) -> tuple[Any, Any, float]:
     return methods.create(config, extractor, Devices(jax.devices()[:1]))
 
   def step_of(method: Any) -> Any:
-    return make_train_step(method.trainer.loss, optimizer, method.distiller.axis_name)
+    return method.trainer.make_step(optimizer)
 
   method = method_of('batch')
   key = jax.random.key(0)

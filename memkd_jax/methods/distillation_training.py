@@ -184,33 +184,53 @@ class Trainer:
     drawn = cache.draw(exemplars) if self._method.slots else None
     return self._teacher_params, cache.draw(batch), drawn
 
+  def make_step(self, optimizer: optax.GradientTransformation) -> Callable[..., Any]:
+    """One step of any optimizer, not mapped over devices yet.
+
+    Args:
+      optimizer: an optax optimizer.
+
+    Returns:
+      `(state, teacher_params, batch, exemplars) -> (state, terms)`, of a device's shares.
+    """
+    step = make_train_step(self.loss, optimizer, self._method.distiller.axis_name)
+
+    def with_teacher(
+      state: TrainState, teacher_params: Any, batch: Batch, exemplars: Batch | None
+    ) -> tuple[TrainState, dict[str, jax.Array]]:
+      # The teacher is frozen: it stays out of what is differentiated.
+      images = self._extractor.normalize(batch.images)
+      features = self._known_or_computed(teacher_params, batch, 3)
+      of_exemplars: tuple[jax.Array, ...] = ()
+      if exemplars is not None:
+        of_exemplars = self._known_or_computed(teacher_params, exemplars, self._method.depth)
+      return step(state, images, features, of_exemplars)
+
+    return with_teacher
+
   def loss(
     self,
     params: Any,
     batch_stats: Any,
-    teacher_params: Any,
-    batch: Batch,
-    exemplars: Batch | None,
+    images: jax.Array,
+    features: tuple[jax.Array, ...],
+    exemplar_features: tuple[jax.Array, ...],
   ) -> tuple[jax.Array, tuple[dict[str, jax.Array], Any]]:
     """The loss of a device's share of a batch (method, section 5).
 
     Args:
-      params: of the distiller, not folded.
+      params: the distiller's parameters, not folded.
       batch_stats: running means and variances.
-      teacher_params: the extractor's parameters.
-      batch: the device's share of the training batch.
-      exemplars: the device's share of the exemplars; None without memories.
+      images: [B, S, S, 3], normalised.
+      features: the teacher's stages 1 to 3 of the images, [B, H_k, W_k, C_k].
+      exemplar_features: its stages 1 to 3 or 4 of the exemplars; () without memories.
 
     Returns:
       (loss, ({name: scalar that is logged}, new running means and variances)).
     """
-    features = self._known_or_computed(teacher_params, batch, 3)
-    exemplar_features: tuple[jax.Array, ...] = ()
-    if exemplars is not None:
-      exemplar_features = self._known_or_computed(teacher_params, exemplars, self._method.depth)
     distilled, updates = self._method.distiller.apply(
       {'params': params, 'batch_stats': batch_stats},
-      self._extractor.normalize(batch.images),
+      images,
       features,
       train=True,
       mutable=['batch_stats', 'intermediates'],
@@ -228,7 +248,7 @@ class Trainer:
   @functools.cached_property
   def train_step(self) -> Callable[..., Any]:
     """Pmapped `(state, teacher_params, batch, exemplars) -> (state, terms)`."""
-    step = make_train_step(self.loss, self._optimizer, self._method.distiller.axis_name)
+    step = self.make_step(self._optimizer)
     return self._devices.map(step, donate=[0])  # type: ignore[no-any-return]
 
   @functools.cached_property

@@ -16,7 +16,7 @@ from memkd_jax.methods import distillation_training
 from memkd_jax.methods.base import Task
 from memkd_jax.runtime.devices import Devices
 from memkd_jax.scoring.pipeline import Pipeline
-from memkd_jax.training.step import Batch, TrainState, make_train_step
+from memkd_jax.training.step import Batch, TrainState
 
 BOLT = Task.of_category('bolt', seed=0)
 
@@ -47,7 +47,7 @@ def one_step(make_config, make_method):
     state = TrainState(
       state.step, state.params, state.batch_stats, optimizer.init(state.params)
     )
-    stepped = make_train_step(method.trainer.loss, optimizer, method.distiller.axis_name)
+    stepped = method.trainer.make_step(optimizer)
     new, terms = devices.unreplicate(
       devices.map(stepped)(
         devices.replicate(state),
