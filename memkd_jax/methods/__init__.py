@@ -20,6 +20,7 @@ METHODS = {
   'rd': 'distillation_config',
   'memmkd': 'distillation_config',
   'mkd': 'distillation_config',
+  'knn': 'knn',
 }
 
 
