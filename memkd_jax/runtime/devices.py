@@ -108,14 +108,9 @@ class Devices:
     """Copies a tree to every device: leaves [...] -> [P, ...]."""
     return self._copy(np.arange(len(self._mine)), tree)
 
-  def unreplicate(self, tree: Any, row: int = 0) -> Any:
-    """Copies from one device to numpy: leaves [P, ...] -> [...].
-
-    Args:
-      tree: stacked by device; where it is replicated, all devices have the same.
-      row: index of the device among this process's own.
-    """
-    device = self._mine[row]
+  def unreplicate(self, tree: Any) -> Any:
+    """Copies a replicated tree from one device to numpy: leaves [P, ...] -> [...]."""
+    device = self._mine[0]
 
     # Indexing the global array would gather all devices first. The copy makes the result
     # safe from the donation of its source.
@@ -124,10 +119,6 @@ class Devices:
       return np.array(here.data)[0]
 
     return jax.tree.map(copied, tree)
-
-  def wait(self, tree: Any) -> None:
-    """Returns when all of a tree has been computed."""
-    jax.block_until_ready(tree)
 
   def is_ready(self, tree: Any) -> bool:
     """Whether all of a tree has been computed; False where that is not known."""
@@ -148,29 +139,3 @@ class Devices:
     if len(self._mine) < len(self):
       array = hosts.gather(array)
     return array.reshape(-1, *array.shape[2:])[:number]
-
-  def stack(self, parts: Sequence[Any]) -> Any:
-    """Stacks P trees, one for each device: leaves [1, ...] -> [P, ...].
-
-    What lies on its device already is not copied.
-    """
-    mesh = jax.sharding.Mesh(np.array(self._mine), (AXIS,))
-    sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(AXIS))
-
-    def stacked(*leaves: Any) -> jax.Array:
-      pieces = [jax.device_put(x, d) for x, d in zip(leaves, self._mine, strict=True)]
-      shape = (len(pieces), *pieces[0].shape[1:])
-      return jax.make_array_from_single_device_arrays(shape, sharding, pieces)
-
-    return jax.tree.map(stacked, *parts)
-
-  def unstack(self, tree: Any) -> list[Any]:
-    """Undoes `stack`, without copying."""
-
-    def pieces(array: jax.Array) -> list[jax.Array]:
-      by_device = {shard.device: shard.data for shard in array.addressable_shards}
-      return [by_device[device] for device in self._mine]
-
-    leaves, structure = jax.tree.flatten(tree)
-    rows = zip(*map(pieces, leaves), strict=True)
-    return [jax.tree.unflatten(structure, row) for row in rows]

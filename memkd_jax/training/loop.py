@@ -101,7 +101,7 @@ def train(
     with (
       interrupt.deferred() as stop_after,
       MetricsLog(folder, start, options.tensorboard) as log,
-      StepTrace(folder, start, profiled, devices.wait) as trace,
+      StepTrace(folder, start, profiled) as trace,
       progress_bar(options.name, steps * images, start * images, leave=True) as progress,
     ):
       logger = StepLogger(

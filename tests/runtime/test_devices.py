@@ -44,19 +44,3 @@ def test_a_batch_that_the_devices_do_not_divide_is_refused():
     devices.check_divide(6, 'train.batch_size')
   with pytest.raises(UserError, match=r'batch_size=3 .* 4 devices.*batch_size=4\.'):
     devices.check_divide(3, 'train.batch_size')
-
-
-def test_what_lies_on_single_devices_is_stacked_in_place():
-  devices = Devices()
-  parts = [{'a': np.full((1, 2), i, np.float32), 'b': np.array([i])} for i in range(4)]
-  singles = [Devices([device]) for device in devices.local]
-  there = [single.map(lambda x: x)(part) for single, part in zip(singles, parts, strict=True)]
-  stacked = devices.stack(there)
-  np.testing.assert_array_equal(stacked['b'], np.arange(4))
-  for i, part in enumerate(devices.unstack(stacked)):
-    assert part['a'].unsafe_buffer_pointer() == there[i]['a'].unsafe_buffer_pointer()
-    np.testing.assert_array_equal(part['a'], parts[i]['a'])
-    assert devices.unreplicate(stacked, i)['b'] == i
-  # What a mapped function takes without copying, and what may come from the host.
-  doubled = devices.map(lambda x: jax.tree.map(lambda y: 2 * y, x))(devices.stack(parts))
-  np.testing.assert_array_equal(doubled['a'][:, 0], [0, 2, 4, 6])
