@@ -306,14 +306,13 @@ def test_what_stops_being_finite_is_named(
   cheap_config, one_device, images, make_method, tmp_path
 ):
   """The learning rate is blamed, unless the teacher's features are broken already."""
-  cheap_config.train.learning_rate = 1e6
   method = make_method(cheap_config, one_device)
+  method.config.train.learning_rate = 1e38  # more than a config may have
   with pytest.raises(UserError, match=r'bolt: training stopped at step \d.*learning_rate'):
     method.fit(BOLT, images, tmp_path / 'rate')
-  cheap_config.train.learning_rate = 0.005
   method = make_method(cheap_config, one_device)
   broken = jax.tree.map(np.copy, method.extractor.params)
-  broken['stage2']['block0']['conv2']['bias'][0] = np.nan
+  broken['stage2']['block0']['conv2']['conv']['bias'][0] = np.nan
   method.extractor.params = broken
   message = r"where the teacher's stage 2 was the first that .* Check random and the machine\."
   with pytest.raises(UserError, match=message):
