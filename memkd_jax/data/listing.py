@@ -1,14 +1,34 @@
 """What readers share: they find a category, its images and masks, or say what is wrong."""
 
 import dataclasses
-from collections.abc import Sequence
+import os
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from memkd_jax.data.decoding import suffixes
 from memkd_jax.data.sample import GOOD, Sample
-from memkd_jax.errors import UserError
+from memkd_jax.errors import UserError, explain
+
+# What `predict` writes: its rows, by which its folder is known, and its pictures beside them.
+SCORES = ('scores.csv', 'scores.partial.csv')
+PICTURES = ('heatmaps', 'maps', 'masks')
+SCORES_BEGIN = 'path,score,'  # the first line of its rows
 
 _ARCHIVES = ('.tar', '.tgz', '.gz', '.xz', '.bz2', '.zip', '.7z')
+_NAMED = 3  # paths of each kind that `describe_left_out` repeats
+
+
+@dataclasses.dataclass(frozen=True)
+class LeftOut:
+  """What a listing does not read.
+
+  Attributes:
+    path: the file or folder.
+    kind: what it is one of, in the singular: 'file with the suffix .heic', for example.
+  """
+
+  path: Path
+  kind: str
 
 
 def category_folder(root: Path, category: str, layout: str) -> Path:
@@ -66,6 +86,59 @@ def list_images(folder: Path) -> list[Path]:
   return images
 
 
+def list_images_below(folder: Path, any_name: bool = False) -> tuple[list[Path], list[LeftOut]]:
+  """The files that are images by their suffix, in a folder and in its subfolders.
+
+  Linked folders are followed, each folder once. What is hidden is neither read nor named.
+
+  Args:
+    folder: the folder, which need not exist.
+    any_name: whether names that cannot be printed are allowed.
+
+  Returns:
+    The images in a fixed order, a folder's own before those of its subfolders; and what was
+    left out, for `describe_left_out`: files of other suffixes, links that lead back, folders
+    that cannot be opened, and what `predict` wrote. A broken link is among the images, so
+    that reading it says what is wrong.
+
+  Raises:
+    UserError: a name cannot be printed.
+  """
+  images: list[Path] = []
+  left_out: list[LeftOut] = []
+  for path in _Walk(left_out).below(folder) if folder.is_dir() else ():
+    if path.suffix.lower() not in suffixes():
+      kind = f'with the suffix {path.suffix.lower()}' if path.suffix else 'without a suffix'
+      left_out.append(LeftOut(path, f'file {kind}'))
+      continue
+    if not any_name and not str(path.relative_to(folder)).isprintable():
+      raise UserError(f'{path} has a name that cannot be printed; rename it.')
+    images.append(path)
+  return images, left_out
+
+
+def describe_left_out(left_out: Sequence[LeftOut]) -> str:
+  """What was left out, as one sentence that counts and names it; '' where nothing was."""
+  kinds: dict[str, list[str]] = {}
+  for item in left_out:
+    kinds.setdefault(item.kind, []).append(str(item.path))
+  parts = []
+  for kind, paths in kinds.items():
+    noun, _, rest = kind.partition(' ')
+    more = [f'{len(paths) - _NAMED} more'] if len(paths) > _NAMED else []
+    names = ', '.join([*paths[:_NAMED], *more])
+    parts.append(f'{len(paths)} {noun}{"s" if len(paths) > 1 else ""} {rest} ({names})')
+  return explain(UserError(f'Left out: {"; ".join(parts)}.')) if parts else ''
+
+
+def is_predicted(path: Path) -> bool:
+  """Whether a path is of what `predict` wrote beside its scores.csv."""
+  return any(
+    inner.name in (*PICTURES, *SCORES) and _holds_scores(inner.parent)
+    for inner in (path, *path.parents)
+  )
+
+
 def with_masks(pairs: Sequence[tuple[Sample, Path | None]]) -> list[Sample]:
   """Gives anomalous samples their masks (protocol, data to arrays).
 
@@ -112,6 +185,67 @@ def explain_no_category(root: Path) -> str:
     return f' but one level deeper: pass --config.data.dir={deeper[0].parents[2]}'
   archives = _archives(root)
   return f' but an archive: {_extract(archives[0])}' if archives else ''
+
+
+class _Walk:
+  """Visits folders once each, whatever links lead to them."""
+
+  def __init__(self, left_out: list[LeftOut]):
+    """Takes the list to which the folders are added that are not read."""
+    self._left_out = left_out
+    self._due: set[tuple[int, int]] = set()  # need no link to be visited
+    self._visited: set[tuple[int, int]] = set()
+
+  def below(self, folder: Path) -> Iterator[Path]:
+    """All that is no folder below a folder."""
+    for current, folders, _ in os.walk(folder):
+      folders[:] = [name for name in folders if not name.startswith('.')]
+      self._due.add(_identity(Path(current)))
+    yield from self._visit(folder, folder.resolve())
+
+  def _visit(self, folder: Path, root: Path) -> Iterator[Path]:
+    if _identity(folder) in self._visited:
+      self._leave_out(folder, 'folder that was read already')
+      return
+    self._visited.add(_identity(folder))
+    try:
+      entries = sorted(p for p in folder.iterdir() if not p.name.startswith('.'))
+    except OSError:
+      self._leave_out(folder, 'folder that cannot be opened')
+      return
+    if _holds_scores(folder):
+      self._leave_out(folder, 'folder with results of memkd predict, which are no input')
+      entries = [p for p in entries if p.name not in (*PICTURES, *SCORES)]
+    folders = [p for p in entries if os.path.isdir(p)]
+    yield from sorted(set(entries) - set(folders))
+    for entry in folders:
+      if not entry.is_symlink():
+        yield from self._visit(entry, root)
+      elif root.is_relative_to(entry.resolve()):
+        self._leave_out(entry, 'link to a folder above')
+      elif _identity(entry) in self._due:
+        self._leave_out(entry, 'link to a folder that is read without it')
+      else:
+        yield from self.below(entry)
+
+  def _leave_out(self, path: Path, kind: str) -> None:
+    self._left_out.append(LeftOut(path, kind))
+
+
+def _identity(folder: Path) -> tuple[int, int]:
+  status = folder.stat()
+  return status.st_dev, status.st_ino
+
+
+def _holds_scores(folder: Path) -> bool:
+  for name in SCORES:
+    try:
+      with (folder / name).open('rb') as file:
+        if file.read(len(SCORES_BEGIN)) == SCORES_BEGIN.encode():
+          return True
+    except OSError:
+      pass
+  return False
 
 
 def _has_printable_name(path: Path) -> bool:
