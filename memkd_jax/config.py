@@ -151,6 +151,21 @@ FIELDS = (
     high=0.5,
   ),
   Field(
+    'train.calibration',
+    'holdout',
+    'Where the threshold comes from: the images that train.holdout keeps out; train.folds '
+    'further models, each of which scores the images that it has not learned from, while the '
+    'model itself learns from all of them; or the first of these that has enough images',
+    choices=('holdout', 'folds', 'auto'),
+  ),
+  Field(
+    'train.folds',
+    4,
+    'Number of further models that train.calibration=folds trains for the threshold',
+    low=2,
+    high=20,
+  ),
+  Field(
     'parallel.axis',
     'batch',
     'What several devices share out: the images of every batch, or the categories, with as '

@@ -19,11 +19,13 @@ from memkd_jax.config import flatten
 from memkd_jax.data.benchmarks.counts import count, differences
 from memkd_jax.data.datasets import Source, choose_categories, open_source
 from memkd_jax.data.sample import Sample
-from memkd_jax.data.sampling import holdout_indices
+from memkd_jax.data.sampling import Plan, calibration_plan
 from memkd_jax.data.splits import Split, load_split
 from memkd_jax.errors import UserError, explain, is_disk_full
 from memkd_jax.evaluate import Scorer, evaluate
+from memkd_jax.methods import cross_calibration
 from memkd_jax.methods.base import Method, Task
+from memkd_jax.methods.cross_calibration import cross_scores
 from memkd_jax.report.environment import describe_environment
 from memkd_jax.report.html import write_report
 from memkd_jax.report.results import collect, results_table, write_results
@@ -180,8 +182,10 @@ class Worker:
       print(f'{name}: finished already', flush=True)
       return
     train, test = self._read(task.train, task.test)
-    kept, held = holdout_indices(task.seed, task.name, len(train), self.config.train.holdout)
-    trained = self._trained(task, train[kept], train[held])
+    options = self.config.train
+    how = (options.holdout, options.calibration, options.folds)
+    plan = calibration_plan(task.seed, task.name, len(train), *how)
+    trained = self._trained(task, train, plan)
     folder = self.folder.category(task.name, task.seed)
     maps_folder = self.folder.own.maps(task.name, task.seed) if self._dump_maps else None
     figures = evaluate(
@@ -195,7 +199,7 @@ class Worker:
       maps_folder=maps_folder,
     )
     counts = count(trained.train_images, test.samples)
-    all_counts = counts | {'train': trained.train_images + len(held)}
+    all_counts = counts | {'train': trained.train_images + len(plan.held)}
     result: dict[str, Any] = {'metrics': figures, 'counts': counts}
     missing = differences(self.config.data.dataset, task.name, all_counts)
     log = folder / 'metrics.jsonl'
@@ -205,8 +209,9 @@ class Worker:
       result.setdefault('notes', []).append(note)
     self.folder.write_result(task.name, task.seed, result)
 
-  def _trained(self, task: Task, images: np.ndarray, held_out: np.ndarray) -> TrainedModel:
+  def _trained(self, task: Task, normal: np.ndarray, plan: Plan) -> TrainedModel:
     """The task's model and its threshold, from the folder where it is there already."""
+    images, held_out = normal[plan.kept], normal[plan.held]
     folder = self.folder.category(task.name, task.seed)
     if self._mode == 'evaluate' or self.folder.has_model(task.name, task.seed):
       trained = self.folder.read_model(task.name, task.seed)
@@ -218,9 +223,18 @@ class Worker:
       if trained.config.anomaly_map.to_dict() != self.config.anomaly_map.to_dict():
         # After an evaluation with other maps a detector gives those, and decides by them.
         calibration = self._calibrate(trained.params, held_out)
-        trained = dataclasses.replace(trained, config=self.config, calibration=calibration)
+        if trained.threshold is not None or (trained.calibration and not calibration):
+          print(
+            f'Note: the threshold of {task.name} was one of other maps, and is gone; set one '
+            f'with memkd calibrate --workdir={self.folder.own.root} --good=FOLDER.',
+            flush=True,
+          )
+        trained = dataclasses.replace(
+          trained, config=self.config, calibration=calibration, threshold=None
+        )
         self.folder.write_model(trained)
     else:
+      cross = self._cross_calibrate(task, images, plan, folder)
       fitted = self.method.fit(task, images, folder)
       trained = TrainedModel(
         name=task.name,
@@ -231,12 +245,24 @@ class Worker:
         train_images=len(images),
         train_sha256=_sha256(images),
         diagnosis=fitted.diagnosis,
-        calibration=self._calibrate(fitted.params, held_out),
+        calibration=cross or self._calibrate(fitted.params, held_out),
       )
       self.folder.write_model(trained)
+    cross_calibration.discard(folder)
     if not self.config.train.get('keep_checkpoints', False):
       shared_checkpoints.discard(folder / 'checkpoints')
     return trained
+
+  def _cross_calibrate(
+    self, task: Task, images: np.ndarray, plan: Plan, folder: Path
+  ) -> Calibration | None:
+    if not plan.folds:
+      return None
+    maps = self.config.anomaly_map.to_dict()
+    scored = cross_scores(
+      self.method, self._scorer, task, images, plan.folds, folder, settings=maps
+    )
+    return Calibration.from_maps(*scored)
 
   def _calibrate(self, params: dict[str, Any], held_out: np.ndarray) -> Calibration | None:
     if not len(held_out):

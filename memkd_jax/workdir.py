@@ -18,6 +18,7 @@ A task is a category, as a rule.
 
 import dataclasses
 import json
+import math
 from collections.abc import Collection, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -48,6 +49,7 @@ class TrainedModel:
     train_sha256: digest of these images.
     diagnosis: see `methods.base.Fitted`.
     calibration: what held-out normal images look like; None where none were held out.
+    threshold: of the image score, set by hand; None where it follows from the calibration.
   """
 
   name: str
@@ -59,6 +61,7 @@ class TrainedModel:
   train_sha256: str
   diagnosis: dict[str, Any]
   calibration: Calibration | None
+  threshold: float | None = None
 
 
 class Workdir:
@@ -161,15 +164,12 @@ class Workdir:
       return _calibration(model.read_facts(folder))
 
   def write_calibration(self, name: str, seed: int, calibration: Calibration | None) -> None:
-    """Gives a model another calibration, and leaves the rest as it is.
+    """See `write_calibration`."""
+    write_calibration(self.category(name, seed), calibration)
 
-    Raises:
-      UserError: there is no model, or it is damaged.
-    """
-    folder = self.category(name, seed)
-    with _damage_explained(folder):
-      facts = model.read_facts(folder)
-    model.write_facts(folder, facts | {'calibration': _calibration_json(calibration)})
+  def write_threshold(self, name: str, seed: int, threshold: float) -> None:
+    """See `write_threshold`."""
+    write_threshold(self.category(name, seed), threshold)
 
   def read_result(self, name: str, seed: int) -> dict[str, Any] | None:
     """What `write_result` wrote, None where the task is not finished."""
@@ -290,6 +290,38 @@ class SharedWorkdir:
     hosts.on_main(lambda: self.own.write_result(name, seed, result))
 
 
+def write_calibration(folder: Path, calibration: Calibration | None) -> None:
+  """Gives a model another calibration, and leaves the rest but a threshold by hand as it is.
+
+  Args:
+    folder: that holds the model's two files.
+    calibration: the new one, None for none.
+
+  Raises:
+    UserError: there is no model, or it is damaged.
+  """
+  _change(folder, {'calibration': _calibration_json(calibration), 'threshold': None})
+
+
+def write_threshold(folder: Path, threshold: float) -> None:
+  """Gives a model a threshold by hand; its calibration stays, for p-values.
+
+  Args:
+    folder: that holds the model's two files.
+    threshold: of the image score, finite.
+
+  Raises:
+    UserError: there is no model, or it is damaged.
+  """
+  _change(folder, {'threshold': threshold})
+
+
+def _change(folder: Path, facts: dict[str, Any]) -> None:
+  with _damage_explained(folder):
+    known = model.read_facts(folder)
+  model.write_facts(folder, known | facts)
+
+
 def read_model_folder(folder: Path) -> TrainedModel:
   """Reads a trained model from the folder that holds its two files.
 
@@ -314,6 +346,7 @@ def _parse_model(folder: Path, facts: dict[str, Any], content: bytes) -> Trained
         train_sha256=str(facts['train_sha256']),
         diagnosis=dict(facts['diagnosis']),
         calibration=_calibration(facts),
+        threshold=_threshold(facts),
       )
     except (KeyError, TypeError, AttributeError) as error:
       raise ValueError(f'it lacks {error}') from error
@@ -337,6 +370,15 @@ def _damage_explained(folder: Path) -> Iterator[None]:
 def _calibration(facts: dict[str, Any]) -> Calibration | None:
   content = facts.get('calibration')
   return None if content is None else parse_calibration(content)
+
+
+def _threshold(facts: dict[str, Any]) -> float | None:
+  value = facts.get('threshold')
+  if value is None:
+    return None
+  if type(value) not in (int, float) or not math.isfinite(value):
+    raise ValueError('its threshold is no number')
+  return float(value)
 
 
 def _calibration_json(calibration: Calibration | None) -> dict[str, Any] | None:

@@ -4,7 +4,8 @@
   DIR/<category>/test/{good,<defect>}/*
   DIR/<category>/ground_truth/<defect>/<id>_mask.png
 
-A tenth of train/good is held out, to set a threshold with.
+A tenth of train/good is held out, to set a threshold with: at least 9 images, and where that is
+more than a third of them, none; then 4 further models are trained for the threshold.
 
   python -m memkd_jax.main --config=configs/folder.py --workdir=runs/mine \\
       --config.data.dir=DIR --config.data.categories=NAME
@@ -18,4 +19,5 @@ from memkd_jax import methods
 def get_config(method: str = 'memkd') -> ConfigDict:
   config = methods.get_config('folder', method)
   config.train.holdout = 0.1
+  config.train.calibration = 'auto'
   return config

@@ -16,4 +16,5 @@ def get_config(dataset: str = 'folder') -> ConfigDict:
   config.model.fusion = 'replace'
   if dataset == 'folder':
     config.train.holdout = 0.1  # as configs/folder.py
+    config.train.calibration = 'auto'
   return config

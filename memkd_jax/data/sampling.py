@@ -4,11 +4,31 @@ Nothing has to be stored or replayed to resume, and the order does not depend on
 the number of devices, nor on which categories ran before.
 """
 
+import dataclasses
 import zlib
 
 import numpy as np
 
 RESAMPLES = ('step', 'epoch', 'never')
+CALIBRATIONS = ('holdout', 'folds', 'auto')
+# So many held-out images support a false-alarm rate of 10%.
+FEWEST_HELD_OUT = 9
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+  """Which normal images a model learns from, and which its threshold is made of.
+
+  Attributes:
+    kept: int64, ascending indices of the images that the model learns from.
+    held: int64, likewise of those held out of its training; none where there are folds.
+    folds: int64 each, likewise of the parts of all images. For each part a further model
+      learns from the other parts and scores this one; () where there are no such models.
+  """
+
+  kept: np.ndarray
+  held: np.ndarray
+  folds: tuple[np.ndarray, ...]
 
 
 def number_of_steps(epochs: int, images: int, batch_size: int) -> int:
@@ -84,6 +104,37 @@ def holdout_indices(
   number = min(max(1, round(share * images)), images - 1) if share and images else 0
   order = _generator(seed, category, 'holdout', 0).permutation(images)
   return np.sort(order[number:]), np.sort(order[:number])
+
+
+def calibration_plan(
+  seed: int, category: str, images: int, share: float, calibration: str, folds: int
+) -> Plan:
+  """Where the scores come from that a threshold is made of.
+
+  Args:
+    seed: the run's seed.
+    category: the category's name, which is part of the seed.
+    images: N, number of normal images.
+    share: part of the images that is held out, in [0, 0.5].
+    calibration: 'holdout' for that share; 'folds' for further models instead, whatever the
+      share; 'auto' for the share, or 9 images where it is fewer and 9 are at most a third of
+      all; else folds; and nothing of both where the share is 0.
+    folds: number of further models, at most one for each image.
+
+  Returns:
+    The plan; without held-out images and folds where one image is all there is.
+  """
+  kept, held = holdout_indices(seed, category, images, share)
+  if calibration == 'auto' and share and len(held) < FEWEST_HELD_OUT:
+    if images < 3 * FEWEST_HELD_OUT:
+      calibration = 'folds'
+    else:
+      kept, held = holdout_indices(seed, category, images, FEWEST_HELD_OUT / images)
+  if calibration != 'folds':
+    return Plan(kept, held, ())
+  order = _generator(seed, category, 'folds', 0).permutation(images)
+  parts = np.array_split(order, min(folds, images)) if images > 1 else []
+  return Plan(np.arange(images), held[:0], tuple(np.sort(part) for part in parts))
 
 
 def category_seed(seed: int, category: str) -> int:

@@ -70,3 +70,69 @@ def test_holdout_is_seeded_and_off_by_default():
   )
   assert first == again
   assert other != first != category
+
+
+def plan(images, share, calibration, folds=4, seed=0, category='bolt'):
+  return sampling.calibration_plan(seed, category, images, share, calibration, folds)
+
+
+@pytest.mark.parametrize(
+  ('images', 'share'), [(240, 0.1), (12, 0.1), (9, 0.0), (1, 0.5), (0, 0)]
+)
+def test_a_plan_that_holds_out_is_the_share_alone(images, share):
+  kept, held = sampling.holdout_indices(0, 'bolt', images, share)
+  found = plan(images, share, 'holdout')
+  np.testing.assert_array_equal(found.kept, kept)
+  np.testing.assert_array_equal(found.held, held)
+  assert found.folds == ()
+
+
+@pytest.mark.parametrize(
+  ('images', 'folds', 'sizes'), [(12, 4, [3] * 4), (10, 4, [3, 3, 2, 2]), (3, 4, [1] * 3)]
+)
+def test_folds_part_the_images(images, folds, sizes):
+  found = plan(images, 0.0, 'folds', folds)
+  np.testing.assert_array_equal(found.kept, np.arange(images))
+  assert len(found.held) == 0
+  assert [len(fold) for fold in found.folds] == sizes
+  np.testing.assert_array_equal(np.sort(np.concatenate(found.folds)), np.arange(images))
+  assert all((np.diff(fold) > 0).all() for fold in found.folds)
+
+
+def test_one_image_has_no_folds():
+  for images in (0, 1):
+    found = plan(images, 0.1, 'folds')
+    assert (len(found.kept), len(found.held), found.folds) == (images, 0, ())
+
+
+@pytest.mark.parametrize(
+  ('images', 'share', 'held', 'folds'),
+  [
+    (240, 0.1, 24, 0),
+    (90, 0.1, 9, 0),
+    (89, 0.1, 9, 0),
+    (27, 0.1, 9, 0),
+    (26, 0.1, 0, 4),
+    (12, 0.1, 0, 4),
+    (2, 0.1, 0, 2),
+    (20, 0.5, 10, 0),  # as many as were asked for
+    (240, 0.0, 0, 0),
+    (12, 0.0, 0, 0),
+  ],
+)
+def test_auto_holds_out_where_there_are_enough(images, share, held, folds):
+  found = plan(images, share, 'auto')
+  assert (len(found.held), len(found.folds)) == (held, folds)
+  together = np.concatenate([found.kept, found.held])
+  np.testing.assert_array_equal(np.sort(together), np.arange(images))
+  if held and held == round(share * images):
+    np.testing.assert_array_equal(found.held, plan(images, share, 'holdout').held)
+
+
+def test_folds_are_seeded():
+  first, again, other, category = (
+    [fold.tolist() for fold in plan(40, 0.1, 'folds', seed=seed, category=name).folds]
+    for seed, name in ((0, 'bolt'), (0, 'bolt'), (1, 'bolt'), (0, 'nut'))
+  )
+  assert first == again
+  assert other != first != category

@@ -1,0 +1,145 @@
+"""Cross-calibration: scores of all normal images where too few can be held out.
+
+Further models learn from all images but a part, and score that part; so each image has a score
+of a model that has not seen it, and the model itself learns from all of them. It has seen a few
+images more than the further ones have, so new normal images score a little lower with it: what
+is promised of false alarms errs to the safe side.
+"""
+
+import dataclasses
+import hashlib
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from memkd_jax.data.sampling import FEWEST_HELD_OUT
+from memkd_jax.errors import UserError
+from memkd_jax.files import atomic, model
+from memkd_jax.methods.base import Method, Task
+from memkd_jax.runtime import hosts
+from memkd_jax.training import shared_checkpoints
+
+# (params, uint8 [N, S, S, 3]) -> (maps [N, S, S], scores [N], anything).
+Score = Callable[[Any, np.ndarray], tuple[np.ndarray, np.ndarray, Any]]
+_FOLDER = 'folds'
+
+
+def cross_scores(
+  method: Method,
+  scorer: Score,
+  task: Task,
+  images: np.ndarray,
+  folds: Sequence[np.ndarray],
+  folder: Path,
+  settings: Mapping[str, Any] | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
+  """Fits a model for each fold without it, and scores it.
+
+  A fold that is done leaves its maps and scores in folds/<number>/, in the format of a model,
+  so that a run that is started again does not repeat it; one that is not resumes as any
+  training does.
+
+  Args:
+    method: that learns.
+    scorer: gives maps and scores, an `evaluate.Scorer`.
+    task: names and seeds the models, each of which has a name of its own.
+    images: uint8 [N, S, S, 3], all normal images.
+    folds: int [n_k], which of them are scored together, at least two; each image in one.
+    folder: the task's folder.
+    settings: JSON values on which the scores depend beside the images and the folder's
+      config, if any.
+
+  Returns:
+    (maps [N, S, S], scores [N]) in the order of the images.
+
+  Raises:
+    UserError: the images or the config do not allow a training.
+    interrupt.Interrupted: a signal came; what was done is saved.
+  """
+  names = [f'{task.name}, fold {k} of {len(folds)}' for k in range(1, len(folds) + 1)]
+  homes = [folder / _FOLDER / str(k) for k in range(1, len(folds) + 1)]
+  facts = [
+    {
+      'train_sha256': _sha256(_without(images, fold)),
+      'held_sha256': _sha256(images[fold]),
+      'settings': dict(settings or {}),
+    }
+    for fold in folds
+  ]
+  found = [_read(home, facts_) for home, facts_ in zip(homes, facts, strict=True)]
+  if any(scored is None for scored in found):
+    print(_announcement(task.name, len(images), len(folds)), flush=True)
+  for k, fold in enumerate(folds):
+    if found[k] is not None:
+      continue
+    fitted = method.fit(
+      dataclasses.replace(task, name=names[k]), _without(images, fold), homes[k]
+    )
+    maps, scores, _ = scorer(fitted.params, images[fold])
+    scored = {'maps': maps, 'scores': scores}
+    _write(homes[k], scored, facts[k])
+    found[k] = scored
+  order = np.argsort(np.concatenate(folds))
+  parts = [scored for scored in found if scored is not None]
+  maps, scores = (
+    np.concatenate([p[name] for p in parts])[order] for name in ('maps', 'scores')
+  )
+  return maps, scores
+
+
+def discard(folder: Path) -> None:
+  """Removes what `cross_scores` left in a task's folder, all or nothing of it.
+
+  Raises:
+    OSError: it cannot be removed.
+  """
+
+  def remove() -> None:
+    if (folder / _FOLDER).exists():
+      shutil.rmtree((folder / _FOLDER).rename(atomic.temporary_beside(folder / _FOLDER)))
+
+  hosts.on_main(remove)
+
+
+def _announcement(name: str, images: int, folds: int) -> str:
+  """What the further models cost, before they are trained."""
+  few = images < 3 * FEWEST_HELD_OUT
+  why = 'are too few to hold some out' if few else 'are all learned from, none is held out'
+  return (
+    f'{name}: {images} normal images {why}: {folds} further models are trained for the '
+    f'threshold (about {folds} times the time)'
+  )
+
+
+def _without(images: np.ndarray, fold: np.ndarray) -> np.ndarray:
+  return np.delete(images, fold, axis=0)
+
+
+def _sha256(images: np.ndarray) -> str:
+  return hashlib.sha256(images.data).hexdigest()
+
+
+def _read(home: Path, facts: Mapping[str, Any]) -> dict[str, np.ndarray] | None:
+  """What a finished fold left, in all processes; None where there is nothing of use."""
+  content: bytes = b''
+  found: dict[str, Any] = {}
+  with hosts.raise_together():
+    if hosts.is_main() and model.exists(home):
+      try:
+        found, content = model.read_facts(home), model.read_bytes(home)
+        model.parse_params(content, found)
+      except (ValueError, OSError, UserError):  # it is made again
+        found = {}
+  found = hosts.exchange(found)[0]
+  if any(found.get(name) != value for name, value in facts.items()):
+    return None
+  return model.parse_params(hosts.bytes_from_main(content), found)
+
+
+def _write(home: Path, scored: Mapping[str, np.ndarray], facts: Mapping[str, Any]) -> None:
+  """Keeps the scores of a fold, and no longer the state of its training."""
+  hosts.on_main(lambda: model.write(home, scored, facts))
+  shared_checkpoints.discard(home / 'checkpoints')
