@@ -17,6 +17,7 @@ from ml_collections import ConfigDict
 
 from memkd_jax.errors import UserError
 
+AUTO_TEACHER = 'auto'  # found, or downloaded, where a run begins
 RANDOM_TEACHER = 'random'
 DEMO_TEACHER = 'demo'  # a resnet18 that the package brings
 DEMO_TEACHER_FILE = Path(__file__).with_name('teachers') / 'demo_teacher.safetensors'
@@ -91,8 +92,7 @@ FIELDS = (
   Field(
     'data.source',
     'folder',
-    'Where images come from: the files as published, or what tools/prepare_tfds.py made of '
-    'them',
+    'Where images come from: the files as published, or what memkd prepare-tfds made of them',
     choices=('folder', 'tfds'),
     resumable=True,
   ),
@@ -125,6 +125,13 @@ FIELDS = (
     resumable=True,
   ),
   Field(
+    'data.bit_depth',
+    'auto',
+    'How many bits of a file of 16 bits per channel the camera fills; auto takes the fewest of '
+    '10, 12, 14 and 16 that hold all values of the training images',
+    choices=('auto', '8', '10', '12', '14', '16'),
+  ),
+  Field(
     'model.backbone',
     'wide_resnet50_2',
     'Architecture of the teacher',
@@ -133,9 +140,11 @@ FIELDS = (
   ),
   Field(
     'model.teacher_weights',
-    'weights/{backbone}.safetensors',
-    "The teacher: a file of tools/convert_torchvision.py, or 'demo' for the resnet18 that the "
-    "package brings, or 'random' for tests",
+    'auto',
+    "The teacher: a file of memkd weights; or 'auto' for weights/{backbone}.safetensors where "
+    'that is there, and else its ImageNet weights, which the first run downloads to '
+    "~/.cache/memkd_jax/teachers; or 'demo' for the resnet18 that the package brings, or "
+    "'random' for tests",
     resumable=True,
   ),
   Field(
@@ -254,7 +263,7 @@ def resolve(config: ConfigDict, fields: Iterable[Field]) -> ConfigDict:
     fields: what its values are checked by.
 
   Returns:
-    A copy with absolute paths, with values of the last release replaced, and with at
+    A copy with absolute paths (but for 'auto', which may mean a download), with values of the last release replaced, and with at
     least one of `seeds`, which alone are read from then on.
 
   Raises:
@@ -277,7 +286,7 @@ def resolve(config: ConfigDict, fields: Iterable[Field]) -> ConfigDict:
   config.seeds = tuple(dict.fromkeys(config.seeds or (config.seed,)))
   if config.model.teacher_weights == DEMO_TEACHER:
     config.model.teacher_weights = str(DEMO_TEACHER_FILE.absolute())
-  elif config.model.teacher_weights != RANDOM_TEACHER:
+  elif config.model.teacher_weights not in (AUTO_TEACHER, RANDOM_TEACHER):
     path = config.model.teacher_weights.replace('{backbone}', config.model.backbone)
     config.model.teacher_weights = _absolute('model.teacher_weights', path)
   return config

@@ -27,6 +27,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from memkd_jax.config import flatten
+from memkd_jax.data import bit_depth
 from memkd_jax.errors import UserError
 from memkd_jax.files import atomic, lock, model
 from memkd_jax.files.digest import DIGEST, check_result, digest
@@ -163,6 +164,19 @@ class Workdir:
     with _damage_explained(folder):
       return _calibration(model.read_facts(folder))
 
+  def read_bit_depth(self, name: str, seed: int) -> str | None:
+    """The `data.bit_depth` that a model was trained with; None where there is no model.
+
+    Raises:
+      UserError: the model is damaged.
+    """
+    folder = self.category(name, seed)
+    if not model.exists(folder):
+      return None
+    with _damage_explained(folder):
+      config = _with_tuples(model.read_facts(folder)['config'])
+    return str(bit_depth.of_config(config))
+
   def write_calibration(self, name: str, seed: int, calibration: Calibration | None) -> None:
     """See `write_calibration`."""
     write_calibration(self.category(name, seed), calibration)
@@ -263,6 +277,10 @@ class SharedWorkdir:
   def is_finished(self, name: str, seed: int) -> bool:
     """Whether the task has a result."""
     return hosts.on_main(lambda: self.own.read_result(name, seed) is not None)
+
+  def read_bit_depth(self, name: str, seed: int) -> str | None:
+    """See `Workdir.read_bit_depth`."""
+    return hosts.on_main(lambda: self.own.read_bit_depth(name, seed))
 
   def has_model(self, name: str, seed: int) -> bool:
     """See `Workdir.has_model`."""

@@ -53,7 +53,8 @@ def check_before_decoding(file: ImageFile, content: bytes) -> None:
   if file.format == 'PNG':
     with Image.open(io.BytesIO(content), formats=['PNG']) as png:
       png.verify()  # after which it cannot be loaded
-  if file.format in ('TIFF', 'GIF'):
+  # Further frames of an animation repaint a part.
+  if file.format == 'TIFF' or (file.format == 'GIF' and not file.tell()):
     width, height = file.size
     boxes = {tuple(tile[1]) for tile in file.tile if tile[1]}
     covered = sum(

@@ -1,42 +1,78 @@
 """Decodes one image or mask file to a square uint8 array (protocol, data to arrays)."""
 
+from collections.abc import Callable
+
 import numpy as np
 from PIL import Image, ImageOps
 
-from memkd_jax.data.decoding import decode
+from memkd_jax.data.bit_depth import FULL, to_8_bits
+from memkd_jax.data.decoding import DEEP_COLOR, decode
 from memkd_jax.data.sample import Readable
 from memkd_jax.errors import UserError
 
+# What may be remarkable about a file, for a `notice`: it has 16 bits per channel and is read
+# with fewer; some of its values exceed these; a mask has more than two values.
+SCALED, CLIPPED, SOFT_MASK = 'scaled', 'clipped', 'soft mask'
 
-def read_image(path: Readable, size: int) -> tuple[np.ndarray, tuple[int, int]]:
+_CLASSES = 64  # below which the values of a mask are ids of classes
+_LOSSY = ('JPEG', 'MPO')
+_NOT_ADDITIVE = ('CMYK', 'YCbCr', 'LAB', 'HSV')  # modes in which black is not zero
+
+Notice = Callable[[str], None]
+
+
+def _ignore(remark: str) -> None:
+  """Takes a remark that nobody wants."""
+
+
+def read_image(
+  path: Readable, size: int, bits: int = FULL, notice: Notice = _ignore
+) -> tuple[np.ndarray, tuple[int, int]]:
   """Reads an image of any format and mode that Pillow opens.
 
-  Grey and palette are expanded, alpha is dropped, 16-bit grey is scaled by 1/257,
-  EXIF orientation is applied. (Pillow itself reads 16-bit colour as its high
-  bytes, which differs from the scaling by at most 1.) Of an animation or of several
-  pages the first is taken.
+  Grey and palette are expanded, alpha is dropped, 16 bits per channel are scaled to 8, EXIF
+  orientation is applied. (With all 16 bits Pillow itself reads colour as its high bytes, which
+  differs from the scaling by at most 1.)
 
   Args:
     path: the file.
     size: side of the result in pixels; the aspect ratio is ignored.
+    bits: how many of 16 bits per channel are used: 2**bits - 1 becomes 255, and what is above
+      is clipped. Files of 8 bits are read the same whatever it is.
+    notice: is told SCALED, CLIPPED, or neither.
 
   Returns:
     uint8 [size, size, 3] RGB, resized bilinearly with antialiasing, and the
     (width, height) of the oriented original.
 
   Raises:
-    UserError: the file cannot be decoded, or exceeds the bounds of `decoding`.
+    UserError: the file cannot be decoded, holds several pages, or exceeds the bounds of
+      `decoding`.
   """
-  image = read_rgb(path)
+  image = read_rgb(path, bits, notice)
   return resize(image, size), image.size
 
 
-def read_rgb(path: Readable) -> Image.Image:
-  """Reads an image as `read_image` does, at its own size."""
+def read_rgb(
+  path: Readable, bits: int = FULL, notice: Notice = _ignore, page: int | None = None
+) -> Image.Image:
+  """Reads an image as `read_image` does, at its own size.
+
+  Args:
+    path: the file.
+    bits: see `read_image`.
+    notice: see `read_image`.
+    page: which of several pages, or frames, from 0; None where there must be one alone.
+  """
   try:
-    file = decode(path)
+    file = decode(path, page=page)
     ImageOps.exif_transpose(file, in_place=True)
-    return _to_rgb(file)
+    if DEEP_COLOR not in file.info or bits == FULL:
+      return _to_rgb(file, bits, notice)
+    low = decode(path, page=page, low_bytes=True)
+    ImageOps.exif_transpose(low, in_place=True)
+    high, low = (np.asarray(half)[..., :3].astype(np.uint16) for half in (file, low))
+    return Image.fromarray(_scale(high * 256 + low, bits, notice))
   except UserError:
     raise
   # Pillow's plugins raise nearly anything on broken and hostile files.
@@ -46,13 +82,14 @@ def read_rgb(path: Readable) -> Image.Image:
     ) from error
 
 
-def to_square(image: np.ndarray, size: int) -> np.ndarray:
+def to_square(image: np.ndarray, size: int, bits: int = FULL) -> np.ndarray:
   """Resizes an array as `read_image` does a file.
 
   Args:
-    image: uint8 [H, W, 3] RGB, or [H, W] grey; returned as it is where it is
-      [size, size, 3] already.
+    image: uint8 [H, W, 3] RGB, [H, W, 4] whose alpha is dropped, [H, W] or [H, W, 1] grey; or
+      uint16, of which `bits` are used. Returned as it is where it is uint8 [size, size, 3].
     size: side of the result in pixels.
+    bits: see `read_image`.
 
   Returns:
     uint8 [size, size, 3].
@@ -61,17 +98,29 @@ def to_square(image: np.ndarray, size: int) -> np.ndarray:
     UserError: the array has another dtype or shape.
   """
   array = np.asarray(image)
+  if array.ndim == 3 and array.shape[2] in (1, 4):
+    array = array[..., 0] if array.shape[2] == 1 else array[..., :3]
   shaped = array.ndim == 2 or (array.ndim == 3 and array.shape[2] == 3)
-  if array.dtype != np.uint8 or not shaped or not array.size:
+  if array.dtype not in (np.uint8, np.uint16) or not shaped or not array.size:
+    hint = ''
+    if np.issubdtype(array.dtype, np.floating):
+      hint = '; (255 * image).round().astype(np.uint8) makes it of numbers from 0 to 1'
+    elif shaped is False and array.ndim == 3 and array.shape[0] in (1, 3, 4):
+      hint = '; np.moveaxis(image, 0, -1) makes it of one whose channels come first'
     raise UserError(
-      f'An image is {array.dtype} {list(array.shape)}; give uint8 [H, W, 3] (RGB) or [H, W].'
+      f'An image is {array.dtype} {list(np.shape(image))}; give uint8 [H, W, 3] (RGB) or '
+      f'[H, W]{hint}.'
     )
+  if array.dtype == np.uint16:
+    array = to_8_bits(array, bits)
   if array.shape == (size, size, 3):
     return array
-  return resize(_to_rgb(Image.fromarray(array)), size)
+  return resize(_to_rgb(Image.fromarray(np.ascontiguousarray(array))), size)
 
 
-def read_mask(path: Readable, size: int) -> tuple[np.ndarray, tuple[int, int]]:
+def read_mask(
+  path: Readable, size: int, notice: Notice = _ignore
+) -> tuple[np.ndarray, tuple[int, int]]:
   """Reads a mask, makes it binary, and resizes it, in this order.
 
   The other way round, masks that store class ids 1, 2, ... would be lost.
@@ -79,6 +128,7 @@ def read_mask(path: Readable, size: int) -> tuple[np.ndarray, tuple[int, int]]:
   Args:
     path: the file.
     size: side of the result in pixels.
+    notice: see `decode_mask`.
 
   Returns:
     bool [size, size], True where defective, and the original (width, height).
@@ -86,34 +136,57 @@ def read_mask(path: Readable, size: int) -> tuple[np.ndarray, tuple[int, int]]:
   Raises:
     UserError: the file cannot be decoded.
   """
-  defect = decode_mask(path)
+  defect = decode_mask(path, notice)
   binary = Image.fromarray(np.where(defect, 255, 0).astype(np.uint8))
   resized = np.asarray(binary.resize((size, size), Image.Resampling.BILINEAR))
   return resized >= 128, binary.size
 
 
-def decode_mask(path: Readable) -> np.ndarray:
-  """Reads a mask; any non-zero value (any palette index but 0) is defect.
+def decode_mask(path: Readable, notice: Notice = _ignore) -> np.ndarray:
+  """Reads a mask, whatever numbers it stands for defects with.
+
+  Any non-zero value is defect in a mask of two values, in one with a palette, and in one of
+  class ids: whole numbers below 64, in a file that is no JPEG. Other masks have soft edges,
+  from a lossy format or from resizing: there, defect is what exceeds half of the highest value.
+  The value of a coloured pixel is that of its brightest channel, and alpha says nothing.
 
   Args:
     path: the file.
+    notice: is told SOFT_MASK where a mask has soft edges.
 
   Returns:
     bool [H, W] at the original size, True where defective.
 
   Raises:
-    UserError: the file cannot be decoded, or exceeds the bounds of `decoding`.
+    UserError: the file cannot be decoded, holds several pages, or exceeds the bounds of
+      `decoding`.
   """
   try:
     file = decode(path, reject_16_bit_color=True)
+    lossy = file.format in _LOSSY
+    if file.mode in _NOT_ADDITIVE:
+      file = file.convert('RGB')
     values = np.asarray(file)
     if file.mode in ('LA', 'PA', 'La', 'RGBA', 'RGBa'):
-      values = values[..., :-1]  # alpha says nothing about defects
+      values = values[..., :-1]
   except UserError:
     raise
   except Exception as error:
     raise UserError(f'{path} is not a readable mask ({_reason(error)}); replace it.') from error
-  return np.asarray(values.any(axis=-1) if values.ndim == 3 else values != 0)
+  if values.ndim == 3:
+    values = values.max(axis=-1)
+  low, high = values.min(), values.max()
+  is_binary = ((values == low) | (values == high)).all()
+  if (
+    file.mode in ('P', 'PA') or is_binary or (high < _CLASSES and not lossy and _whole(values))
+  ):
+    return np.asarray(values != 0)
+  notice(SOFT_MASK)
+  return np.asarray(values > high / 2)
+
+
+def _whole(values: np.ndarray) -> bool:
+  return values.dtype.kind in 'biu' or bool((values == np.floor(values)).all())
 
 
 def resize(image: Image.Image, size: int) -> np.ndarray:
@@ -121,20 +194,25 @@ def resize(image: Image.Image, size: int) -> np.ndarray:
   return np.asarray(image.resize((size, size), Image.Resampling.BILINEAR))
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
+def _to_rgb(image: Image.Image, bits: int = FULL, notice: Notice = _ignore) -> Image.Image:
   if image.mode.startswith('I'):
     # Pillow's own conversion of 16 and 32 bit integers clips at 255.
     values = np.asarray(image)
     if values.min() < 0 or values.max() > 65535:
       raise ValueError('its integers exceed 16 bits; save it with 8 or 16 bits per channel')
-    # Rounds to the nearest, in a third of the memory that floating-point numbers need.
-    image = Image.fromarray(((values.astype(np.uint32) + 128) // 257).astype(np.uint8))
+    image = Image.fromarray(_scale(values, bits, notice))
   elif image.mode == 'F':
     raise ValueError('it holds floating-point values; save it with 8 or 16 bits per channel')
   elif image.mode in ('P', 'PA'):
     # By way of RGBA, so that a transparent index keeps its colour silently.
     image = image.convert('RGBA')
   return image if image.mode == 'RGB' else image.convert('RGB')
+
+
+def _scale(values: np.ndarray, bits: int, notice: Notice) -> np.ndarray:
+  if bits != FULL:
+    notice(CLIPPED if values.max() >= 2**bits else SCALED)
+  return to_8_bits(values, bits)
 
 
 def _reason(error: Exception) -> str:

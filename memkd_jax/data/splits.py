@@ -1,14 +1,16 @@
 """Decodes a split once, with a thread pool, into arrays that stay in memory."""
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import numpy as np
 
-from memkd_jax.data.images import read_image, read_mask
-from memkd_jax.data.sample import Readable, Sample
+from memkd_jax.data.bit_depth import FULL
+from memkd_jax.data.images import CLIPPED, SCALED, SOFT_MASK, read_image, read_mask
+from memkd_jax.data.sample import Sample
 from memkd_jax.errors import UserError
 from memkd_jax.runtime.progress import progress_bar
 
@@ -20,15 +22,19 @@ class Decoder(NamedTuple):
     read: `(file, S) -> (array [S, S, channels], (width, height) of the original)`.
     channels: number of channels of the array.
     dtype: the array's dtype.
+    is_image: whether `read` takes `bits` and `notice` too, as `read_image` does.
   """
 
-  read: Callable[[Readable, int], tuple[np.ndarray, tuple[int, int]]]
+  read: Callable[..., tuple[np.ndarray, tuple[int, int]]]
   channels: int
   dtype: type[np.generic]
+  is_image: bool = False
 
+
+_NAMED = 10  # broken files that an error repeats
 
 # By the names of a sample's inputs. A further modality is an entry here.
-DECODERS = {'rgb': Decoder(read_image, 3, np.uint8)}
+DECODERS = {'rgb': Decoder(read_image, 3, np.uint8, is_image=True)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,12 +46,16 @@ class Split:
     inputs: arrays [N, S, S, channels] by the names of `DECODERS`.
     masks: bool [N, S, S], or None where no sample has a mask.
     sizes: int [N, 2], (width, height) of the original images.
+    bits: how many of 16 bits per channel were used, see `bit_depth`.
+    notes: sentences on how files were read that must stand beside results.
   """
 
   samples: tuple[Sample, ...]
   inputs: Mapping[str, np.ndarray]
   masks: np.ndarray | None
   sizes: np.ndarray
+  bits: int = FULL
+  notes: tuple[str, ...] = ()
 
   @property
   def images(self) -> np.ndarray:
@@ -60,26 +70,43 @@ class Split:
   @property
   def labels(self) -> np.ndarray:
     """int64 [N], 1 for anomalous, from the sample and not from its mask."""
-    return np.array([s.label for s in self.samples])
+    return np.array([s.label for s in self.samples], np.int64)
+
+  @property
+  def has_pixel_labels(self) -> np.ndarray:
+    """Bool [N], whether it is known of each pixel what it is: all but defects without mask."""
+    return np.array([not s.label or s.mask is not None for s in self.samples], bool)
+
+  def take(self, indices: np.ndarray) -> 'Split':
+    """The samples of some indices, int [M], in their order."""
+    return dataclasses.replace(
+      self,
+      samples=tuple(self.samples[i] for i in indices),
+      inputs={name: array[indices] for name, array in self.inputs.items()},
+      masks=None if self.masks is None else self.masks[indices],
+      sizes=self.sizes[indices],
+    )
 
 
-def load_split(samples: Sequence[Sample], size: int, threads: int) -> Split:
+def load_split(samples: Sequence[Sample], size: int, threads: int, bits: int = FULL) -> Split:
   """Decodes all samples to squares of `size` pixels.
 
   Args:
-    samples: at least one; all have the same kinds of inputs.
+    samples: all have the same kinds of inputs; there may be none.
     size: side S of the squares, in pixels.
     threads: number of decoding threads; Pillow releases the interpreter lock.
+    bits: how many of 16 bits per channel are used, see `bit_depth.choose`.
 
   Raises:
-    UserError: a file is broken, or a mask has another size than its image.
+    UserError: files are broken, or masks have another size than their image; all of them
+      are named, up to a bound.
   """
   has_masks = any(s.mask is not None for s in samples)
   try:
     square = (len(samples), size, size)
     inputs = {
       name: np.empty((*square, DECODERS[name].channels), DECODERS[name].dtype)
-      for name in samples[0].inputs
+      for name in (samples[0].inputs if samples else ('rgb',))
     }
     sizes = np.empty((len(samples), 2), int)
     masks = np.zeros(square, bool) if has_masks else None
@@ -89,12 +116,16 @@ def load_split(samples: Sequence[Sample], size: int, threads: int) -> Split:
       '--config.data.image_size.'
     ) from error
 
+  remarks: list[str] = []
+
   def load(i: int) -> None:
     sample = samples[i]
     for name, file in sample.inputs.items():
-      inputs[name][i], sizes[i] = DECODERS[name].read(file, size)
+      decoder = DECODERS[name]
+      options = (bits, remarks.append) if decoder.is_image else ()
+      inputs[name][i], sizes[i] = decoder.read(file, size, *options)
     if masks is not None and sample.mask is not None:
-      masks[i], mask_size = read_mask(sample.mask, size)
+      masks[i], mask_size = read_mask(sample.mask, size, remarks.append)
       width, height = sizes[i]
       if mask_size != (width, height):
         raise UserError(
@@ -102,10 +133,60 @@ def load_split(samples: Sequence[Sample], size: int, threads: int) -> Split:
           f'{sample.image} is {width}x{height}; they must be equal.'
         )
 
+  def problem_of(i: int) -> UserError | None:
+    try:
+      load(i)
+    except UserError as error:
+      return error
+    return None
+
+  problems = []
   with (
     ThreadPoolExecutor(threads) as pool,
     progress_bar('decoding', len(samples)) as progress,
   ):
-    for _ in pool.map(load, range(len(samples))):
+    for problem in pool.map(problem_of, range(len(samples))):
+      if problem is not None:
+        problems.append(problem)
       progress.update()
-  return Split(samples=tuple(samples), inputs=inputs, masks=masks, sizes=sizes)
+  if problems:
+    raise _together(problems)
+  notes = describe_remarks(remarks, bits)
+  return Split(tuple(samples), inputs, masks, sizes, bits, notes)
+
+
+def describe_remarks(remarks: Iterable[str], bits: int) -> tuple[str, ...]:
+  """Sentences on what was remarkable about the files that were read.
+
+  Args:
+    remarks: what `images.Notice` was told.
+    bits: see `load_split`.
+  """
+  counts = Counter(remarks)
+  notes = []
+  if counts[SCALED] or counts[CLIPPED]:
+    notes.append(
+      f'Images of 16 bits per channel were read as {bits}-bit values, 0 to {2**bits - 1} '
+      '(data.bit_depth).'
+    )
+  if clipped := counts[CLIPPED]:
+    subject = '1 image holds' if clipped == 1 else f'{clipped} images hold'
+    notes.append(
+      f'{subject} values above {2**bits - 1}, the highest of {bits} bits; they were clipped.'
+    )
+  if soft := counts[SOFT_MASK]:
+    subject = '1 mask holds' if soft == 1 else f'{soft} masks hold'
+    object_ = 'it was' if soft == 1 else 'they were'
+    notes.append(
+      f'{subject} more than two values; {object_} thresholded at half of '
+      f'{"its" if soft == 1 else "their"} range.'
+    )
+  return tuple(notes)
+
+
+def _together(problems: Sequence[UserError]) -> UserError:
+  if len(problems) == 1:
+    return problems[0]
+  more = f' And {len(problems) - _NAMED} more.' if len(problems) > _NAMED else ''
+  named = ' '.join(map(str, problems[:_NAMED]))
+  return UserError(f'{len(problems)} samples cannot be read: {named}{more}')

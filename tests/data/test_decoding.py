@@ -13,8 +13,8 @@ from bad_input.pictures import chunk, interlaced_png
 from PIL import Image, ImageFile, TiffImagePlugin
 
 from memkd_jax.data import decoding
-from memkd_jax.data.decoding import decode
-from memkd_jax.data.images import read_image, read_mask
+from memkd_jax.data.decoding import count_pages, decode
+from memkd_jax.data.images import read_image, read_mask, read_rgb
 from memkd_jax.data.listing import list_images
 from memkd_jax.errors import UserError
 
@@ -95,14 +95,31 @@ def test_texts_that_inflate_are_refused(tmp_path, name):
 
 
 @pytest.mark.parametrize('suffix', ['tif', 'gif', 'png', 'webp'])
-def test_of_several_frames_the_first_is_read(tmp_path, suffix):
+def test_several_pages_are_refused_by_name_unless_one_is_asked_for(tmp_path, suffix):
   frames = [Image.new('RGB', (8, 8), (value, value, value)) for value in (50, 100, 200)]
   path = tmp_path / f'x.{suffix}'
   options = {'lossless': True} if suffix == 'webp' else {}
   frames[0].save(path, save_all=True, append_images=frames[1:], **options)
-  image, size = read_image(path, 8)
-  assert size == (8, 8)
-  assert (image == 50).all()
+  for reader in (read_image, read_mask):
+    with pytest.raises(UserError, match=rf'x\.{suffix} holds 3 pages or frames .* own'):
+      reader(path, 8)
+  assert count_pages(path) == 3
+  for page, value in enumerate((50, 100, 200)):
+    assert (np.asarray(read_rgb(path, page=page)) == value).all()
+
+
+def test_previews_in_a_file_are_no_pages(tmp_path):
+  photo, preview = (Image.new('RGB', (side, side)) for side in (64, 8))
+  photo.save(tmp_path / 'x.jpg', 'MPO', save_all=True, append_images=[preview])
+  small = TiffImagePlugin.ImageFileDirectory_v2()
+  small[254] = 1
+  with TiffImagePlugin.AppendingTiffWriter(tmp_path / 'x.tif', True) as file:
+    photo.save(file, 'TIFF')
+    file.newFrame()
+    preview.save(file, 'TIFF', tiffinfo=small)
+  for name in ('x.jpg', 'x.tif'):
+    assert count_pages(tmp_path / name) == 1
+    assert read_image(tmp_path / name, 8)[1] == (64, 64)
 
 
 def test_no_file_is_handed_to_ghostscript(tmp_path):
