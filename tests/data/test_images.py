@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from memkd_jax.data.images import read_image, read_mask
+from memkd_jax.data.images import SOFT_MASK, decode_mask, read_image, read_mask
 from memkd_jax.errors import UserError
 
 SIZE = 8
@@ -156,3 +156,53 @@ def test_a_truncated_jpeg_is_named(tmp_path, rng):
   path.write_bytes(content[: len(content) // 2])
   with pytest.raises(UserError, match=r'cut\.JPG is not a readable image .*truncated.*replace'):
     read_image(path, 32)
+
+
+@pytest.fixture
+def blob():
+  y, x = np.mgrid[:64, :64]
+  return (x - 30) ** 2 + (y - 34) ** 2 < 150
+
+
+def test_lossy_masks_are_thresholded_at_half_of_their_range(tmp_path, blob):
+  Image.fromarray(blob.astype(np.uint8) * 255).save(tmp_path / 'x.jpg', quality=75)
+  seen = []
+  np.testing.assert_array_equal(decode_mask(tmp_path / 'x.jpg', seen.append), blob)
+  assert seen == [SOFT_MASK]
+
+
+@pytest.mark.parametrize('mode', ['L', 'RGB', 'RGBA', 'I;16', 'F'])
+def test_masks_with_soft_edges_are_thresholded_at_half_of_their_range(tmp_path, blob, mode):
+  large = Image.fromarray(blob.astype(np.uint8) * 255).resize((192, 192), Image.BICUBIC)
+  expected = np.asarray(large) >= 128
+  if mode == 'I;16':
+    large = Image.fromarray(np.asarray(large).astype(np.uint16) * 257)
+  large = large if mode == 'I;16' else large.convert(mode)
+  path = tmp_path / ('x.tif' if mode == 'F' else 'x.png')
+  large.save(path)
+  seen = []
+  np.testing.assert_array_equal(decode_mask(path, seen.append), expected)
+  assert seen == [SOFT_MASK]
+
+
+@pytest.mark.parametrize('mode', ['L', 'P', 'RGB', 'I;16'])
+def test_masks_of_few_class_ids_are_defect_wherever_they_are_not_zero(tmp_path, mode):
+  ids = np.zeros((16, 16), np.uint16)
+  ids[2:4], ids[5:6], ids[9:12] = 1, 2, 5
+  image = Image.fromarray(ids if mode == 'I;16' else ids.astype(np.uint8))
+  if mode == 'P':
+    image.putpalette(np.arange(768, dtype=np.uint8).tobytes())
+  elif mode == 'RGB':
+    image = image.convert('RGB')
+  image.save(tmp_path / 'x.png')
+  seen = []
+  np.testing.assert_array_equal(decode_mask(tmp_path / 'x.png', seen.append), ids > 0)
+  assert seen == []
+
+
+@pytest.mark.parametrize('mode', ['CMYK', 'YCbCr'])
+def test_masks_in_which_black_is_not_zero(tmp_path, blob, mode):
+  Image.fromarray(blob.astype(np.uint8) * 255).convert('RGB').convert(mode).save(
+    tmp_path / 'x.tif'
+  )
+  np.testing.assert_array_equal(decode_mask(tmp_path / 'x.tif'), blob)
