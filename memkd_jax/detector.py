@@ -1,7 +1,7 @@
 """A trained model as one callable: `memkd_jax.load(DIR, category='bottle')`."""
 
 import dataclasses
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +9,8 @@ import jax
 import numpy as np
 
 from memkd_jax import methods
-from memkd_jax.data.images import to_square
+from memkd_jax.data import bit_depth, inputs
+from memkd_jax.data.inputs import Images
 from memkd_jax.errors import UserError
 from memkd_jax.files import model
 from memkd_jax.runtime.devices import Devices
@@ -105,6 +106,7 @@ class Detector:
     method: name of the method, 'MemKD' for example.
     image_size: S, the side of its maps in pixels.
     batch_size: number of images that are scored at once.
+    bits: how many of 16 bits per channel its images use, see `data.bit_depth`.
     calibration: what its held-out images look like; None where there are none.
     threshold: by which it decides; None likewise.
     notes: sentences that must stand beside its results.
@@ -123,6 +125,7 @@ class Detector:
     self.method = program.pipeline.method.name
     self.image_size: int = trained.config.data.image_size
     self.batch_size: int = trained.config.eval.batch_size
+    self.bits = bit_depth.of_config(trained.config)
     self.notes = list(program.notes)
     self.calibration = trained.calibration
     self.threshold: Threshold | None = None
@@ -131,20 +134,21 @@ class Detector:
       self.threshold = self.calibration.threshold(rate)
     self._on_device = jax.device_put(trained.params, program.device)
 
-  def __call__(self, images: np.ndarray | Iterable[np.ndarray]) -> Result:
+  def __call__(self, images: Images) -> Result:
     """Scores images.
 
     Args:
-      images: uint8 [N, H, W, 3] RGB, or a list of uint8 arrays [H, W, 3] or [H, W], each
-        of any size. What is not [S, S, 3] is resized as the training images were.
+      images: one image, or several of any sizes in a list; see `data.inputs.squares` for
+        what is an image, and which arrays are one image or several. What is not
+        [S, S, 3] is resized as the training images were.
 
     Returns:
-      Maps, scores, and decisions.
+      Maps, scores, and decisions; of one image as well those of N = 1 images.
 
     Raises:
-      UserError: an array is no uint8 image.
+      UserError: something is no image, or it is not clear how many images an array holds.
     """
-    squares = [to_square(image, self.image_size) for image in images]
+    squares = list(inputs.squares(images, self.image_size, self.bits))
     size = self.image_size
     maps = np.empty((len(squares), size, size), np.float32)
     scores = np.empty(len(squares), np.float32)

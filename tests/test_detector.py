@@ -131,14 +131,14 @@ def test_models_of_a_run_share_teacher_and_programs(run, images):
   assert not np.array_equal(sharper(images).maps, bolt(images).maps)
   np.testing.assert_array_equal(nut(images).maps, bolt(images).maps)
   Workdir(copy).write_calibration('nut', 0, None)
-  with pytest.raises(UserError, match=r'nut has no threshold'):
+  with pytest.raises(UserError, match='nut has no held-out images to set a threshold'):
     load_all(copy, false_alarm_rate=0.5)
 
 
 def test_two_files_are_a_model(run, images, tmp_path):
   """All else that a run leaves is of no account to what scores with it."""
   root, _ = run
-  expected = memkd_jax.load(root / 'run')(images)
+  expected = memkd_jax.load(root / 'run', false_alarm_rate=0.25)(images)
   alone, copy = tmp_path / 'alone', tmp_path / 'run'
   alone.mkdir()
   for name in ('model.json', 'model.safetensors'):
@@ -146,7 +146,7 @@ def test_two_files_are_a_model(run, images, tmp_path):
     shutil.copy(root / 'run' / 'bolt' / 'seed_0' / name, alone)
     shutil.copy(root / 'run' / 'bolt' / 'seed_0' / name, copy / 'bolt' / 'seed_0')
   for folder in (alone, copy):
-    detector = memkd_jax.load(folder)
+    detector = memkd_jax.load(folder, false_alarm_rate=0.25)
     assert (detector.category, detector.method, detector.image_size) == ('bolt', 'MemKD', 32)
     result = detector(images)
     for name in ('maps', 'scores', 'p_values', 'decisions'):
@@ -189,3 +189,61 @@ def test_no_training_is_needed_to_score(run):
   )
   result = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
   assert result.stdout.strip().endswith('[]'), result.stdout + result.stderr
+
+
+def test_one_image_gives_one_result_however_it_is_passed(run, tmp_path, rng):
+  detector = memkd_jax.load(run[0] / 'run')
+  array = rng.integers(0, 256, (40, 60, 3), np.uint8)
+  Image.fromarray(array).save(tmp_path / 'x.png')
+  expected = detector([array])
+  alpha = np.full((40, 60, 1), 9, np.uint8)
+  for image in (
+    array,
+    np.concatenate([array, alpha], -1),
+    Image.fromarray(array),
+    Image.fromarray(array).convert('RGBA'),
+    tmp_path / 'x.png',
+    str(tmp_path / 'x.png'),
+    [tmp_path / 'x.png'],
+  ):
+    np.testing.assert_array_equal(detector(image).maps, expected.maps)
+  grey = array[..., 0]
+  expected = detector([grey])
+  for image in (grey, grey[..., None], Image.fromarray(grey), grey.astype(np.uint16) * 257):
+    np.testing.assert_array_equal(detector(image).maps, expected.maps)
+  assert detector(np.full((120, 160, 3), 200, np.uint8)).scores.shape == (1,)
+
+
+def test_several_images_in_an_array(run, rng):
+  detector = memkd_jax.load(run[0] / 'run')
+  for shape in ((5, 40, 60), (5, 40, 60, 1), (5, 40, 60, 3), (3, 40, 60, 4)):
+    images = rng.integers(0, 256, shape, np.uint8)
+    result = detector(images)
+    assert len(result.scores) == shape[0]
+    np.testing.assert_array_equal(result.maps, detector(list(images)).maps)
+  assert len(detector(list(rng.integers(0, 256, (3, 40, 60), np.uint8))).scores) == 3
+
+
+@pytest.mark.parametrize(
+  ('images', 'message'),
+  [
+    (
+      np.zeros((3, 40, 60), np.uint8),
+      r'channels come first, or 3 grey ones: pass np\.moveaxis',
+    ),
+    ([np.zeros((3, 40, 60), np.uint8)], r'np\.moveaxis\(image, 0, -1\)'),
+    (np.zeros((40, 60, 3), np.float32), r'float32 .*astype\(np\.uint8\)'),
+    (Image.fromarray(np.zeros((40, 60), np.float32)), 'floating-point'),
+    (np.zeros((40, 60, 3), np.int64), r'int64 \[40, 60, 3\]; give uint8'),
+    (np.zeros((2, 2, 40, 60, 3), np.uint8), r'an array \[2, 2, 40, 60, 3\]'),
+    (np.zeros(3, np.uint8), r'an array \[3\]'),
+    (b'\x89PNG', 'is bytes; give arrays'),
+    ({'image': 1}, 'is dict; give arrays'),
+    (7, 'is int; give arrays'),
+    ([[0, 1], [2, 3]], 'is list; give arrays'),
+    ('none.png', r'none\.png is not a readable image'),
+  ],
+)
+def test_what_is_no_image_is_refused_with_the_remedy(run, images, message):
+  with pytest.raises(UserError, match=message):
+    memkd_jax.load(run[0] / 'run')(images)

@@ -91,5 +91,6 @@ def _highest_value(file: Readable) -> int:
   # Reading the split says what is wrong, of all files at once.
   except Exception:
     return 0
-  highest = int(np.max(np.asarray(image)[..., :3] if image.mode == 'RGBA' else image))
+  values = np.asarray(image)
+  highest = int(np.max(values[..., :3] if values.ndim == 3 else values))
   return highest * 256 if DEEP_COLOR in image.info else highest

@@ -71,8 +71,11 @@ def read_rgb(
       return _to_rgb(file, bits, notice)
     low = decode(path, page=page, low_bytes=True)
     ImageOps.exif_transpose(low, in_place=True)
-    high, low = (np.asarray(half)[..., :3].astype(np.uint16) for half in (file, low))
-    return Image.fromarray(_scale(high * 256 + low, bits, notice))
+    values = sum(
+      np.asarray(half)[..., :3].astype(np.uint16) * weight
+      for half, weight in ((file, 256), (low, 1))
+    )
+    return Image.fromarray(_scale(np.asarray(values), bits, notice))
   except UserError:
     raise
   # Pillow's plugins raise nearly anything on broken and hostile files.
@@ -82,7 +85,22 @@ def read_rgb(
     ) from error
 
 
-def to_square(image: np.ndarray, size: int, bits: int = FULL) -> np.ndarray:
+def read_pillow(image: Image.Image, bits: int = FULL, notice: Notice = _ignore) -> Image.Image:
+  """Makes RGB of an image that Pillow has opened, as `read_rgb` does of a file.
+
+  Raises:
+    UserError: it holds floating-point values, or its file is broken.
+  """
+  try:
+    upright = ImageOps.exif_transpose(image)
+    return _to_rgb(upright, bits, notice)
+  except Exception as error:
+    raise UserError(f'A Pillow image cannot be read ({_reason(error)}).') from error
+
+
+def to_square(
+  image: np.ndarray, size: int, bits: int = FULL, notice: Notice = _ignore
+) -> np.ndarray:
   """Resizes an array as `read_image` does a file.
 
   Args:
@@ -90,6 +108,7 @@ def to_square(image: np.ndarray, size: int, bits: int = FULL) -> np.ndarray:
       uint16, of which `bits` are used. Returned as it is where it is uint8 [size, size, 3].
     size: side of the result in pixels.
     bits: see `read_image`.
+    notice: see `read_image`.
 
   Returns:
     uint8 [size, size, 3].
@@ -112,7 +131,7 @@ def to_square(image: np.ndarray, size: int, bits: int = FULL) -> np.ndarray:
       f'[H, W]{hint}.'
     )
   if array.dtype == np.uint16:
-    array = to_8_bits(array, bits)
+    array = _scale(array, bits, notice)
   if array.shape == (size, size, 3):
     return array
   return resize(_to_rgb(Image.fromarray(np.ascontiguousarray(array))), size)
