@@ -7,7 +7,7 @@ import warnings
 from pathlib import Path
 from typing import IO, Any
 
-from PIL import Image
+from PIL import ExifTags, Image
 from PIL.ImageFile import ImageFile
 
 from memkd_jax.data import completeness
@@ -131,6 +131,17 @@ def has_16_bits(path: Readable) -> bool:
       return file.mode[0] == 'I' or _has_16_bits(file)
   except Exception:
     return False
+
+
+def read_size(path: Readable) -> tuple[int, int] | None:
+  """(width, height) of an image, upright, by its header; None where it is unreadable."""
+  _bound_pillow()
+  try:
+    with _open(path) as stream, _identify(stream) as file:
+      turned = file.getexif().get(ExifTags.Base.Orientation, 1) >= 5
+      return file.size[::-1] if turned else file.size
+  except Exception:
+    return None
 
 
 def _identify(stream: IO[bytes]) -> ImageFile:

@@ -17,9 +17,11 @@ import numpy as np
 
 from memkd_jax import metrics
 from memkd_jax.data import folder
-from memkd_jax.data.decoding import MAX_BYTES, decode
+from memkd_jax.data.bit_depth import FULL
+from memkd_jax.data.decoding import MAX_BYTES, decode, read_size
 from memkd_jax.data.images import decode_mask
-from memkd_jax.data.sample import GOOD, Sample
+from memkd_jax.data.sample import Readable, Sample
+from memkd_jax.data.splits import describe_remarks
 from memkd_jax.errors import UserError
 from memkd_jax.files.reading import read_bytes
 from memkd_jax.runtime.progress import progress_bar
@@ -39,8 +41,8 @@ def score_category(maps_root: Path, data_root: Path, category: str) -> dict[str,
 
   Returns:
     {'metrics': the protocol's figures, 'counts', 'aupro': {limit: value},
-    'aupimo', 'i_auc_interval': [low, high], 'per_defect': {defect: figures}}. The
-    score of an image is the maximum of its map.
+    'aupimo', 'i_auc_interval': [low, high], 'per_defect': {defect: figures}, 'notes':
+    sentences on how masks were read}. The score of an image is the maximum of its map.
 
   Raises:
     UserError: a map or mask is missing, broken, or of another size, or a metric
@@ -49,21 +51,34 @@ def score_category(maps_root: Path, data_root: Path, category: str) -> dict[str,
   samples = folder.list_samples(data_root, category, 'test')
   if all(s.mask is None for s in samples):
     raise UserError(f'There are no masks in {data_root / category / "ground_truth"}.')
+  for sample in samples:
+    if sample.label and sample.mask is None:
+      raise UserError(
+        f'{sample.image} has no mask, so which of its pixels are defective is unknown; add it.'
+      )
   paths = [_find_map(maps_root / category, sample) for sample in samples]
-  pixels, scores, shapes = metrics.PixelScores(), [], []
+  pixels, scores = metrics.PixelScores(), []
+  shapes: list[tuple[int, ...]] = []
+  unknown: list[Path] = []  # maps of images whose size cannot be read
+  remarks: list[str] = []
   with progress_bar(category, len(samples)) as progress:
     for sample, path in zip(samples, paths, strict=True):
       map_ = read_map(path)
-      mask = _read_mask(sample, map_.shape)
-      if mask.shape != map_.shape:
-        raise UserError(
-          f'{path} is {map_.shape[0]}x{map_.shape[1]} pixels but {sample.mask} is '
-          f'{mask.shape[0]}x{mask.shape[1]}; write the map at original size.'
-        )
+      mask = _read_mask(sample, map_.shape, remarks.append)
+      _check_size(path, map_.shape, sample.mask, mask.shape)
+      if sample.mask is None and (size := read_size(sample.image)) is not None:
+        _check_size(path, map_.shape, sample.image, size[::-1])
+      elif sample.mask is None:
+        unknown.append(path)
       pixels.add(mask, map_)
       scores.append(float(map_.max()))
       shapes.append(map_.shape)
       progress.update()
+  if unknown and len(set(shapes)) > 1:
+    raise UserError(
+      f'{unknown[0]} belongs to an image that cannot be read, and the maps of {category} are '
+      'not all of one size; put the image there, or write all maps at original size.'
+    )
   labels = np.array([sample.label for sample in samples])
   figures = compute_metrics(category, labels, np.array(scores), pixels)
   masks = _Lazy(len(samples), lambda i: _read_mask(samples[i], shapes[i]))
@@ -83,6 +98,7 @@ def score_category(maps_root: Path, data_root: Path, category: str) -> dict[str,
     'aupimo': aupimo,
     'i_auc_interval': list(metrics.auroc_interval(labels, scores)),
     'per_defect': per_defect,
+    'notes': list(describe_remarks(remarks, FULL)),
   }
 
 
@@ -140,10 +156,23 @@ def _find_map(root: Path, sample: Sample) -> Path:
   raise UserError(f'{sample.image} has no map: {stem}.tiff (or .tif, .npy) is expected.')
 
 
-def _read_mask(sample: Sample, shape: tuple[int, ...]) -> np.ndarray:
-  if sample.mask is None or sample.defect == GOOD:
+def _read_mask(
+  sample: Sample, shape: tuple[int, ...], notice: Callable[[str], None] = lambda remark: None
+) -> np.ndarray:
+  if sample.mask is None:
     return np.zeros(shape, bool)
-  return decode_mask(sample.mask)
+  return decode_mask(sample.mask, notice)
+
+
+def _check_size(
+  path: Path, shape: tuple[int, ...], reference: Readable | None, expected: tuple[int, ...]
+) -> None:
+  """Raises UserError where a map, of `shape`, has not the size of its mask or image."""
+  if shape != expected:
+    raise UserError(
+      f'{path} is {shape[1]}x{shape[0]} pixels but {reference} is {expected[1]}x{expected[0]}; '
+      'write the map at original size.'
+    )
 
 
 class _Lazy(Sequence[np.ndarray]):

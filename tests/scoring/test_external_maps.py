@@ -93,7 +93,7 @@ class Attack:
 @pytest.mark.parametrize(
   ('content', 'message'),
   [
-    (np.zeros((40, 41), np.float32), r'is 40x41 pixels but .*000_mask\.png is 40x40'),
+    (np.zeros((40, 41), np.float32), r'is 41x40 pixels but .*000_mask\.png is 40x40'),
     (np.zeros((40, 40, 3)), r'is float64 \(40, 40, 3\), not real numbers'),
     (np.full((40, 40), np.nan), 'holds NaN or infinite'),
     (np.array([Attack()], object), 'is not a readable map'),
@@ -119,3 +119,46 @@ def test_without_masks_there_is_nothing_to_score(tmp_path, make_category):
 def test_scoring_needs_no_jax():
   code = 'import sys; import memkd_jax.scoring.external_maps; assert "jax" not in sys.modules'
   subprocess.run([sys.executable, '-c', code], check=True)
+
+
+def good_map(data, number):
+  stem = data / 'maps' / 'bolt' / 'test' / 'good' / f'00{number}'
+  for suffix in ('.npy', '.tiff'):
+    stem.with_suffix(suffix).unlink(missing_ok=True)
+  return stem.with_suffix('.npy')
+
+
+def test_the_size_of_the_maps_of_good_images_is_checked(data):
+  np.save(good_map(data, 1), np.zeros((12, 12), np.float32))
+  with pytest.raises(UserError, match=r'001\.npy is 12x12 pixels but .*001\.png is 40x40'):
+    external_maps.score_category(data / 'maps', data / 'data', 'bolt')
+
+
+def test_the_size_of_an_image_is_that_of_the_upright_one(data):
+  exif = Image.Exif()
+  exif[0x0112] = 6
+  image = data / 'data' / 'bolt' / 'test' / 'good' / '001.png'
+  Image.new('RGB', (20, 30)).save(image, exif=exif)
+  np.save(good_map(data, 1), np.zeros((20, 30), np.float32))
+  external_maps.score_category(data / 'maps', data / 'data', 'bolt')
+  np.save(good_map(data, 1), np.zeros((30, 20), np.float32))
+  with pytest.raises(UserError, match=r'is 20x30 pixels but .*001\.png is 30x20'):
+    external_maps.score_category(data / 'maps', data / 'data', 'bolt')
+
+
+def test_without_readable_images_all_maps_must_agree_on_one_size(data):
+  (data / 'data' / 'bolt' / 'test' / 'good' / '001.png').write_bytes(b'')
+  external_maps.score_category(data / 'maps', data / 'data', 'bolt')
+  np.save(good_map(data, 1), np.zeros((12, 12), np.float32))
+  with pytest.raises(UserError, match=r'001\.npy belongs to an image that cannot be read'):
+    external_maps.score_category(data / 'maps', data / 'data', 'bolt')
+
+
+def test_soft_masks_are_noted(data):
+  for mask in (data / 'data' / 'bolt' / 'ground_truth' / 'hole').glob('*.png'):
+    Image.open(mask).save(mask.with_suffix('.jpg'), quality=75)
+    mask.unlink()
+  result = external_maps.score_category(data / 'maps', data / 'data', 'bolt')
+  assert result['notes'] == [
+    '3 masks hold more than two values; they were thresholded at half of their range.'
+  ]
