@@ -34,8 +34,6 @@ def _run(flags: argparse.Namespace) -> int:
   for category in categories:
     try:
       scored[category] = external_maps.score_category(maps, data, category)
-      for note in scored[category]['notes']:
-        cli.say(f'Note: {category}: {note}')
     except (UserError, OSError) as error:
       failed[category] = explain(error)
   results = assemble(data.name, '', [], [scored], failed, [])
