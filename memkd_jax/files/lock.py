@@ -36,6 +36,28 @@ def hold(folder: Path) -> Iterator[None]:
     os.close(handle)
 
 
+@contextmanager
+def in_turn(folder: Path) -> Iterator[None]:
+  """Lets one process after the other into `folder`, which is there, and waits for its turn.
+
+  Raises:
+    OSError: `folder` cannot be written.
+  """
+  handle = os.open(folder / _NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+  try:
+    try:
+      fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+      print(f'Note: waiting for another process that is at work in {folder}.', flush=True)
+      fcntl.flock(handle, fcntl.LOCK_EX)
+    except OSError as error:
+      if error.errno not in _UNSUPPORTED:
+        raise
+    yield
+  finally:
+    os.close(handle)
+
+
 def _acquire(handle: int, folder: Path) -> None:
   try:
     fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)

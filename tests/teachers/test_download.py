@@ -1,125 +1,152 @@
 """Downloads against a server on the loopback that can break off and lie."""
 
-import hashlib
 import re
+import shlex
 import socket
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from threading import Thread
 
 import numpy as np
 import pytest
+from weights_server import serving
 
-from memkd_jax.errors import UserError
+from memkd_jax.errors import DiskFullError, UserError
 from memkd_jax.teachers import download
 
 CONTENT = np.random.default_rng(0).bytes(1_000_000)
-NAME = f'tiny-{hashlib.sha256(CONTENT).hexdigest()[:8]}.pth'
-
-
-class Server(ThreadingHTTPServer):
-  """Serves `content`; notes what is asked for."""
-
-  content = CONTENT
-  breaks_after = None  # bytes of an answer
-  knows_ranges = True
-
-  def __init__(self):
-    super().__init__(('127.0.0.1', 0), Handler)
-    self.requests = []
-
-  @property
-  def url(self):
-    return f'http://127.0.0.1:{self.server_port}'
-
-
-class Handler(BaseHTTPRequestHandler):
-  def do_GET(self):
-    server, wanted = self.server, self.headers.get('Range')
-    server.requests.append((self.path, wanted))
-    start = int(re.fullmatch(r'bytes=(\d+)-', wanted)[1]) if wanted else 0
-    start = start if server.knows_ranges else 0
-    if start and start >= len(server.content):
-      return self.send_error(416)
-    rest = server.content[start:]
-    self.send_response(206 if start else 200)
-    self.send_header('Content-Length', str(len(rest)))
-    self.end_headers()
-    self.wfile.write(rest[: server.breaks_after])
-
-  def log_message(self, *_):
-    pass
+NAME = 'tiny_basic.tv_in1k.safetensors'
+URL = '/tiny_basic.tv_in1k/resolve/main/model.safetensors'
 
 
 @pytest.fixture
 def server(monkeypatch):
-  monkeypatch.setitem(download.FILES, 'tiny_basic', NAME)
-  with Server() as server:
-    thread = Thread(target=server.serve_forever)
-    thread.start()
+  with serving(monkeypatch, 'tiny_basic', CONTENT) as server:
     yield server
-    server.shutdown()
-    thread.join()
 
 
-def test_the_file_is_downloaded_once(tmp_path, server):
+@pytest.fixture
+def out(tmp_path):
+  return tmp_path / 'weights' / 'tiny.safetensors'
+
+
+def fetch(out):
+  return download.imagenet_weights('tiny_basic', out)
+
+
+def test_the_file_is_downloaded_once(out, server):
   for _ in range(2):
-    path = download.imagenet_weights('tiny_basic', tmp_path / 'weights', server.url)
-  assert path == tmp_path / 'weights' / NAME
+    path = fetch(out)
+  assert path == out.parent / NAME
   assert path.read_bytes() == CONTENT
-  assert server.requests == [(f'/{NAME}', None)]
+  assert server.requests == [(URL, None)]
   assert [p.name for p in path.parent.iterdir()] == [NAME]
 
 
-def test_a_broken_download_is_resumed(tmp_path, server, capfd):
-  server.breaks_after = 300_000
+@pytest.mark.parametrize('redirects', [False, True])
+def test_a_broken_download_is_resumed(out, server, capfd, redirects):
+  server.breaks_after, server.redirects = 300_000, redirects
   with pytest.raises(UserError, match=r'could not be downloaded .*\.part is kept'):
-    download.imagenet_weights('tiny_basic', tmp_path, server.url)
-  assert not (tmp_path / NAME).exists()
+    fetch(out)
+  assert [p.name for p in out.parent.iterdir()] == [f'{NAME}.part']
   server.breaks_after = None
-  path = download.imagenet_weights('tiny_basic', tmp_path, server.url)
-  assert path.read_bytes() == CONTENT
-  assert [wanted for _, wanted in server.requests] == [None, 'bytes=300000-']
+  server.requests.clear()
+  assert fetch(out).read_bytes() == CONTENT
+  assert {wanted for _, wanted in server.requests} == {'bytes=300000-'}
+  assert len(server.requests) == 1 + redirects
   assert '1.00M/1.00M' in capfd.readouterr().err
 
 
-def test_a_server_without_ranges_starts_again(tmp_path, server):
-  (tmp_path / f'{NAME}.part').write_bytes(b'x' * 500)
+def test_a_server_without_ranges_starts_again(out, server):
+  part(out).write_bytes(b'x' * 500)
   server.knows_ranges = False
-  assert download.imagenet_weights('tiny_basic', tmp_path, server.url).read_bytes() == CONTENT
+  assert fetch(out).read_bytes() == CONTENT
 
 
-def test_a_part_that_is_whole_only_gets_its_name(tmp_path, server):
-  (tmp_path / f'{NAME}.part').write_bytes(CONTENT)
-  assert download.imagenet_weights('tiny_basic', tmp_path, server.url).read_bytes() == CONTENT
+def part(out):
+  out.parent.mkdir()
+  return out.parent / f'{NAME}.part'
 
 
-def test_other_content_is_thrown_away(tmp_path, server):
+def test_a_part_that_is_whole_only_gets_its_name(out, server):
+  part(out).write_bytes(CONTENT)
+  assert fetch(out).read_bytes() == CONTENT
+  assert server.requests == []
+
+
+def test_a_part_that_is_too_long_is_begun_anew(out, server):
+  part(out).write_bytes(CONTENT + b'x')
+  assert fetch(out).read_bytes() == CONTENT
+
+
+def test_other_content_is_thrown_away(out, server):
   server.content = CONTENT[:-1] + b'?'
+  with pytest.raises(UserError, match='arrived damaged, or is another file'):
+    fetch(out)
+  assert list(out.parent.iterdir()) == []
+  (out.parent / NAME).write_bytes(server.content)
+  with pytest.raises(UserError, match='is not what its name promises'):
+    fetch(out)
+
+
+@pytest.mark.parametrize('size', [100, 2_000_000])
+def test_a_file_of_another_size_is_not_even_stored(out, server, size):
+  server.content = bytes(size)
+  with pytest.raises(UserError, match=rf'it has {size:,} bytes instead of 1,000,000'):
+    fetch(out)
+  assert list(out.parent.iterdir()) == []
+
+
+def test_what_never_ends_takes_no_more_room_than_the_file(out, server):
+  server.content, server.announces = bytes(3_000_000), False
   with pytest.raises(UserError, match='arrived damaged'):
-    download.imagenet_weights('tiny_basic', tmp_path, server.url)
-  assert list(tmp_path.iterdir()) == []
-  (tmp_path / NAME).write_bytes(server.content)
-  with pytest.raises(UserError, match='is not the file that its name promises'):
-    download.imagenet_weights('tiny_basic', tmp_path, server.url)
+    fetch(out)
+  assert list(out.parent.iterdir()) == []
 
 
-def test_without_network_the_sentence_says_what_to_fetch(tmp_path, monkeypatch):
-  monkeypatch.setitem(download.FILES, 'tiny_basic', NAME)
+def test_a_part_that_the_server_knows_nothing_of_is_removed(out, server):
+  server.content = CONTENT[:400_000]
+  part(out).write_bytes(CONTENT[:500_000])
+  with pytest.raises(UserError, match='could not be downloaded'):
+    fetch(out)
+  assert list(out.parent.iterdir()) == []
+
+
+def test_a_full_disk_is_told_as_one(tmp_path, server, mount_disk):
+  with pytest.raises((OSError, DiskFullError), match='No space left') as error:
+    fetch(mount_disk(500) / 'tiny.safetensors')
+  assert error.value.filename.endswith(f'{NAME}.part')
+
+
+def test_without_network_the_sentence_says_what_to_fetch(out, monkeypatch):
+  published = download.Published(1, '')
+  monkeypatch.setitem(download.FILES, 'tiny_basic', published)
   with socket.socket() as nobody_listens, pytest.raises(UserError) as error:
     nobody_listens.bind(('127.0.0.1', 0))
     url = f'http://127.0.0.1:{nobody_listens.getsockname()[1]}'
-    download.imagenet_weights('tiny_basic', tmp_path, url)
+    monkeypatch.setenv(download.SERVER_VARIABLE, f'{url}/')
+    fetch(out)
+  path = out.parent / NAME
   assert re.fullmatch(
-    rf'{url}/{NAME} could not be downloaded \(.*refused\): try again, or fetch that file '
-    rf'elsewhere and pass it as --source={NAME}\.',
+    rf'{url}{URL} could not be downloaded \(.*refused\): try again, or fetch that file '
+    rf'elsewhere, save it as {path} and run `memkd weights --arch=tiny_basic '
+    rf'--source={path} --out={out}`\.',
     str(error.value),
   )
+  assert shlex.split(str(error.value).split('`')[1])[:2] == ['memkd', 'weights']
+
+
+@pytest.mark.parametrize('url', ['nothing', 'http://', 'gopher://x', 'http://[', 'http://a b'])
+def test_a_url_that_is_none(out, monkeypatch, url):
+  monkeypatch.setitem(download.FILES, 'tiny_basic', download.Published(1, ''))
+  monkeypatch.setenv(download.SERVER_VARIABLE, url)
+  with pytest.raises(UserError, match='could not be downloaded'):
+    fetch(out)
 
 
 def test_every_backbone_has_its_v1_file():
-  assert download.FILES == {
-    'resnet18': 'resnet18-f37072fd.pth',
-    'resnet34': 'resnet34-b627a593.pth',
-    'resnet50': 'resnet50-0676ba61.pth',
-    'wide_resnet50_2': 'wide_resnet50_2-95faca4d.pth',
+  known = {arch: (file.size, file.sha256[:8]) for arch, file in download.FILES.items()}
+  assert known == {
+    'resnet18': (46_807_446, '694f673d'),
+    'resnet34': (87_278_522, '0bb82595'),
+    'resnet50': (102_469_840, '5d061a3c'),
+    'wide_resnet50_2': (275_835_296, 'df6fb6c4'),
   }
+  assert all(len(file.sha256) == 64 for file in download.FILES.values())
