@@ -53,8 +53,8 @@ def flags_of(config, workdir):
         '--config.model.backbone=resnet18',
         '--config.model.teacher_weights={tmp}/x.safetensors',
       ],
-      'There is no teacher at {tmp}/x.safetensors; make it with: '
-      'python tools/convert_torchvision.py --arch=resnet18',
+      'There is no teacher at {tmp}/x.safetensors; make it with '
+      '`memkd weights --arch=resnet18 --out={tmp}/x.safetensors`.',
     ),
     (['--config.train.epoch=3'], 'has no field \'epoch\' Did you mean "epochs"'),
     (['--config.modle.backbone=x'], 'has no field \'modle\' Did you mean "model"'),

@@ -4,7 +4,8 @@
   memkd weights --arch=resnet18 --source=resnet18-f37072fd.pth \\
       --out=weights/resnet18.safetensors --check
 
-The first downloads the weights to the folder of --out; docs/weights.md has more.
+The first downloads the weights, and leaves only what they are converted to; docs/weights.md
+has more.
 """
 
 import argparse
@@ -42,17 +43,18 @@ def _convert(flags: argparse.Namespace) -> None:
   if flags.source is not None:
     source = Path(flags.source).expanduser()
   else:
-    conversion.import_torch('The file to download (a .safetensors --source does not)')
-    source = download.imagenet_weights(flags.arch, out.parent)
-  stages = conversion.convert(source, flags.arch, out, flags.dtype)
+    source = download.imagenet_weights(flags.arch, out)
+  stages = conversion.convert(source, flags.arch, out, flags.dtype, flags.prefix)
   print(f'{out}: {flags.arch}, stages {stages}, {flags.dtype}')
   if flags.check:
     folder = flags.images and Path(flags.images).expanduser()
     try:
-      print(parity.compare(source, out, folder))
+      print(parity.compare(source, out, folder, flags.prefix))
     except UserError:
       out.unlink()  # a wrong teacher must not lie where the training looks for it
       raise
+  if flags.source is None:
+    source.unlink()
 
 
 def _parser() -> cli.Parser:
@@ -63,7 +65,13 @@ def _parser() -> cli.Parser:
   add(
     '--source',
     metavar='FILE',
-    help='state dict: .safetensors, or .pth or .pt, which need torch; downloaded if left out',
+    help='state dict: .safetensors, .pth or .pt; downloaded if left out',
+  )
+  add(
+    '--prefix',
+    metavar='NAME',
+    help='which of several networks in --source: what stands before its names, encoder_q for '
+    'example',
   )
   add(
     '--dtype',

@@ -2,10 +2,11 @@
 
 import os
 import re
-import zipfile
-from collections.abc import Mapping
+import shlex
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -18,7 +19,7 @@ from memkd_jax.errors import UserError
 from memkd_jax.files.reading import open_regular
 from memkd_jax.models.resnet import ARCHITECTURES, Architecture
 from memkd_jax.ops.normalization import IMAGENET_MEAN, IMAGENET_STD
-from memkd_jax.teachers import weights
+from memkd_jax.teachers import torch_archive, weights
 
 BATCH_NORM = ('weight', 'bias', 'running_mean', 'running_var')
 BATCH_NORM_EPS = 1e-5
@@ -26,33 +27,41 @@ DTYPES = ('float32', 'bfloat16')
 # Pixels: what the method resizes images to (protocol, data to arrays).
 IMAGE_SIZE = 256
 
-_FIRST = 'bn1.running_mean'  # a name that every network here has
 _BODY = re.compile(r'(conv1|bn1|layer\d)\.')
+_SHOWN = 6  # prefixes in an error
 
 
 def convert(
-  source: Path | str, arch: str, out: Path | str, dtype: str = 'float32'
+  source: Path | str,
+  arch: str,
+  out: Path | str,
+  dtype: str = 'float32',
+  prefix: str | None = None,
 ) -> list[int]:
   """Converts a file; `fold` says what is computed.
 
   Args:
     source: a state dict under torchvision's names, which are timm's as well,
-      `.safetensors` (needs no torch) or `.pth` / `.pt` (needs torch; only
-      tensors are unpickled). `layer4` and `fc` may be missing.
+      `.safetensors`, `.pth` or `.pt`. `layer4` and `fc` may be missing.
     arch: a key of `ARCHITECTURES`.
-    out: the safetensors file to write, complete or not at all.
+    out: the safetensors file to write, complete or not at all. Nothing is replaced but a
+      teacher.
     dtype: of `DTYPES`, how `out` stores its values.
+    prefix: see `read_state_dict`.
 
   Returns:
     The stages that `out` holds.
 
   Raises:
-    UserError: the source is missing, unreadable, or not of this architecture.
+    UserError: the source is missing, unreadable, or not of this architecture; or `out` is
+      there and is no teacher.
   """
   source, out = Path(source), Path(out)
   if os.path.realpath(source) == os.path.realpath(out):  # which does not mind loops
     raise UserError(f'{out} would replace its own source: choose another --out.')
-  params = fold(read_state_dict(source), ARCHITECTURES[arch], str(source))
+  if out.exists() and not weights.is_teacher(out):
+    raise UserError(f'{out} is there already, and is no teacher: choose another --out.')
+  params = fold(read_state_dict(source, prefix), ARCHITECTURES[arch], str(source))
   if problems := weights.mismatches(params, arch):
     raise UserError(f'{source} does not fit {arch}: {"; ".join(problems)}; check --arch.')
   metadata = {
@@ -68,7 +77,7 @@ def convert(
 
 
 def import_torch(purpose: str) -> ModuleType:
-  """Imports torch, which only conversion and its check ever use.
+  """Imports torch, which only old files and the check of a conversion ever need.
 
   Args:
     purpose: the subject of the error's sentence.
@@ -83,19 +92,22 @@ def import_torch(purpose: str) -> ModuleType:
   return torch
 
 
-def read_state_dict(source: Path | str) -> dict[str, np.ndarray]:
+def read_state_dict(source: Path | str, prefix: str | None = None) -> dict[str, np.ndarray]:
   """Reads a state dict as numpy arrays; nothing in the file is executed.
 
   Args:
     source: see `convert`. A training checkpoint that holds the state dict as
       its 'state_dict' will do, and so will names with a common prefix
       ('module.', 'backbone.'), which is taken off.
+    prefix: chooses one of several networks that the file holds, '' for the one whose names
+      have none; may be left out where there is one alone.
 
   Returns:
     {'layer1.0.conv1.weight': array, ...}.
 
   Raises:
-    UserError: the file is missing, of another kind, or broken.
+    UserError: the file is missing, of another kind, or broken; or `prefix` is missing or
+      wrong.
   """
   source = Path(source)
   if not source.is_file():
@@ -108,10 +120,31 @@ def read_state_dict(source: Path | str) -> dict[str, np.ndarray]:
     state = _read_pickle(source)
   else:
     raise UserError(f'{source} must end in .safetensors, .pth or .pt.')
-  prefix = min(
-    (n.removesuffix(_FIRST) for n in state if n.endswith(_FIRST)), key=len, default=''
+  chosen = _choose_prefix(state, prefix, source)
+  return {n.removeprefix(chosen): x for n, x in state.items() if n.startswith(chosen)}
+
+
+def _choose_prefix(names: Collection[str], prefix: str | None, source: Path) -> str:
+  """What stands before the names of the network that is asked for."""
+  ending = weights.STATE_DICT_NAME
+  # Those of blocks end so as well, but hold no blocks.
+  found = sorted(
+    root
+    for root in (name.removesuffix(ending) for name in names if name.endswith(ending))
+    if f'{root}layer1.0.{ending}' in names
   )
-  return {name.removeprefix(prefix): tensor for name, tensor in state.items()}
+  shown = [shlex.quote(root.removesuffix('.')) for root in found[:_SHOWN]]
+  flags = ' or '.join(f'--prefix={root}' for root in shown)
+  if prefix is not None:
+    chosen = prefix if prefix in found else f'{prefix}.'
+    if chosen not in found:
+      raise UserError(
+        f'{source} has no network for --prefix={prefix}; it has {flags or "none at all"}.'
+      )
+    return chosen
+  if len(found) > 1:
+    raise UserError(f'{source} holds {len(found)} networks: choose one with {flags}.')
+  return found[0] if found else ''
 
 
 def _read_safetensors(source: Path) -> dict[str, np.ndarray]:
@@ -124,38 +157,43 @@ def _read_safetensors(source: Path) -> dict[str, np.ndarray]:
 
 def _read_pickle(source: Path) -> dict[str, np.ndarray]:
   """The formats of torch before and since 1.6, tensors and containers only."""
-  torch = import_torch(f'Reading {source} (a .safetensors file needs none)')
+  with open_regular(source) as file:
+    legacy = file.read(len(torch_archive.LEGACY_MAGIC)) == torch_archive.LEGACY_MAGIC
+  torch = import_torch(f'Reading {source}, of the format before torch 1.6,') if legacy else None
   try:
-    _check_archive(source)
-    state = torch.load(source, map_location='cpu', weights_only=True)
-    state = state.get('state_dict', state)
-    size = source.stat().st_size
-    for name, t in state.items():
-      if not isinstance(name, str):
-        raise TypeError
-      if t.numel() * t.element_size() > size:  # repeats what is stored
-        raise ValueError(f'{name} is larger than the file')
-    return {
-      # numpy lacks bfloat16, and knows no parameters.
-      name: (t.detach().float() if t.is_floating_point() else t).numpy()
-      for name, t in state.items()
-    }
+    return _load_archive(source) if torch is None else _load_with_torch(torch, source)
   except (AttributeError, TypeError) as error:
     raise UserError(f'{source} is not a state dict of tensors.') from error
-  except Exception as error:  # a damaged pickle may raise nearly anything
+  except Exception as error:  # a damaged file may raise nearly anything
     reason = ' '.join(str(error).split('. ')[0].split()) or type(error).__name__
-    raise UserError(f'{source} is broken or holds more than tensors: {reason}') from error
+    raise UserError(
+      f'{source} is broken or holds more than tensors: {reason}; save its state dict alone, '
+      'with torch.save or as .safetensors.'
+    ) from error
 
 
-def _check_archive(source: Path) -> None:
-  """Checks what torch does not: the checksums of an archive, and that nothing inflates."""
-  if not zipfile.is_zipfile(source):  # the format before torch 1.6 has no checksums
-    return
-  with zipfile.ZipFile(source) as archive:
-    if any(member.compress_type != zipfile.ZIP_STORED for member in archive.infolist()):
-      raise ValueError('it is compressed, which torch never does')
-    if damaged := archive.testzip():
-      raise ValueError(f'the checksum of its part {damaged} is wrong')
+def _load_archive(source: Path) -> dict[str, np.ndarray]:
+  saved: Any = torch_archive.read(source)
+  state: dict[str, np.ndarray] = saved.get('state_dict', saved)
+  if not all(type(n) is str and isinstance(x, np.ndarray) for n, x in state.items()):
+    raise TypeError
+  return state
+
+
+def _load_with_torch(torch: ModuleType, source: Path) -> dict[str, np.ndarray]:
+  state = torch.load(source, map_location='cpu', weights_only=True)
+  state = state.get('state_dict', state)
+  size = source.stat().st_size
+  for name, t in state.items():
+    if not isinstance(name, str):
+      raise TypeError
+    if t.numel() * t.element_size() > size:  # repeats what is stored
+      raise ValueError(f'{name} is larger than the file')
+  return {
+    # numpy lacks bfloat16, and knows no parameters.
+    name: (t.detach().float() if t.is_floating_point() else t).numpy()
+    for name, t in state.items()
+  }
 
 
 def fold(

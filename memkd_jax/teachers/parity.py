@@ -38,13 +38,19 @@ class StageError:
   relative: float
 
 
-def compare(source: Path | str, converted: Path | str, folder: Path | str | None = None) -> str:
+def compare(
+  source: Path | str,
+  converted: Path | str,
+  folder: Path | str | None = None,
+  prefix: str | None = None,
+) -> str:
   """A table of the largest errors on random and on real images.
 
   Args:
     source: the state dict that was converted.
     converted: the file that `conversion.convert` made of it.
     folder: with real images; see `real_images`.
+    prefix: see `conversion.read_state_dict`.
 
   Raises:
     UserError: a file cannot be read, torch is missing, or a float32 file differs
@@ -58,7 +64,8 @@ def compare(source: Path | str, converted: Path | str, folder: Path | str | None
   lines = ['stage  images     largest absolute  largest relative error (norms), against torch']
   worst = 0.0
   for kind, images in kinds.items():
-    for stage, error in enumerate(stage_errors(source, converted, images), start=1):
+    errors = stage_errors(source, converted, images, prefix)
+    for stage, error in enumerate(errors, start=1):
       lines.append(
         f'{stage:>5}  {len(images)} {kind:<8} {error.absolute:>16.2e}  {error.relative:>16.2e}'
       )
@@ -70,7 +77,7 @@ def compare(source: Path | str, converted: Path | str, folder: Path | str | None
 
 
 def stage_errors(
-  source: Path | str, converted: Path | str, images: np.ndarray
+  source: Path | str, converted: Path | str, images: np.ndarray, prefix: str | None = None
 ) -> list[StageError]:
   """Runs the source in torch and the converted file in Flax, both in float32.
 
@@ -78,6 +85,7 @@ def stage_errors(
     source: the state dict that was converted.
     converted: the file that `conversion.convert` made of it.
     images: [B, H, W, 3] float32, normalised.
+    prefix: see `conversion.read_state_dict`.
 
   Returns:
     One per stage that the file holds.
@@ -85,7 +93,7 @@ def stage_errors(
   Raises:
     UserError: a file cannot be read, or torch is missing.
   """
-  state = conversion.read_state_dict(source)
+  state = conversion.read_state_dict(source, prefix)
   arch, params = weights.load(converted)
   with jax.default_matmul_precision('highest'):
     ours = jax.jit(Teacher(arch).apply)({'params': params}, images)

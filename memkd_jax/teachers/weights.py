@@ -2,7 +2,10 @@
 
 import functools
 import hashlib
+import itertools
 import json
+import os
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +30,13 @@ _METADATA_KEY = 'memkd_jax'
 _DIGEST_KEY = 'tensors_sha256'
 # What reading a tensor raises whose dtype numpy lacks.
 _UNKNOWN_DTYPE = (AttributeError, KeyError, TypeError, ValueError)
-_HOW_TO_CONVERT = 'make it with: python tools/convert_torchvision.py --arch={arch} --out={path}'
+_FIELD = '--config.model.teacher_weights'
+# A name that the state dict of every network here has, perhaps after a prefix.
+STATE_DICT_NAME = 'bn1.running_mean'
 
 
 def load(path: Path | str, expected_arch: str | None = None) -> tuple[str, dict[str, Any]]:
-  """Loads a file that `tools/convert_torchvision.py` wrote.
+  """Loads a file that `memkd weights` wrote.
 
   Args:
     path: the safetensors file.
@@ -49,10 +54,10 @@ def load(path: Path | str, expected_arch: str | None = None) -> tuple[str, dict[
   arch = metadata['arch']
   if expected_arch not in (None, arch):
     raise UserError(
-      f'{path} holds a {arch}, but --config.model.backbone is {expected_arch}: change it, or '
-      + _HOW_TO_CONVERT.format(arch=expected_arch, path='OTHER.safetensors')
+      f'{path} holds a {arch}, but --config.model.backbone is {expected_arch}: set '
+      f'--config.model.backbone={arch}, or {_how_to_make(expected_arch, path)}'
     )
-  how = _HOW_TO_CONVERT.format(arch=arch, path=path)
+  how = _how_to_make(arch, path)
   try:
     tensors = load_file(path)
   except (SafetensorError, OSError, *_UNKNOWN_DTYPE) as error:
@@ -71,26 +76,66 @@ def read_metadata(path: Path | str, expected_arch: str | None = None) -> dict[st
 
   Args:
     path: the safetensors file.
-    expected_arch: named in the advice of errors.
+    expected_arch: named in the advice of errors, which, followed literally, makes such a
+      file, and never in the place of one that is there: that may be the user's own.
 
   Raises:
     UserError: the file is missing, broken, or not a converted one.
   """
-  how = _HOW_TO_CONVERT.format(arch=expected_arch or 'ARCH', path=path)
-  if not Path(path).is_file():
+  path = Path(path)
+  how = _how_to_make(expected_arch, path)
+  if not path.is_file():
     raise UserError(f'There is no teacher at {path}; {how}')
+  if path.suffix in ('.pth', '.pt'):
+    how = _how_to_make(expected_arch, path, from_it=True)
+    raise UserError(f'{path} is a file of torch, not a converted teacher; {how}')
   try:
     with safe_open(path, framework='numpy') as file:
-      metadata = parse_json((file.metadata() or {})[_METADATA_KEY])
-      if metadata['arch'] in ARCHITECTURES:
-        return metadata
-      raise UserError(f'{path} is for the unknown architecture {metadata["arch"]!r}; {how}')
+      found, names = file.metadata() or {}, list(file.keys())
+      if _METADATA_KEY in found:
+        metadata = parse_json(found[_METADATA_KEY])
+        if metadata['arch'] in ARCHITECTURES:
+          return metadata
+        raise UserError(f'{path} is for the unknown architecture {metadata["arch"]!r}; {how}')
   except (SafetensorError, OSError) as error:
     raise UserError(f'{path} is not a readable safetensors file ({error}); {how}') from error
   except (KeyError, TypeError, ValueError) as error:
     raise UserError(
-      f'{path} is not a converted teacher: it has no architecture in its metadata; {how}'
+      f'{path} is not a converted teacher: its metadata are damaged; {how}'
     ) from error
+  raw = path.suffix == '.safetensors' and any(n.endswith(STATE_DICT_NAME) for n in names)
+  how = _how_to_make(expected_arch, path, from_it=raw)
+  raise UserError(f'{path} is not a converted teacher: it has none of the metadata; {how}')
+
+
+def is_teacher(path: Path | str) -> bool:
+  """Whether a file is one that `save_teacher` wrote, of whatever architecture."""
+  try:
+    read_metadata(path)
+  except UserError:
+    return False
+  return True
+
+
+def _how_to_make(arch: str | None, path: Path | str, from_it: bool = False) -> str:
+  """The remedy for a teacher that is missing or none, as the end of a sentence.
+
+  Args:
+    arch: the architecture that is wanted.
+    path: where the teacher should be.
+    from_it: whether what is there is a state dict that only has to be converted.
+  """
+  path, arch = Path(path), arch or 'ARCH'
+  out = path
+  if os.path.lexists(path):
+    names = itertools.chain([arch], (f'{arch}-{i}' for i in itertools.count(2)))
+    free = (path.with_name(f'{name}.safetensors') for name in names)
+    out = next(new for new in free if not os.path.lexists(new))
+  source = [f'--source={path}'] if from_it else []
+  command = ['memkd', 'weights', f'--arch={arch}', *source, f'--out={out}']
+  verb = 'convert it' if from_it else 'make it' if out == path else 'make another'
+  use = '' if out == path else f', and name that with {shlex.quote(f"{_FIELD}={out}")}'
+  return f'{verb} with `{shlex.join(command)}`{use}.'
 
 
 def save_teacher(

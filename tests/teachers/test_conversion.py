@@ -1,14 +1,16 @@
 """The folded teacher against an unfolded numpy network with torchvision's layout."""
 
+import shlex
 import sys
 
 import numpy as np
 import pytest
+import torch_files
 from safetensors.numpy import save_file
 
 from memkd_jax.errors import UserError
 from memkd_jax.models.resnet import ARCHITECTURES, Teacher
-from memkd_jax.teachers import conversion, weights
+from memkd_jax.teachers import conversion, torch_archive, weights
 
 # A header that is longer than the file, and one whose tensor is.
 _LYING_LENGTH = (1000).to_bytes(8, 'little') + b'{}'
@@ -131,6 +133,48 @@ def test_a_common_prefix_is_taken_off(tmp_path, rng, make_state_dict, prefix):
   assert read.keys() == state.keys()
 
 
+PREFIXES = [('module.encoder_q.', 'module.encoder_k.'), ('', 'ema.'), ('a_', 'b_')]
+
+
+@pytest.mark.parametrize('prefixes', PREFIXES)
+def test_of_several_networks_a_flag_chooses(tmp_path, rng, make_state_dict, prefixes):
+  source, out = tmp_path / 'source.safetensors', tmp_path / 'out.safetensors'
+  states = {prefix: make_state_dict('tiny_basic', rng) for prefix in prefixes}
+  save_file({f'{p}{n}': x for p, state in states.items() for n, x in state.items()}, source)
+  flags = [f'--prefix={shlex.quote(p.removesuffix("."))}' for p in sorted(prefixes)]
+  message = f'{source} holds 2 networks: choose one with {flags[0]} or {flags[1]}.'
+  with pytest.raises(UserError) as error:
+    conversion.convert(source, 'tiny_basic', out)
+  assert str(error.value) == message
+  assert not out.exists()
+  for prefix, state in states.items():
+    for spelled in {prefix, prefix.removesuffix('.')}:
+      read = conversion.read_state_dict(source, spelled)
+      np.testing.assert_array_equal(read['conv1.weight'], state['conv1.weight'])
+      assert conversion.convert(source, 'tiny_basic', out, prefix=spelled) == [1, 2, 3, 4]
+  with pytest.raises(UserError, match=f'no network for --prefix=other; it has {flags[0]} or'):
+    conversion.read_state_dict(source, 'other')
+
+
+def test_a_prefix_of_nothing(tmp_path):
+  save_file({'a': np.zeros(3, np.float32)}, tmp_path / 'x.safetensors')
+  with pytest.raises(UserError, match='it has none at all'):
+    conversion.read_state_dict(tmp_path / 'x.safetensors', 'a')
+
+
+def test_what_is_no_teacher_is_not_replaced(tmp_path, rng, make_state_dict):
+  source, out = tmp_path / 'source.safetensors', tmp_path / 'out.safetensors'
+  save_file(make_state_dict('tiny_basic', rng), source)
+  out.write_bytes(source.read_bytes())
+  with pytest.raises(UserError, match=r'out\.safetensors is there already, and is no teacher'):
+    conversion.convert(source, 'tiny_basic', out)
+  assert out.read_bytes() == source.read_bytes()
+  out.unlink()
+  for dtype in ('float32', 'bfloat16'):
+    conversion.convert(source, 'tiny_basic', out, dtype)
+  assert weights.read_metadata(out)['dtype'] == 'bfloat16'
+
+
 def test_half_precision_files(tmp_path, rng, make_state_dict):
   state = make_state_dict('tiny_basic', rng)
   source = tmp_path / 'source.safetensors'
@@ -175,6 +219,58 @@ def test_unreadable_sources_are_refused(tmp_path, name, content, message):
     conversion.convert(tmp_path / name, 'tiny_basic', tmp_path / 'out.safetensors')
 
 
+@pytest.fixture
+def no_torch(monkeypatch):
+  monkeypatch.setitem(sys.modules, 'torch', None)
+
+
+@pytest.mark.parametrize('name', ['new.pth', 'checkpoint.pt'])
+def test_a_pth_equals_safetensors_without_torch(tmp_path, rng, make_state_dict, no_torch, name):
+  state = make_state_dict('tiny_basic', rng)
+  saved = torch_files.tensors({n: np.asarray(x) for n, x in state.items()})
+  saved['fc.weight'] = torch_files.parameter(np.ones((2, 3), np.float16), 'fc')
+  saved = {'state_dict': saved, 'epoch': 90} if 'checkpoint' in name else saved
+  torch_files.write(tmp_path / name, saved)
+  read = conversion.read_state_dict(tmp_path / name)
+  assert read.pop('fc.weight').dtype == np.float16
+  assert read.keys() == state.keys()
+  assert all(np.array_equal(read[n], state[n]) for n in read)
+  outs = [tmp_path / f'{i}.safetensors' for i in range(2)]
+  save_file(state, tmp_path / 'source.safetensors')
+  for source, out in zip((tmp_path / name, tmp_path / 'source.safetensors'), outs, strict=True):
+    conversion.convert(source, 'tiny_basic', out)
+  tensors = [weights.flatten_dict(weights.load(out)[1]) for out in outs]
+  assert all(np.array_equal(tensors[0][n], tensors[1][n]) for n in tensors[1])
+
+
+@pytest.mark.parametrize(
+  ('value', 'message'),
+  [
+    ([1, 2], 'is not a state dict of tensors'),
+    (3, 'is not a state dict of tensors'),
+    ({'conv1.weight': 'text'}, 'is not a state dict of tensors'),
+    ({3: torch_files.tensor(np.ones(3))}, 'is not a state dict of tensors'),
+    (torch_files.Call('posix.system', 'true'), r'holds more than tensors: it names posix\.sys'),
+    (
+      torch_files.Call('argparse.Namespace'),
+      r'names argparse\.Namespace.*; save its state dict',
+    ),
+  ],
+  ids=str,
+)
+def test_what_a_pth_holds_beside_tensors(tmp_path, no_torch, value, message):
+  torch_files.write(tmp_path / 'source.pth', value)
+  with pytest.raises(UserError, match=rf'source\.pth.*{message}'):
+    conversion.read_state_dict(tmp_path / 'source.pth')
+
+
+@pytest.mark.parametrize('content', [b'', b'PK\x03\x04', b'\x80\x02}.', b'\xff' * 99])
+def test_what_is_no_archive(tmp_path, no_torch, content):
+  (tmp_path / 'source.pth').write_bytes(content)
+  with pytest.raises(UserError, match=r'source\.pth is broken or holds .*: File is not'):
+    conversion.read_state_dict(tmp_path / 'source.pth')
+
+
 def test_pth_equals_safetensors(tmp_path, rng, make_state_dict):
   torch = pytest.importorskip('torch', reason='reading .pth needs the extra [convert]')
   state = make_state_dict('tiny_basic', rng)
@@ -196,13 +292,12 @@ def test_pth_equals_safetensors(tmp_path, rng, make_state_dict):
     halves = {n: x.to(dtype) if x.is_floating_point() else x for n, x in tensors.items()}
     torch.save(halves, tmp_path / 'half.pth')
     read = conversion.read_state_dict(tmp_path / 'half.pth')
-    assert read['conv1.weight'].dtype == np.float32
-    np.testing.assert_array_equal(read['conv1.weight'], halves['conv1.weight'].float())
+    found = read['conv1.weight'].astype(np.float32)
+    np.testing.assert_array_equal(found, halves['conv1.weight'].float())
 
 
-def test_without_torch_a_pth_is_one_sentence(tmp_path, monkeypatch):
-  monkeypatch.setitem(sys.modules, 'torch', None)
-  (tmp_path / 'source.pth').write_bytes(b'')
+def test_without_torch_an_old_pth_is_one_sentence(tmp_path, no_torch):
+  (tmp_path / 'source.pth').write_bytes(torch_archive.LEGACY_MAGIC + b'rest')
   with pytest.raises(UserError, match=r'needs torch: pip install "memkd_jax\[convert\]"'):
     conversion.read_state_dict(tmp_path / 'source.pth')
 
@@ -235,7 +330,6 @@ def test_a_hostile_or_damaged_pth_executes_nothing(tmp_path, rng, make_state_dic
 
 
 def test_real_weights_are_the_same_from_both_files(tmp_path, shared):
-  pytest.importorskip('torch', reason='reading .pth needs the extra [convert]')
   source = shared / 'weights' / 'resnet18_imagenet_stages123'
   tensors = []
   for suffix in ('.pth', '.safetensors'):

@@ -5,7 +5,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
 from safetensors.numpy import save_file
 
 from memkd_jax.teachers import weights
@@ -32,12 +31,12 @@ def test_errors_are_one_sentence(tmp_path):
 
 
 def test_without_a_source_it_downloads(tmp_path):
-  pytest.importorskip('torch', reason='a downloaded file needs the extra [convert]')
-  # No proxy listens there, so that nothing leaves the machine.
-  result = run(f'--out={tmp_path}/out.safetensors', https_proxy='http://127.0.0.1:1')
+  # Nothing listens there, so that nothing leaves the machine.
+  url = 'http://127.0.0.1:1'
+  result = run(f'--out={tmp_path}/out.safetensors', MEMKD_WEIGHTS_URL=url)
   assert result.returncode == 1
   assert result.stderr.startswith(
-    'weights: https://download.pytorch.org/models/resnet18-f37072fd.pth could not '
+    f'weights: {url}/resnet18.tv_in1k/resolve/main/model.safetensors could not be downloaded'
   )
   assert len(result.stderr.splitlines()) == 1
 
@@ -49,5 +48,9 @@ def test_it_converts(tmp_path, rng, make_state_dict):
   assert result.stdout == f'{out}: resnet18, stages [1, 2, 3, 4], bfloat16\n'
   assert result.returncode == 0
   assert weights.load(out)[0] == 'resnet18'
+  result = run(f'--source={source}', f'--out={out}', '--prefix=encoder_q')
+  assert result.stderr == (
+    f"weights: {source} has no network for --prefix=encoder_q; it has --prefix=''.\n"
+  )
   result = run(f'--source={source}', f'--out={source}')
   assert 'would replace its own source' in result.stderr
