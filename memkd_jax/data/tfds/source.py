@@ -144,6 +144,4 @@ def _damaged(path: epath.Path, error: Exception) -> UserError:
 def _command(path: epath.Path) -> str:
   category, dataset, directory = path.parents[0], path.parents[1], path.parents[2]
   flags = [f'--dataset={dataset.name}', '--data=DATA', f'--out={directory}']
-  return shlex.join(
-    ['python', 'tools/prepare_tfds.py', *flags, f'--categories={category.name}']
-  )
+  return shlex.join(['memkd', 'prepare-tfds', *flags, f'--categories={category.name}'])

@@ -155,7 +155,7 @@ def test_a_source_image_that_went_missing(root, out, monkeypatch):
 
 
 def test_not_prepared(out):
-  command = 'python tools/prepare_tfds.py --dataset=folder --data=DATA .*--categories=bolt'
+  command = 'memkd prepare-tfds --dataset=folder --data=DATA .*--categories=bolt'
   with pytest.raises(UserError, match=rf'There is no .*folder/bolt/1\.0\.0; .*{command}'):
     list_samples(out, 'folder', 'bolt', 'train')
 
@@ -171,7 +171,7 @@ def test_damage(root, out, tmp_path, name, size):
     path.unlink()
   else:
     path.write_bytes(path.read_bytes()[:size])
-  message = r'folder/bolt/1\.0\.0 are damaged .*; remove that .*prepare_tfds\.py --dataset'
+  message = r'folder/bolt/1\.0\.0 are damaged .*; remove that .*memkd prepare-tfds --dataset'
   with pytest.raises(UserError, match=message):
     load_split(list_samples(out, 'folder', 'bolt', 'test'), 16, 2)
   if name.endswith('.json'):
