@@ -68,7 +68,10 @@ def test_paths_follow_backbone_and_environment(monkeypatch, tmp_path):
   config.model.memories = (3, 1, 3)
   resolved = methods.resolve(config)
   assert resolved.data.dir == str(tmp_path / 'mvtec_ad')
-  assert resolved.model.teacher_weights.endswith('weights/resnet18.safetensors')
+  assert resolved.model.teacher_weights == base.AUTO_TEACHER
+  config.model.teacher_weights = 'weights/{backbone}.safetensors'
+  own = methods.resolve(config).model.teacher_weights
+  assert own == str(Path('weights/resnet18.safetensors').absolute())
   assert resolved.model.memories == (1, 3)
   assert config.model.memories == (3, 1, 3)  # the caller's stays as it is
 
