@@ -16,6 +16,7 @@ from memkd_jax.files import model
 from memkd_jax.runtime.devices import Devices
 from memkd_jax.scoring.calibration import Threshold, check_rate
 from memkd_jax.scoring.pipeline import Pipeline
+from memkd_jax.teachers import weights
 from memkd_jax.teachers.extractor import RANDOM, FeatureExtractor
 from memkd_jax.workdir import TrainedModel, Workdir, read_model_folder
 
@@ -75,12 +76,9 @@ class Program:
     if teacher_weights is not None:
       config.model.teacher_weights = str(Path(teacher_weights).expanduser().absolute())
     source = config.model.teacher_weights
+    if source != RANDOM:
+      _check_teacher(Path(source), trained)
     extractor = FeatureExtractor(config.model.backbone, source, config.model.dtype)
-    if source != RANDOM and extractor.digest != trained.teacher_sha256:
-      raise UserError(
-        f'{source} is not the teacher that {trained.name} was trained with; name that file '
-        'with --teacher-weights.'
-      )
     # The number of devices that trained does not matter to one that scores.
     config.parallel.axis = 'category'
     device = jax.local_devices()[0]
@@ -277,6 +275,23 @@ def _detectors(
       programs[maps] = Program.build(trained, teacher_weights)
     found.append(Detector(trained, programs[maps], false_alarm_rate))
   return found
+
+
+def _check_teacher(path: Path, trained: TrainedModel) -> None:
+  """Raises UserError unless the file is the teacher of a model, whatever else it may be."""
+  digest = trained.teacher_sha256
+  if digest == RANDOM:
+    raise UserError(f'{trained.name} has a random teacher: leave --teacher-weights out.')
+  if not path.is_file():
+    problem = f'There is no teacher at {path}'
+  elif weights.sha256(path) != digest:
+    problem = f'{path} is not the teacher that {trained.name} was trained with'
+  else:
+    return
+  raise UserError(
+    f'{problem}; say where that file lies now with --teacher-weights=FILE (its sha256 begins '
+    f'with {digest[:8]}).'
+  )
 
 
 def _choose_seed(folder: Workdir, seed: int | None) -> int:

@@ -33,6 +33,7 @@ from memkd_jax.runtime import hosts, interrupt
 from memkd_jax.runtime.devices import Devices
 from memkd_jax.scoring.calibration import Calibration
 from memkd_jax.scoring.pipeline import Pipeline
+from memkd_jax.teachers import cache
 from memkd_jax.teachers.extractor import FeatureExtractor
 from memkd_jax.training import divergence, lanes, metrics_log, shared_checkpoints
 from memkd_jax.workdir import SharedWorkdir, TrainedModel
@@ -73,6 +74,7 @@ def run_config(
     if 'tensorboard' in config.train and config.train.tensorboard:
       metrics_log.check_tensorboard()
     model = config.model
+    model.teacher_weights = cache.locate(model.teacher_weights, model.backbone)
     extractor = FeatureExtractor(model.backbone, model.teacher_weights, model.dtype)
     workers = [
       Worker(config, extractor, devices, source, folder, mode, dump_maps)
