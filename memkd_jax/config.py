@@ -23,6 +23,7 @@ DEMO_TEACHER = 'demo'  # a resnet18 that the package brings
 DEMO_TEACHER_FILE = Path(__file__).with_name('teachers') / 'demo_teacher.safetensors'
 DTYPES = ('float32', 'bfloat16', 'float64')
 BACKBONES = ('resnet18', 'resnet34', 'resnet50', 'wide_resnet50_2')
+AUTO_BACKBONE = 'auto'
 TINY_BACKBONES = ('tiny_basic', 'tiny_bottleneck')  # for tests; nobody has weights of them
 
 _LARGEST_SEED = 2**63 - 1
@@ -87,7 +88,16 @@ FIELDS = (
     'data.dataset',
     'mvtec_ad',
     'The data set, which says how its files are laid out',
-    choices=('mvtec_ad', 'visa', 'mpdd', 'mvtec_3d', 'eyecandies', 'folder', 'demo'),
+    choices=(
+      'mvtec_ad',
+      'visa',
+      'mpdd',
+      'mvtec_3d',
+      'eyecandies',
+      'folder',
+      'images',
+      'demo',
+    ),
   ),
   Field(
     'data.source',
@@ -101,6 +111,33 @@ FIELDS = (
     '~/datasets/mvtec_ad',
     'Folder of the data set, by default its name under $MEMKD_DATA or ~/datasets; of the '
     'source tfds any path that TFDS opens',
+    resumable=True,
+  ),
+  Field(
+    'data.train_dir',
+    'auto',
+    "With data.dataset=folder: a category's folder of training images; auto takes train or "
+    'training',
+    resumable=True,
+  ),
+  Field(
+    'data.test_dir',
+    'auto',
+    "With data.dataset=folder: a category's folder of test images; auto takes test or testing",
+    resumable=True,
+  ),
+  Field(
+    'data.normal_dir',
+    'auto',
+    'With data.dataset=folder: folder of normal images among those of a split; auto takes '
+    'good, ok, normal or nominal',
+    resumable=True,
+  ),
+  Field(
+    'data.mask_dir',
+    'auto',
+    "With data.dataset=folder: a category's folder of masks; auto takes ground_truth, gt, mask "
+    'or masks',
     resumable=True,
   ),
   Field(
@@ -134,8 +171,9 @@ FIELDS = (
   Field(
     'model.backbone',
     'wide_resnet50_2',
-    'Architecture of the teacher',
-    choices=BACKBONES,
+    'Architecture of the teacher; auto takes resnet18 on a CPU, and wide_resnet50_2, that of '
+    'the paper, on an accelerator',
+    choices=('auto', *BACKBONES),
     unlisted=TINY_BACKBONES,
   ),
   Field(
@@ -274,6 +312,8 @@ def resolve(config: ConfigDict, fields: Iterable[Field]) -> ConfigDict:
     _check_type(config, field)
   config = config.copy_and_resolve_references()
   _replace_old(config, fields)
+  if config.model.backbone == AUTO_BACKBONE:
+    config.model.backbone = choose_backbone()
   size = config.data.image_size
   require('data.image_size', size, size > 0 and size % 32 == 0, 'is a multiple of 32 pixels')
   for name, seeds in (('seed', (config.seed,)), ('seeds', config.seeds)):
@@ -290,6 +330,13 @@ def resolve(config: ConfigDict, fields: Iterable[Field]) -> ConfigDict:
     path = config.model.teacher_weights.replace('{backbone}', config.model.backbone)
     config.model.teacher_weights = _absolute('model.teacher_weights', path)
   return config
+
+
+def choose_backbone() -> str:
+  """The teacher that a device can train beside in minutes."""
+  from memkd_jax.runtime.devices import backend  # imports jax, which --help does without
+
+  return 'resnet18' if backend() == 'cpu' else 'wide_resnet50_2'
 
 
 def resumable(fields: Iterable[Field]) -> set[str]:

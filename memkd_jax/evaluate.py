@@ -4,7 +4,7 @@ import functools
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -14,12 +14,14 @@ from memkd_jax.data.splits import Split
 from memkd_jax.files import atomic
 from memkd_jax.models.memory_use import mean_cosines, split_cosines
 from memkd_jax.report.curves import write_curves
-from memkd_jax.report.figure import write_figure
+from memkd_jax.report.figure import choose_cases, choose_highest, write_figure
 from memkd_jax.report.memory_figure import write_memory_figure
+from memkd_jax.report.scores import ScoredImage, write_scores
 from memkd_jax.runtime import hosts, interrupt
 from memkd_jax.runtime.devices import Devices
 from memkd_jax.runtime.progress import progress_bar
-from memkd_jax.scoring.figures import compute_metrics
+from memkd_jax.scoring.calibration import Calibration, Threshold
+from memkd_jax.scoring.figures import compute_defined, count_decisions
 from memkd_jax.scoring.pipeline import Pipeline
 from memkd_jax.scoring.resolution import dump_maps, masks_and_maps
 from memkd_jax.training import metrics_log
@@ -61,8 +63,11 @@ class Scorer:
       images: uint8 [N, S, S, 3].
 
     Returns:
-      (maps [N, S, S], scores [N], diagnosis: a tree of arrays [N, ...]), raw.
+      (maps [N, S, S], scores [N], diagnosis: a tree of arrays [N, ...], empty without images),
+      raw.
     """
+    if not len(images):
+      return np.empty(images.shape[:-1], np.float32), np.empty(0, np.float32), {}
     devices, results = self.devices, []
     replicated = devices.replicate(params)
     with progress_bar('scoring', len(images)) as progress:
@@ -78,6 +83,20 @@ class Scorer:
     return maps, scores, diagnosis
 
 
+class Scored(NamedTuple):
+  """Normal images that the model has not learned from, with what it makes of them.
+
+  Attributes:
+    split: the decoded images, n of them.
+    maps: [n, S, S], raw.
+    scores: [n], raw.
+  """
+
+  split: Split
+  maps: np.ndarray
+  scores: np.ndarray
+
+
 def evaluate(
   scorer: Scorer,
   params: Any,
@@ -87,48 +106,115 @@ def evaluate(
   *,
   resolution: str,
   fitted_diagnosis: dict[str, Any],
+  calibration: Calibration | None = None,
+  threshold: Threshold | None = None,
+  held_out: Scored | None = None,
   maps_folder: Path | None = None,
-) -> dict[str, float]:
+) -> dict[str, Any]:
   """Scores a test split, and writes its figure, its curves, and what its memories do.
 
-  All devices of all processes score; the main process computes and writes the rest.
+  What the images do not define is left out by name. All devices of all processes score; the
+  main process computes and writes the rest.
 
   Args:
     scorer: the compiled pipeline.
     params: what the method has learned, numpy arrays.
     name: the task's name, for errors.
-    test: the decoded split.
-    folder: where figure.png, curves.png, memory.png and memory.json go.
+    test: the decoded split, perhaps without any image.
+    folder: where figure.png, held_out.png, curves.png, memory.png, memory.json and scores.csv
+      go.
     resolution: 'model' or 'original', see `scoring.resolution.masks_and_maps`.
     fitted_diagnosis: what fitting found, see `methods.base.Fitted`.
+    calibration: of the model; None where it has none, and no image a p-value.
+    threshold: by which images are decided; None where they are not.
+    held_out: the normal images that the threshold was made of, where they are at hand.
     maps_folder: where the maps go as TIFF files, None for nowhere.
 
   Returns:
-    The figures by their names in the protocol, all in [0, 1]; those of pixels
-    only where there are masks.
+    {'metrics': the figures by their names in the protocol, all in [0, 1], 'notes': sentences on
+    those that are left out, and, where there is a threshold and a test image, 'decisions': see
+    `figures.count_decisions`, with the 'threshold' itself}.
 
   Raises:
-    UserError: a metric is undefined for this split.
+    UserError: a score is not finite.
   """
   maps, scores, diagnosis = scorer(params, test.images)
 
-  def report() -> dict[str, float]:
+  def report() -> dict[str, Any]:
     if maps_folder is not None:
       dump_maps(maps_folder, test, maps)
-    pixels = None
-    if test.masks is not None:
-      pixels = metrics.PixelScores()
-      for mask, map_ in masks_and_maps(test, maps, resolution):
-        pixels.add(mask, map_)
-    figures = compute_metrics(name, test.labels, scores, pixels)
+    pixels = _pixel_scores(test, maps, resolution)
+    figures, notes = compute_defined(name, test.labels, scores, pixels)
+    result: dict[str, Any] = {'metrics': figures, 'notes': notes}
+    if threshold is not None and len(scores):
+      counts = count_decisions(test.labels, scores, threshold.value)
+      result['decisions'] = {'threshold': threshold.value} | counts
+    _write_scores(folder / 'scores.csv', test, scores, held_out, calibration, threshold)
     with _DRAWING:
-      write_figure(folder / 'figure.png', test, maps, scores)
-      write_curves(folder / 'curves.png', test.labels, scores, pixels)
+      _draw(folder, test, maps, scores, pixels, held_out, threshold)
       if diagnosis:
         _report_memories(fitted_diagnosis, diagnosis, test, folder)
-    return figures
+    return result
 
   return hosts.on_main(report)
+
+
+def _pixel_scores(test: Split, maps: np.ndarray, resolution: str) -> metrics.PixelScores | None:
+  """The pixels whose label is known; None where they are not of both classes."""
+  if test.masks is None:
+    return None
+  known = np.flatnonzero(test.has_pixel_labels)
+  pixels = metrics.PixelScores()
+  seen: set[bool] = set()
+  for mask, map_ in masks_and_maps(test.take(known), maps[known], resolution):
+    pixels.add(mask, map_)
+    seen |= set(np.unique(mask).tolist())
+  return pixels if len(seen) == 2 else None
+
+
+def _write_scores(
+  path: Path,
+  test: Split,
+  scores: np.ndarray,
+  held_out: Scored | None,
+  calibration: Calibration | None,
+  threshold: Threshold | None,
+) -> None:
+  rows: list[ScoredImage] = []
+  parts = [('test', test, scores)]
+  if held_out is not None:
+    parts.append(('held out', held_out.split, held_out.scores))
+  for part, split, values in parts:
+    p_values = None if calibration is None else calibration.p_values(values)
+    for i, sample in enumerate(split.samples):
+      decision = None
+      if threshold is not None:
+        decision = 'anomalous' if values[i] > threshold.value else 'normal'
+      p_value = None if p_values is None else float(p_values[i])
+      rows.append(
+        ScoredImage(sample.id, part, sample.defect, float(values[i]), p_value, decision)
+      )
+  write_scores(path, rows)
+
+
+def _draw(
+  folder: Path,
+  test: Split,
+  maps: np.ndarray,
+  scores: np.ndarray,
+  pixels: metrics.PixelScores | None,
+  held_out: Scored | None,
+  threshold: Threshold | None,
+) -> None:
+  """Writes figure.png, held_out.png and curves.png, those for which there are images."""
+  if len(test.samples):
+    write_figure(folder / 'figure.png', test, maps, scores, choose_cases(test.labels, scores))
+  if held_out is not None:
+    write_figure(folder / 'held_out.png', *held_out, choose_highest(held_out.scores))
+  held_scores = None if held_out is None else held_out.scores
+  if len(test.samples) or held_out is not None:
+    curves = (test.labels, scores, pixels, held_scores, threshold)
+    write_curves(folder / 'curves.png', *curves)
 
 
 def _report_memories(

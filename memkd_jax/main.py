@@ -25,13 +25,35 @@ def main(argv: Sequence[str] | None = None) -> int:
   flags, overrides = parser.parse_known_args(argv)
 
   def body() -> int:
+    name, fields = _choose_config(flags, overrides)
     try:
-      config = load_config(flags.config, overrides)
+      config = load_config(name, fields)
     except absl_flags.UnrecognizedFlagError as error:
       raise UserError(parser.no_such_flag(f'--{error.flagname}')) from error
     return _run(flags, config)
 
   return cli.exit_code('memkd_jax', body, '; the same command resumes')
+
+
+def _choose_config(flags: argparse.Namespace, overrides: list[str]) -> tuple[str, list[str]]:
+  """The config that the flags mean, and what they set of it.
+
+  Raises:
+    UserError: they contradict each other, or leave open what is to be done.
+  """
+  given = next((word for word in overrides if word.startswith('--config.data.dir')), None)
+  if flags.good is not None:
+    if given or any(word.startswith('--config.data.dataset') for word in overrides):
+      raise UserError('--good says where the images are; leave --config.data.* out.')
+    fields = ['--config.data.dataset=images', f'--config.data.dir={flags.good}']
+    return flags.config or 'folder', [*fields, *overrides]
+  if flags.config is None and given:
+    raise UserError(
+      f'{given} without --config, which stands for the demo, that makes its own images; say '
+      'how yours lie: --config=folder for train/good and test/<defect>, or --good=FOLDER for a '
+      'folder of good images.'
+    )
+  return flags.config or 'demo', overrides
 
 
 def load_config(name: str, overrides: Sequence[str] = ()) -> ConfigDict:
@@ -111,16 +133,19 @@ def _run(flags: argparse.Namespace, config: ConfigDict) -> int:
   ablation = bool(config.sweep.variants)
   if ablation and not flags.workdir:  # variants of several ablations have the same names
     raise UserError('an ablation needs a folder of its own; name it with --workdir.')
-  workdir = flags.workdir or Path('runs') / config.data.dataset
+  workdir = flags.workdir or Path('runs') / (
+    Path(flags.good).expanduser().absolute().stem if flags.good else config.data.dataset
+  )
 
   from memkd_jax import run, sweep
-  from memkd_jax.runtime import hosts, join
+  from memkd_jax.runtime import devices, hosts, join
 
   runner = sweep.run_sweep if ablation else run.run_config
   join.start(flags.coordinator, flags.process_count, flags.process_id)
+  devices.backend()
   with interrupt.handled(), hosts.one_run():
     cli.keep_programs()
-    results = runner(config, workdir, flags.mode, flags.dump_maps)
+    results = runner(config, workdir, flags.mode, flags.dump_maps, flags.force)
     page = Path(workdir).expanduser() / ('sweep.md' if ablation else 'report.html')
     print(f'Report: {page}', flush=True)
   return 1 if results['failed'] else 0
@@ -138,17 +163,22 @@ def _parser() -> cli.Parser:
     'train',
     'Trains and evaluates; memkd evaluate scores what is trained already.',
     usage_code=1,
-    usage='memkd train [--config=NAME] [--config.FIELD=VALUE ...] [FLAG ...]',
+    usage='memkd train [--config=NAME | --good=FOLDER] [--config.FIELD=VALUE ...] [FLAG ...]',
   )
   add = parser.add_argument
   add(
     '--config',
-    default=str(_CONFIGS / 'demo.py'),
     metavar='NAME',
     help='a file, or a config that comes with the package, for example mvtec or '
     'ablations/memories; with another method mvtec:rd; the demo if left out',
   )
-  add('--workdir', metavar='DIR', help="the run's folder; runs/<data set> if left out")
+  add(
+    '--good',
+    metavar='FOLDER|FILE',
+    help='good images to learn from, in place of --config: a folder, with its subfolders, a '
+    'text file with a path a line, or a CSV with columns path, label, mask, split',
+  )
+  add('--workdir', metavar='DIR', help="the run's folder; runs/<data set>, or runs/<name of --good>, if left out")
   add(
     '--mode',
     default='train',
@@ -156,6 +186,12 @@ def _parser() -> cli.Parser:
     help="'evaluate' scores existing models only",
   )
   on_or_off = argparse.BooleanOptionalAction
+  add(
+    '--force',
+    action=on_or_off,
+    default=False,
+    help='train anew, and replace the models of these categories that are there',
+  )
   add(
     '--dump-maps',
     action=on_or_off,

@@ -10,19 +10,27 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 from ml_collections import ConfigDict
 
 from memkd_jax import config as base
 from memkd_jax import methods
 from memkd_jax.config import flatten
+from memkd_jax.data import bit_depth
 from memkd_jax.data.benchmarks.counts import count, differences
 from memkd_jax.data.datasets import Source, choose_categories, open_source
-from memkd_jax.data.sample import Sample
 from memkd_jax.data.sampling import Plan, calibration_plan
 from memkd_jax.data.splits import Split, load_split
+from memkd_jax.data.task_images import (
+  TaskImages,
+  describe_changes,
+  describe_leak,
+  image_digests,
+  list_task,
+)
 from memkd_jax.errors import UserError, explain, is_disk_full
-from memkd_jax.evaluate import Scorer, evaluate
+from memkd_jax.evaluate import Scored, Scorer, evaluate
 from memkd_jax.methods import cross_calibration
 from memkd_jax.methods.base import Method, Task
 from memkd_jax.methods.cross_calibration import cross_scores
@@ -31,16 +39,22 @@ from memkd_jax.report.html import write_report
 from memkd_jax.report.results import collect, results_table, write_results
 from memkd_jax.runtime import hosts, interrupt
 from memkd_jax.runtime.devices import Devices
-from memkd_jax.scoring.calibration import Calibration
+from memkd_jax.scoring.calibration import Calibration, choose_threshold
 from memkd_jax.scoring.pipeline import Pipeline
 from memkd_jax.teachers import cache
 from memkd_jax.teachers.extractor import FeatureExtractor
 from memkd_jax.training import divergence, lanes, metrics_log, shared_checkpoints
 from memkd_jax.workdir import SharedWorkdir, TrainedModel
 
+_Digests = dict[str, dict[str, str]]  # of each split, see `image_digests`
+
 
 def run_config(
-  config: ConfigDict, workdir: Path | str, mode: str = 'train', dump_maps: bool = False
+  config: ConfigDict,
+  workdir: Path | str,
+  mode: str = 'train',
+  dump_maps: bool = False,
+  force: bool = False,
 ) -> dict[str, Any]:
   """Fits and evaluates a model for each category asked for, and writes the results.
 
@@ -53,6 +67,7 @@ def run_config(
     mode: 'train', or 'evaluate' to score models that are trained already, perhaps with
       other values of `eval` and `anomaly_map`.
     dump_maps: whether the maps of what is scored are written as TIFF files.
+    force: whether the models that are there already are replaced.
 
   Returns:
     What results.json holds: see `results.assemble`, and 'environment'.
@@ -66,10 +81,12 @@ def run_config(
   folder = SharedWorkdir(workdir)
   if mode == 'evaluate':
     folder.check_exists()
+  config = _choose_backbone(config, folder)
   with hosts.raise_together():
     config = methods.resolve(config)
     lanes.check(config.parallel.axis)
-    source = open_source(config.data.dataset, config.data.source, config.data.dir)
+    data = config.data
+    source = open_source(data.dataset, data.source, data.dir, data)
     categories = choose_categories(source, config.data.categories)
     if 'tensorboard' in config.train and config.train.tensorboard:
       metrics_log.check_tensorboard()
@@ -77,7 +94,7 @@ def run_config(
     model.teacher_weights = cache.locate(model.teacher_weights, model.backbone)
     extractor = FeatureExtractor(model.backbone, model.teacher_weights, model.dtype)
     workers = [
-      Worker(config, extractor, devices, source, folder, mode, dump_maps)
+      Worker(config, extractor, devices, source, folder, mode, dump_maps, force)
       for devices in lanes.devices(config.parallel.axis, len(categories) * len(config.seeds))
     ]
     claimed = _with_teacher_digest(config, extractor.digest)
@@ -87,7 +104,8 @@ def run_config(
   with folder.locked():
     fields = methods.fields(config.method.name)
     rescored = base.scoring(fields) if mode == 'evaluate' else ()
-    folder.claim(claimed, base.resumable(fields), rescored)
+    defaults = {field.name: field.default for field in fields}
+    folder.claim(claimed, base.resumable(fields), rescored, defaults)
     return _run_all(workers, categories, claimed, started)
 
 
@@ -98,6 +116,7 @@ def _run_all(
   first = workers[0]
   config, folder = first.config, first.folder
   notes = [*first.extractor.notes, *first.method.notes]
+  print(_describe_start(first.method.name, config), flush=True)
   for note in notes:
     print(f'Note: {note}', flush=True)
   failed: dict[str, str] = {}
@@ -153,6 +172,7 @@ class Worker:
     folder: SharedWorkdir,
     mode: str,
     dump_maps: bool,
+    force: bool,
   ):
     """Takes what all tasks of a run share.
 
@@ -164,6 +184,8 @@ class Worker:
     self.method: Method = methods.create(config, extractor, devices)
     self._devices, self._source = devices, source
     self._mode, self._dump_maps = mode, dump_maps
+    self._force = force and mode == 'train'
+    self._list = functools.lru_cache(maxsize=1)(self._list_images)
     self._read = functools.lru_cache(maxsize=1)(self._read_images)
 
   @functools.cached_property
@@ -179,18 +201,21 @@ class Worker:
       task: what is to be done.
       name: what it is called on the screen.
     """
-    finished = self.folder.is_finished(task.name, task.seed)
-    if self._mode == 'train' and finished and not self._dump_maps:
-      print(f'{name}: finished already', flush=True)
+    images, digests = self._list(task.train, task.test)
+    if self._force:
+      self.folder.forget(task.name, task.seed)
+    if self._mode == 'train' and not self._dump_maps and self._is_finished(task, name, digests):
       return
-    train, test = self._read(task.train, task.test)
+    known = self.folder.read_bit_depth(task.name, task.seed)
+    normal, test, notes = self._read(task.train, task.test, known)
     options = self.config.train
     how = (options.holdout, options.calibration, options.folds)
-    plan = calibration_plan(task.seed, task.name, len(train), *how)
-    trained = self._trained(task, train, plan)
+    plan = calibration_plan(task.seed, task.name, len(normal.samples), *how)
+    print(f'{name}: {_describe_images(plan, test)}', flush=True)
+    trained, held_out = self._trained(task, normal, plan)
     folder = self.folder.category(task.name, task.seed)
     maps_folder = self.folder.own.maps(task.name, task.seed) if self._dump_maps else None
-    figures = evaluate(
+    result = evaluate(
       self._scorer,
       trained.params,
       task.name,
@@ -198,119 +223,176 @@ class Worker:
       folder,
       resolution=self.config.eval.resolution,
       fitted_diagnosis=trained.diagnosis,
+      calibration=trained.calibration,
+      threshold=choose_threshold(trained.calibration, trained.threshold),
+      held_out=held_out,
       maps_folder=maps_folder,
     )
-    counts = count(trained.train_images, test.samples)
-    all_counts = counts | {'train': trained.train_images + len(plan.held)}
-    result: dict[str, Any] = {'metrics': figures, 'counts': counts}
+    result['counts'] = count(trained.train_images, test.samples)
+    result['images'] = digests
+    all_counts = result['counts'] | {'train': trained.train_images + len(plan.held)}
     missing = differences(self.config.data.dataset, task.name, all_counts)
     log = folder / 'metrics.jsonl'
     diverged = hosts.on_main(lambda: divergence.describe(log, task.name))
-    for note in filter(None, (missing, diverged)):
+    result['notes'] = [
+      *images.notes, *notes, *result['notes'], *filter(None, (missing, diverged))
+    ]
+    for note in result['notes']:
       print(f'Note: {note}', flush=True)
-      result.setdefault('notes', []).append(note)
     self.folder.write_result(task.name, task.seed, result)
 
-  def _trained(self, task: Task, normal: np.ndarray, plan: Plan) -> TrainedModel:
-    """The task's model and its threshold, from the folder where it is there already."""
-    images, held_out = normal[plan.kept], normal[plan.held]
+  def _is_finished(self, task: Task, name: str, digests: _Digests) -> bool:
+    """Whether the task's result is of these images; says what there is to do otherwise.
+
+    Raises:
+      UserError: the model was trained on other images.
+    """
+    old = self.folder.read_images(task.name, task.seed)
+    if old is None:
+      return False
+    changes = {
+      split: describe_changes(old[split], digests[split]) for split in old if old[split]
+    }
+    if changes.get('train'):
+      raise UserError(
+        f'{name} is finished, but its training images have changed since: {changes["train"]}. '
+        'Train anew with --force, which replaces the model, or with another --workdir.'
+      )
+    if not changes.get('test'):
+      print(f'{name}: finished already', flush=True)
+      return True
+    print(f'{name}: of the test images {changes["test"]}; they are scored again.', flush=True)
+    return False
+
+  def _trained(
+    self, task: Task, normal: Split, plan: Plan
+  ) -> tuple[TrainedModel, Scored | None]:
+    """The task's model and its threshold, from the folder where it is there already.
+
+    Returns:
+      The model, and the images that its threshold was made of where they are at hand.
+    """
+    images, held = normal.images[plan.kept], normal.take(plan.held)
+    config = bit_depth.in_config(self.config, normal.bits)
     folder = self.folder.category(task.name, task.seed)
     if self._mode == 'evaluate' or self.folder.has_model(task.name, task.seed):
       trained = self.folder.read_model(task.name, task.seed)
       if len(images) and trained.train_sha256 != _sha256(images):
         raise UserError(
-          f'{folder} holds a model of other training images; give it the same ones, or choose '
-          'another --workdir.'
+          f'{folder} holds a model of other training images; give it the same ones, train anew '
+          'with --force, or choose another --workdir.'
         )
+      held_out = self._score(trained.params, held)
       if trained.config.anomaly_map.to_dict() != self.config.anomaly_map.to_dict():
         # After an evaluation with other maps a detector gives those, and decides by them.
-        calibration = self._calibrate(trained.params, held_out)
-        if trained.threshold is not None or (trained.calibration and not calibration):
-          print(
-            f'Note: the threshold of {task.name} was one of other maps, and is gone; set one '
-            f'with memkd calibrate --workdir={self.folder.own.root} --good=FOLDER.',
-            flush=True,
-          )
         trained = dataclasses.replace(
-          trained, config=self.config, calibration=calibration, threshold=None
+          trained, config=config, calibration=_calibrate(held_out), threshold=None
         )
         self.folder.write_model(trained)
     else:
-      cross = self._cross_calibrate(task, images, plan, folder)
+      crossed = self._cross_score(task, normal, plan, folder)
       fitted = self.method.fit(task, images, folder)
+      held_out = crossed or self._score(fitted.params, held)
       trained = TrainedModel(
         name=task.name,
         seed=task.seed,
-        config=self.config,
+        config=config,
         teacher_sha256=self.extractor.digest,
         params=fitted.params,
         train_images=len(images),
         train_sha256=_sha256(images),
         diagnosis=fitted.diagnosis,
-        calibration=cross or self._calibrate(fitted.params, held_out),
+        calibration=_calibrate(held_out),
       )
       self.folder.write_model(trained)
     cross_calibration.discard(folder)
     if not self.config.train.get('keep_checkpoints', False):
       shared_checkpoints.discard(folder / 'checkpoints')
-    return trained
+    return trained, held_out
 
-  def _cross_calibrate(
-    self, task: Task, images: np.ndarray, plan: Plan, folder: Path
-  ) -> Calibration | None:
+  def _cross_score(
+    self, task: Task, normal: Split, plan: Plan, folder: Path
+  ) -> Scored | None:
     if not plan.folds:
       return None
-    maps = self.config.anomaly_map.to_dict()
+    settings = self.config.anomaly_map.to_dict()
     scored = cross_scores(
-      self.method, self._scorer, task, images, plan.folds, folder, settings=maps
+      self.method, self._scorer, task, normal.images, plan.folds, folder, settings=settings
     )
-    return Calibration.from_maps(*scored)
+    return Scored(normal, *scored)
 
-  def _calibrate(self, params: dict[str, Any], held_out: np.ndarray) -> Calibration | None:
-    if not len(held_out):
+  def _score(self, params: dict[str, Any], held: Split) -> Scored | None:
+    if not held.samples:
       return None
-    maps, scores, _ = self._scorer(params, held_out)
-    return Calibration.from_maps(maps, scores)
+    maps, scores, _ = self._scorer(params, held.images)
+    return Scored(held, maps, scores)
+
+  def _list_images(
+    self, train_names: tuple[str, ...], test_names: tuple[str, ...]
+  ) -> tuple[TaskImages, _Digests]:
+    """Lists everything, and the digests of all files by split."""
+    threads = self.config.data.threads
+    # Scoring alone needs them only for a threshold.
+    with_train = self._mode == 'train' or self.config.train.holdout > 0
+    with hosts.raise_together():
+      images = list_task(self._source, train_names if with_train else (), test_names)
+      digests = {
+        split: image_digests(samples, threads)
+        for split, samples in (('train', images.train), ('test', images.test))
+      }
+      if leak := describe_leak(images.train, images.test, threads):
+        notes = (*images.notes, f'{", ".join(test_names)}: {leak}')
+        images = dataclasses.replace(images, notes=notes)
+    hosts.check_same(lambda: [digests], f'images of {", ".join(test_names)}')
+    return images, digests
 
   def _read_images(
-    self, train_names: tuple[str, ...], test_names: tuple[str, ...]
-  ) -> tuple[np.ndarray, Split]:
-    """Lists and decodes everything, once for all seeds.
+    self, train_names: tuple[str, ...], test_names: tuple[str, ...], known_depth: str | None
+  ) -> tuple[Split, Split, tuple[str, ...]]:
+    """Decodes everything, once for all seeds: the normal images, those of the test, notes.
 
     A broken test image must not come to light only after the training.
     """
-    data, name = self.config.data, ', '.join(test_names)
+    data = self.config.data
+    images, _ = self._list(train_names, test_names)
     with hosts.raise_together():
-      test_samples = self._list(test_names, 'test')
-      # Scoring alone needs them only for a threshold.
-      with_train = self._mode == 'train' or self.config.train.holdout > 0
-      train_samples = self._list(train_names, 'train') if with_train else []
-      check_splits(name, train_samples, test_samples)
-      test = load_split(test_samples, data.image_size, data.threads)
-      images = test.images[:0]
-      if with_train:
-        images = load_split(train_samples, data.image_size, data.threads).images
-    hosts.check_same(lambda: [_sha256(test.images), _sha256(images)], f'images of {name}')
-    return images, test
-
-  def _list(self, categories: tuple[str, ...], split: str) -> list[Sample]:
-    return [s for c in categories for s in self._source.list_samples(c, split)]
+      bits = bit_depth.choose(known_depth or data.bit_depth, images.train, data.threads)
+      test = load_split(images.test, data.image_size, data.threads, bits)
+      normal = load_split(images.train, data.image_size, data.threads, bits)
+    return normal, test, tuple(dict.fromkeys((*normal.notes, *test.notes)))
 
 
-def check_splits(name: str, train: Sequence[Sample], test: Sequence[Sample]) -> None:
-  """Raises UserError where training would see defects, or a metric would be undefined."""
-  for sample in train:
-    if sample.label:
-      raise UserError(
-        f'{name}: {sample.image} is among the training images but not normal; move it.'
-      )
-  labels = {s.label for s in test}
-  for label, kind in ((0, 'normal'), (1, 'anomalous')):
-    if label not in labels:
-      raise UserError(
-        f'{name} has no {kind} test images, without which its metrics are undefined; '
-        f'add some beside {test[0].image}.'
-      )
+def _describe_start(method: str, config: ConfigDict) -> str:
+  all_devices = jax.devices()
+  kind = f'{len(all_devices)} x {all_devices[0].device_kind}'
+  size = config.data.image_size
+  return f'{method} with {config.model.backbone}, {size} x {size} pixels, on {kind}.'
+
+
+def _describe_images(plan: Plan, test: Split) -> str:
+  anomalous = int(test.labels.sum())
+  parts = [f'{len(plan.kept)} normal images to learn from', f'{len(plan.held)} held out']
+  parts.append(f'{len(test.samples) - anomalous} normal and {anomalous} anomalous to test')
+  return ', '.join(parts) + '.'
+
+
+def _calibrate(held_out: Scored | None) -> Calibration | None:
+  return None if held_out is None else Calibration.from_maps(held_out.maps, held_out.scores)
+
+
+def _choose_backbone(config: ConfigDict, folder: SharedWorkdir) -> ConfigDict:
+  """Says what `model.backbone=auto` is: that of the run in the folder, if there is one."""
+  if config.model.backbone != base.AUTO_BACKBONE:
+    return config
+  config = config.copy_and_resolve_references()
+  there = hosts.on_main(folder.own.read_backbone)
+  with hosts.raise_together():
+    config.model.backbone = there or base.choose_backbone()
+  why = 'as before' if there else 'wide_resnet50_2, that of the paper, is for accelerators'
+  if config.model.backbone == 'wide_resnet50_2' and not there:
+    why = 'that of the paper; resnet18 is several times as fast'
+  print(f'Teacher: {config.model.backbone} ({why}; --config.model.backbone=NAME chooses).')
+  return config
 
 
 def _sha256(images: np.ndarray) -> str:

@@ -1,7 +1,8 @@
 """An ablation: named variants of one config, run one after the other, and their table."""
 
+import functools
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,11 @@ from memkd_jax.workdir import Workdir
 
 
 def run_sweep(
-  config: ConfigDict, workdir: Path | str, mode: str = 'train', dump_maps: bool = False
+  config: ConfigDict,
+  workdir: Path | str,
+  mode: str = 'train',
+  dump_maps: bool = False,
+  force: bool = False,
 ) -> dict[str, Any]:
   """Runs each variant in a folder of its own; finished ones are skipped.
 
@@ -30,6 +35,7 @@ def run_sweep(
     workdir: holds a run's folder for each variant, and sweep.json and sweep.md.
     mode: see `run_config`.
     dump_maps: see `run_config`.
+    force: see `run_config`.
 
   Returns:
     {'paper', 'variants': {name: results or None}, 'failed': {name: reason}}.
@@ -43,11 +49,15 @@ def run_sweep(
     folder = Workdir(workdir)
     configs = variants(config)
   with hosts.held_by_main(folder.locked()):
-    return _run_all(config.sweep.paper, configs, folder.root, mode, dump_maps)
+    run_one = functools.partial(run_config, mode=mode, dump_maps=dump_maps, force=force)
+    return _run_all(config.sweep.paper, configs, folder.root, run_one)
 
 
 def _run_all(
-  paper_table: str, configs: dict[str, ConfigDict], root: Path, mode: str, dump_maps: bool
+  paper_table: str,
+  configs: dict[str, ConfigDict],
+  root: Path,
+  run_one: Callable[[ConfigDict, Path], dict[str, Any]],
 ) -> dict[str, Any]:
   """The loop over variants, in a folder that belongs to this run."""
   results: dict[str, Any] = {}
@@ -56,7 +66,7 @@ def _run_all(
     print(f'\n{name} ({number} of {len(configs)})', flush=True)
     results[name] = None
     try:
-      results[name] = run_config(variant, root / folder_name(name), mode, dump_maps)
+      results[name] = run_one(variant, root / folder_name(name))
       failed |= {f'{name}, {c}': reason for c, reason in results[name]['failed'].items()}
     except hosts.shared_errors() as error:
       if is_disk_full(error):

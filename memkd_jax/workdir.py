@@ -19,7 +19,8 @@ A task is a category, as a rule.
 import dataclasses
 import json
 import math
-from collections.abc import Collection, Iterator
+import shutil
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
@@ -108,8 +109,19 @@ class Workdir:
     if not (self.root / 'config.json').exists():
       raise UserError(f'{self.root} holds no run to evaluate; name its folder with --workdir.')
 
+  def read_backbone(self) -> str | None:
+    """The teacher's architecture in the run that is there; None where there is none."""
+    try:
+      return str(read_json(self.root / 'config.json')['model']['backbone'])
+    except (OSError, ValueError, KeyError, TypeError):
+      return None  # `claim` says what is wrong with it
+
   def claim(
-    self, config: ConfigDict, free: Collection[str], rescored: Collection[str] = ()
+    self,
+    config: ConfigDict,
+    free: Collection[str],
+    rescored: Collection[str] = (),
+    defaults: Mapping[str, Any] | None = None,
   ) -> None:
     """Writes config.json, or checks that the one there would give the same.
 
@@ -118,6 +130,7 @@ class Workdir:
       free: names of the fields that may differ, 'section.field'.
       rescored: further ones that may differ; where they do, the results that are there are
         removed, since all results of a folder are of its config.json.
+      defaults: values of fields which a config.json that is older than they are lacks.
 
     Raises:
       UserError: other fields differ; the message shows them. Or the folder cannot be
@@ -126,7 +139,9 @@ class Workdir:
     path = self.root / 'config.json'
     new = json.loads(config.to_json())
     try:
-      if path.exists() and self._differences(path, new, {*free, *rescored}) - set(free):
+      if path.exists() and self._differences(
+        path, new, {*free, *rescored}, defaults or {}
+      ) - set(free):
         for result in self.root.glob('*/seed_*/result.json'):
           result.unlink()
       atomic.write_json(path, new | {DIGEST: digest(new)})
@@ -206,6 +221,13 @@ class Workdir:
     signed = result | {DIGEST: digest(result)}
     atomic.write_json(self.category(name, seed) / 'result.json', signed)
 
+  def forget(self, name: str, seed: int) -> None:
+    """Removes a task's model, its checkpoints and its result, so that it is fitted anew."""
+    folder = self.category(name, seed)
+    for file in ('result.json', model.FACTS):  # without these nothing there counts
+      (folder / file).unlink(missing_ok=True)
+    shutil.rmtree(folder, ignore_errors=True)
+
   def finished(self, seed: int) -> list[str]:
     """Names of the tasks that have a result, sorted."""
     return sorted(p.parent.parent.name for p in self.root.glob(f'*/seed_{seed}/result.json'))
@@ -220,17 +242,24 @@ class Workdir:
       if seed.isdecimal()
     )
 
-  def _differences(self, path: Path, new: dict[str, Any], free: Collection[str]) -> set[str]:
+  def _differences(
+    self,
+    path: Path,
+    new: dict[str, Any],
+    free: Collection[str],
+    defaults: Mapping[str, Any],
+  ) -> set[str]:
     """Names of the fields that differ; raises UserError where one of them is not `free`."""
     try:
       old = read_json(path)
       if old.pop(DIGEST) != digest(old):
         raise ValueError('its checksum is wrong')
-      old = flatten(old)
+      old = json.loads(json.dumps(dict(defaults))) | flatten(old)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
       raise UserError(f'{path} is damaged ({error}); choose another --workdir.') from error
     flat = flatten(new)
-    differing = {f for f in old.keys() | flat.keys() if old.get(f) != flat.get(f)}
+    differing = {f for f in flat if old.get(f) != flat[f]}
+    differing |= {f for f in old.keys() - flat.keys() if f not in defaults}
     shown = [
       f'{field} is {json.dumps(old.get(field))} there and {json.dumps(flat.get(field))} now'
       for field in sorted(differing - set(free))
@@ -266,17 +295,32 @@ class SharedWorkdir:
     """See `Workdir.check_exists`."""
     hosts.on_main(self.own.check_exists)
 
-  def claim(self, config: ConfigDict, free: Collection[str], rescored: Collection[str]) -> None:
+  def claim(
+    self,
+    config: ConfigDict,
+    free: Collection[str],
+    rescored: Collection[str],
+    defaults: Mapping[str, Any],
+  ) -> None:
     """See `Workdir.claim`."""
-    hosts.on_main(lambda: self.own.claim(config, free, rescored))
+    hosts.on_main(lambda: self.own.claim(config, free, rescored, defaults))
 
   def category(self, name: str, seed: int) -> Path:
     """See `Workdir.category`."""
     return self.own.category(name, seed)
 
-  def is_finished(self, name: str, seed: int) -> bool:
-    """Whether the task has a result."""
-    return hosts.on_main(lambda: self.own.read_result(name, seed) is not None)
+  def read_images(self, name: str, seed: int) -> dict[str, dict[str, str]] | None:
+    """Digests of the images that a result is of, by split; None where there is no result."""
+
+    def read() -> dict[str, dict[str, str]] | None:
+      result = self.own.read_result(name, seed)
+      return None if result is None else result.get('images', {})
+
+    return hosts.on_main(read)
+
+  def forget(self, name: str, seed: int) -> None:
+    """See `Workdir.forget`."""
+    hosts.on_main(lambda: self.own.forget(name, seed))
 
   def read_bit_depth(self, name: str, seed: int) -> str | None:
     """See `Workdir.read_bit_depth`."""

@@ -18,6 +18,7 @@ from memkd_jax import methods
 
 def get_config(method: str = 'memkd') -> ConfigDict:
   config = methods.get_config('folder', method)
+  config.model.backbone = 'auto'
   config.train.holdout = 0.1
   config.train.calibration = 'auto'
   return config

@@ -2,12 +2,19 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-from memkd_jax.data import folder
+from memkd_jax.data import folder, image_list
 from memkd_jax.data.benchmarks import demo_textures, eyecandies, mpdd, mvtec_3d, mvtec_ad, visa
-from memkd_jax.data.listing import category_folder, explain_missing_root, explain_no_category
+from memkd_jax.data.listing import (
+  category_folder,
+  explain_archive,
+  explain_missing_root,
+  list_folders,
+  list_images_below,
+)
 from memkd_jax.data.sample import Dataset, Sample
 from memkd_jax.errors import UserError
 
@@ -22,6 +29,7 @@ DATASETS = {
   'mvtec_3d': mvtec_3d.DATASET,
   'eyecandies': eyecandies.DATASET,
   'folder': folder.DATASET,
+  'images': image_list.DATASET,
   'demo': demo_textures.DATASET,
 }
 
@@ -34,14 +42,18 @@ class Source:
     root: where the data set is, for errors.
     categories: names of the categories that it can have.
     list_samples: `(category, split) -> samples`, see `folder.list_samples`.
+    notes: `category -> sentences` on how its files were read, and what is left out.
   """
 
   root: str
   categories: tuple[str, ...]
   list_samples: Callable[[str, str], list[Sample]]
+  notes: Callable[[str], Sequence[str]] = lambda category: ()
 
 
-def open_source(name: str, source: str, directory: str) -> Source:
+def open_source(
+  name: str, source: str, directory: str, fields: Mapping[str, Any] | None = None
+) -> Source:
   """Finds a data set; the demo's is made first where it is missing.
 
   Args:
@@ -49,6 +61,7 @@ def open_source(name: str, source: str, directory: str) -> Source:
     source: 'folder' for files as their publisher ships them, 'tfds' for what
       `tools/prepare_tfds.py` made of them.
     directory: where the data are; for 'tfds' anything that TFDS opens.
+    fields: the section `data` of a config, whose `Dataset.options` the reader takes.
 
   Raises:
     UserError: there are no such data.
@@ -61,7 +74,7 @@ def open_source(name: str, source: str, directory: str) -> Source:
     if not prepared:
       raise UserError(
         f'Nothing of {name} is prepared in {directory}: run '
-        f'python tools/prepare_tfds.py --dataset={name} --data=DATA --out={directory}, '
+        f'memkd prepare-tfds --dataset={name} --data=DATA --out={directory}, '
         'or name another directory with --config.data.dir=DIR.'
       )
     known = dataset.categories or prepared
@@ -70,18 +83,26 @@ def open_source(name: str, source: str, directory: str) -> Source:
     )
   root = Path(directory)
   _check_root(dataset, root)
-  if dataset.categories is None:
-    known = tuple(folder.list_categories(root))
+  options = {name: fields[name] for name in dataset.options if fields and name in fields}
+  if dataset.is_listed:
+    known = (image_list.category_of(root),)
+  elif dataset.categories is None:
+    known = tuple(folder.list_categories(root, **options))
     if not known:
       raise UserError(
-        f'{root} holds no category{explain_no_category(root)}; '
+        f'{root} holds no category{_explain_no_category(root, options)}; '
         f'expected layout: {dataset.layout}.'
       )
   else:
     known = dataset.categories
     if not any((root / category).is_dir() for category in known):
       category_folder(root, known[0], dataset.layout)  # says where they are
-  return Source(directory, known, functools.partial(dataset.list_samples, root))
+  return Source(
+    directory,
+    known,
+    functools.partial(dataset.list_samples, root, **options),
+    functools.partial(dataset.notes, root, **options),
+  )
 
 
 def choose_categories(source: Source, choice: str) -> list[str]:
@@ -110,6 +131,23 @@ def choose_categories(source: Source, choice: str) -> list[str]:
   return chosen
 
 
+def _explain_no_category(root: Path, options: Mapping[str, Any]) -> str:
+  """What to say of a root that has no folder with training images: ' but ...', or nothing."""
+  if root.name in folder.list_categories(root.parent, **options):
+    return (
+      f' but is one itself: pass --config.data.dir={root.parent} '
+      f'--config.data.categories={root.name}'
+    )
+  for deeper in list_folders(root):
+    if folder.list_categories(deeper, **options):
+      return f' but one level deeper: pass --config.data.dir={deeper}'
+  if archive := explain_archive(root):
+    return archive
+  if list_images_below(root)[0]:
+    return f' but images: if all of them are good, pass --good={root} instead'
+  return ''
+
+
 def _check_root(dataset: Dataset, root: Path) -> None:
   if dataset.prepare is not None and not root.exists():
     try:
@@ -119,7 +157,7 @@ def _check_root(dataset: Dataset, root: Path) -> None:
         f'The demo cannot write its data to {root} ({error.strerror}); '
         'name another folder with --config.data.dir=DIR.'
       ) from error
-  if not root.is_dir():
+  if not root.is_dir() and not (dataset.is_listed and root.exists()):
     raise UserError(
       f'There is no data folder {root}{explain_missing_root(root)}. {dataset.where}; expected '
       f'layout: {dataset.layout}. Name another folder with --config.data.dir=DIR.'

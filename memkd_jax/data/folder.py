@@ -1,98 +1,248 @@
 """Lists the images of one's own data, in the layout of MVTec AD (protocol, data sets).
 
 <category>/train/good/*
-<category>/test/{good,<defect>}/*
-<category>/ground_truth/<defect>/<id>_mask.*    (all of it, or no ground_truth/)
+<category>/test/{good,<defect>}/*               (any of it, or no test/)
+<category>/ground_truth/<defect>/<id>_mask.*    (for all, some or no defective images)
+
+The usual synonyms of these names are recognised, and a config can give others; images may
+lie in subfolders.
 """
 
+import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 
-from memkd_jax.data.listing import category_folder, list_folders, list_images
-from memkd_jax.data.sample import GOOD, Dataset, Sample
+from memkd_jax.data.listing import (
+  category_folder,
+  describe_left_out,
+  list_folders,
+  list_images,
+  list_images_below,
+)
+from memkd_jax.data.sample import GOOD, NORMAL_NAMES, Dataset, Sample
 from memkd_jax.errors import UserError
 
 LAYOUT = (
-  '<category>/train/good/*, <category>/test/{good,<defect>}/* and, where there are '
-  'masks, <category>/ground_truth/<defect>/<id>_mask.png'
+  '<category>/train/good/* and, where there are any, <category>/test/{good,<defect>}/* and '
+  '<category>/ground_truth/<defect>/<id>_mask.png'
 )
+AUTO = 'auto'
+
+# Recognised in any mixture of upper and lower case. Two of a kind side by side are refused.
+_USUAL = {
+  'train_dir': ('train', 'training'),
+  'test_dir': ('test', 'testing'),
+  'normal_dir': NORMAL_NAMES,
+  'mask_dir': ('ground_truth', 'groundtruth', 'gt', 'mask', 'masks'),
+}
 
 
-def list_categories(root: Path) -> list[str]:
-  """Names of the folders of `root` that hold train/good, sorted."""
-  return [p.name for p in list_folders(root) if (p / 'train' / GOOD).is_dir()]
+@dataclasses.dataclass(frozen=True)
+class Category:
+  """Where the images of one category lie.
+
+  Attributes:
+    root: its folder.
+    train: folder of its normal training images.
+    test: folder with a subfolder for each kind of test image; None where there is none.
+    normal: the subfolder of `test` with normal images; None where there is none.
+    masks: folder with the subfolders of defects as `test` has them; None where there is none.
+    ignored: what lies beside `train` in its folder, which nothing reads.
+  """
+
+  root: Path
+  train: Path
+  test: Path | None
+  normal: Path | None
+  masks: Path | None
+  ignored: Sequence[Path]
 
 
-def list_samples(root: Path, category: str, split: str) -> list[Sample]:
+def list_categories(root: Path, **names: str) -> list[str]:
+  """Names of the folders of `root` that hold training images, sorted.
+
+  Args:
+    root: the folder that holds the categories' folders.
+    names: see `list_samples`.
+  """
+  return [p.name for p in list_folders(root) if _train_folder(p, names) is not None]
+
+
+def list_samples(root: Path, category: str, split: str, **names: str) -> list[Sample]:
   """Lists a split, ordered by defect and file name.
 
   Args:
     root: the folder that holds the category's folder.
     category: name of the category.
     split: 'train' (normal images only) or 'test'.
+    names: 'train_dir', 'test_dir', 'normal_dir' and 'mask_dir': what the folders are called;
+      one that is left out or 'auto' has one of its usual names.
 
   Returns:
-    At least one sample.
+    The samples; at least one of split 'train'.
 
   Raises:
-    UserError: a folder is missing or empty, or images and masks do not pair up.
+    UserError: the training images are missing, a mask has no image, or of two folders with
+      usual names it is not clear which one is meant.
   """
-  folder = category_folder(root, category, LAYOUT)
+  found = _find(root, category, names)
   if split == 'train':
-    samples = _list_defect(folder, 'train', GOOD, None)
-  else:
-    truth = folder / 'ground_truth'
-    test = folder / 'test'
-    if not test.is_dir():
-      raise UserError(f'There is no folder {test}; expected layout: {LAYOUT}.')
-    defects = [p.name for p in list_folders(test)]
-    has_truth = truth.is_dir()
-    if has_truth:
-      _check_masks(truth, test)
-    samples = [
-      sample
-      for defect in defects
-      for sample in _list_defect(folder, 'test', defect, truth if has_truth else None)
-    ]
-  if not samples:
-    where = folder / 'train' / GOOD if split == 'train' else folder / 'test'
-    raise UserError(f'There are no images in {where}; expected layout: {LAYOUT}.')
-  return samples
+    samples = [_sample(found, image, GOOD, None) for image in _images(found.train)]
+    if not samples:
+      raise UserError(f'There are no images in {found.train}; expected layout: {LAYOUT}.')
+    return samples
+  if found.test is None:
+    return []
+  if flat := list_images(found.test):
+    raise UserError(
+      f'{flat[0]} lies in no subfolder of {found.test}, so it is neither normal nor of a kind '
+      f'of defect; move it to {found.test / GOOD} or {found.test}/<defect>.'
+    )
+  if found.masks is not None:
+    _check_masks(found.masks, found.test)
+  return [s for folder in list_folders(found.test) for s in _list_kind(found, folder)]
 
 
-def _list_defect(folder: Path, split: str, defect: str, truth: Path | None) -> list[Sample]:
-  masks = {}
-  if truth is not None and defect != GOOD:
-    masks = {_stem_of_mask(p): p for p in list_images(truth / defect)}
-  samples = []
-  for image in list_images(folder / split / defect):
-    mask = masks.get(image.stem)
-    if truth is not None and defect != GOOD and mask is None:
-      raise UserError(
-        f'{image} has no mask: {truth / defect / image.stem}_mask.png is expected, '
-        f'because {truth} exists; add it, or remove {truth} to do without pixel metrics.'
-      )
-    samples.append(Sample(f'{split}/{defect}/{image.name}', {'rgb': image}, mask, defect))
-  stems = [s.stem for s in samples]
-  if masks and len(set(stems)) < len(stems):
-    twice = next(s for s in samples if stems.count(s.stem) > 1)
-    raise UserError(f'{twice.image} shares its mask with another image; rename one of them.')
-  return samples
+def notes(root: Path, category: str, **names: str) -> list[str]:
+  """What a user should know of how the category's folder is read.
+
+  Args:
+    root: the folder that holds the category's folder.
+    category: name of the category.
+    names: see `list_samples`.
+
+  Returns:
+    Sentences: which names were recognised, and what is left out.
+  """
+  found = _find(root, category, names)
+  sentences = []
+  usual = (found.train.name, found.normal and found.normal.name) in ((GOOD, GOOD), (GOOD, None))
+  if not usual or found.masks not in (None, found.root / 'ground_truth'):
+    places = {'training images': found.train, 'normal test images': found.normal}
+    places['masks'] = found.masks
+    known = [f'{what} in {p.relative_to(root)}' for what, p in places.items() if p is not None]
+    sentences.append(f'{category}: {", ".join(known)}.')
+  if found.ignored:
+    ignored = ', '.join(str(p.relative_to(root)) for p in found.ignored)
+    sentences.append(f'{category}: {ignored} left out, beside the normal training images.')
+  folders = [p for p in (found.train, found.test) if p is not None]
+  left_out = [path for folder in folders for path in list_images_below(folder)[1]]
+  if left_out:
+    sentences.append(f'{category}: {describe_left_out(left_out)}')
+  defective = [s for s in list_samples(root, category, 'test', **names) if s.label]
+  without = [s for s in defective if s.mask is None]
+  if without and len(without) < len(defective):
+    sentences.append(
+      f'{category}: {len(without)} of {len(defective)} defective images have no mask, and '
+      f'count in no pixel metric (the first is {without[0].id}).'
+    )
+  return sentences
+
+
+def find_folder(folder: Path, field: str, given: str) -> Path | None:
+  """The subfolder that a field of `data` names.
+
+  Args:
+    folder: in which it lies.
+    field: 'train_dir', 'test_dir', 'normal_dir' or 'mask_dir'.
+    given: the field's value: a name, or 'auto' for one of the usual names.
+
+  Returns:
+    The subfolder, None where there is none.
+
+  Raises:
+    UserError: several have usual names.
+  """
+  if given != AUTO:
+    return folder / given if (folder / given).is_dir() else None
+  if not folder.is_dir():
+    return None
+  known = [p for p in list_folders(folder) if p.name.lower() in _USUAL[field]]
+  if len(known) > 1:
+    raise UserError(
+      f'{folder} holds {" and ".join(p.name for p in known)}; say which one is meant with '
+      f'--config.data.{field}={known[0].name}.'
+    )
+  return known[0] if known else None
+
+
+def _find(root: Path, category: str, names: dict[str, str]) -> Category:
+  folder = category_folder(root, category, LAYOUT)
+  train = _train_folder(folder, names)
+  if train is None:
+    expected = folder / _name(names, 'train_dir', 'train') / _name(names, 'normal_dir', GOOD)
+    raise UserError(f'There is no folder {expected}; expected layout: {LAYOUT}.')
+  test = find_folder(folder, 'test_dir', names.get('test_dir', AUTO))
+  normal = test and find_folder(test, 'normal_dir', names.get('normal_dir', AUTO))
+  masks = find_folder(folder, 'mask_dir', names.get('mask_dir', AUTO))
+  beside = () if train.parent == folder else list_folders(train.parent)
+  ignored = tuple(p for p in beside if p != train)
+  return Category(folder, train, test, normal, masks, ignored)
+
+
+def _train_folder(folder: Path, names: dict[str, str]) -> Path | None:
+  """The folder of normal training images; train/ itself where it holds images alone."""
+  train = find_folder(folder, 'train_dir', names.get('train_dir', AUTO))
+  if train is None:
+    return None
+  normal = find_folder(train, 'normal_dir', names.get('normal_dir', AUTO))
+  flat = normal is None and not list_folders(train) and list_images(train)
+  return train if flat else normal
+
+
+def _name(names: dict[str, str], field: str, default: str) -> str:
+  given = names.get(field, AUTO)
+  return default if given == AUTO else given
+
+
+def _images(folder: Path) -> list[Path]:
+  return list_images_below(folder)[0]
+
+
+def _list_kind(found: Category, folder: Path) -> list[Sample]:
+  """The test images of one kind."""
+  normal = folder == found.normal
+  truth = None if normal or found.masks is None else found.masks / folder.name
+  masks = {_key(p, truth): p for p in _images(truth)} if truth and truth.is_dir() else {}
+  images = _images(folder)
+  keys = [_key(image, folder) for image in images]
+  if masks and len(set(keys)) < len(keys):
+    twice = next(image for image, key in zip(images, keys, strict=True) if keys.count(key) > 1)
+    raise UserError(f'{twice} shares its mask with another image; rename one of them.')
+  defect = GOOD if normal else folder.name
+  return [
+    _sample(found, image, defect, masks.get(key))
+    for image, key in zip(images, keys, strict=True)
+  ]
+
+
+def _sample(found: Category, image: Path, defect: str, mask: Path | None) -> Sample:
+  return Sample(image.relative_to(found.root).as_posix(), {'rgb': image}, mask, defect)
 
 
 def _check_masks(truth: Path, test: Path) -> None:
   """Every mask must have its image."""
   for folder in list_folders(truth):
-    stems = {p.stem for p in list_images(test / folder.name)}
-    for mask in list_images(folder):
-      if _stem_of_mask(mask) not in stems:
+    images = test / folder.name
+    keys = {_key(p, images) for p in _images(images)}
+    for mask in _images(folder):
+      if _key(mask, folder) not in keys:
         raise UserError(
-          f'{mask} has no image: {test / folder.name / _stem_of_mask(mask)}.* is expected; '
+          f'{mask} has no image: {images / _key(mask, folder)}.* is expected; '
           'add the image or remove the mask.'
         )
 
 
-def _stem_of_mask(mask: Path) -> str:
-  return mask.stem.removesuffix('_mask')
+def _key(path: Path, folder: Path) -> str:
+  """What an image and its mask have in common."""
+  return path.relative_to(folder).with_suffix('').as_posix().removesuffix('_mask')
 
 
-DATASET = Dataset(None, 'Put your own images there', LAYOUT, list_samples)
+DATASET = Dataset(
+  None,
+  'Put your own images there',
+  LAYOUT,
+  list_samples,
+  options=tuple(_USUAL),
+  notes=notes,
+)

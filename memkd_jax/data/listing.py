@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from memkd_jax.data.decoding import suffixes
-from memkd_jax.data.sample import GOOD, Sample
+from memkd_jax.data.sample import Sample
 from memkd_jax.errors import UserError, explain
 
 # What `predict` writes: its rows, by which its folder is known, and its pictures beside them.
@@ -174,15 +174,8 @@ def explain_missing_root(root: Path) -> str:
   return f', but an archive beside it: {_extract(archives[0])}' if archives else ''
 
 
-def explain_no_category(root: Path) -> str:
-  """What to say of a root below which no folder holds train/good."""
-  if (root / 'train' / GOOD).is_dir():
-    return (
-      f' but is one itself: pass --config.data.dir={root.parent} '
-      f'--config.data.categories={root.name}'
-    )
-  if deeper := sorted(root.glob(f'*/*/train/{GOOD}')):
-    return f' but one level deeper: pass --config.data.dir={deeper[0].parents[2]}'
+def explain_archive(root: Path) -> str:
+  """What to say of a root without data that holds an archive: ' but ...', or nothing."""
   archives = _archives(root)
   return f' but an archive: {_extract(archives[0])}' if archives else ''
 

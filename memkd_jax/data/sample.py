@@ -1,11 +1,13 @@
 """What a data set is to this project, and what its reader lists."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import IO, Literal, Protocol
 
 GOOD = 'good'
+# What people call the folder, or the label, of normal images.
+NORMAL_NAMES = (GOOD, 'ok', 'normal', 'nominal')
 
 
 class Readable(Protocol):
@@ -58,10 +60,16 @@ class Dataset:
     layout: the files as the publisher ships them, for errors.
     list_samples: `(root, category, split) -> samples`, see `folder.list_samples`.
     prepare: makes the data at a root that does not exist yet, where they can be made.
+    options: names of the fields of `data` that `list_samples` and `notes` take by name.
+    notes: `(root, category) -> sentences` on how the files were read, and what is left out.
+    is_listed: whether the root is one category, and may be a file that lists its images.
   """
 
   categories: tuple[str, ...] | None
   where: str
   layout: str
-  list_samples: Callable[[Path, str, str], list[Sample]]
+  list_samples: Callable[..., list[Sample]]
   prepare: Callable[[Path], None] | None = None
+  options: tuple[str, ...] = ()
+  notes: Callable[..., Sequence[str]] = lambda root, category: ()
+  is_listed: bool = False

@@ -1,5 +1,6 @@
 """curves.png: ROC, precision-recall and PRO curves of a category, and its image scores."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ from matplotlib.figure import Figure
 from memkd_jax.files import atomic
 from memkd_jax.metrics import PixelScores, ranking
 from memkd_jax.metrics.scalars import rank_scores
+from memkd_jax.scoring.calibration import Threshold
 
 # More points than this a plot of some hundred pixels cannot show.
 _POINTS = 1000
@@ -34,68 +36,102 @@ def thin(x: np.ndarray, y: np.ndarray, number: int = _POINTS) -> tuple[np.ndarra
 
 
 def write_curves(
-  path: Path, labels: np.ndarray, scores: np.ndarray, pixels: PixelScores | None = None
+  path: Path,
+  labels: np.ndarray,
+  scores: np.ndarray,
+  pixels: PixelScores | None = None,
+  held_out: np.ndarray | None = None,
+  threshold: Threshold | None = None,
 ) -> None:
-  """Draws the curves of images, those of pixels where there are masks, and a histogram.
+  """Draws the curves that the images define, and a histogram of the scores.
 
   Args:
     path: the PNG to write.
-    labels: int [N], 1 for an anomalous image.
+    labels: int [N], 1 for an anomalous image; of one class alone there are no curves of images.
     scores: image scores [N].
-    pixels: scores of all pixels of the test set, None where there are no masks.
+    pixels: scores of all pixels of the test set, None where they define no curves.
+    held_out: image scores [M] of normal images that the threshold was made of.
+    threshold: by which images are decided.
   """
-  images = rank_scores(labels, scores)
-  rankings = {'images': images}
+  images = rank_scores(labels, scores) if len(np.unique(labels)) > 1 else None
+  rankings = {} if images is None else {'images': images}
   if pixels is not None:
     rankings['pixels'] = pixels.rank()
-  figure = Figure(figsize=(6.4, 6.4), layout='constrained')
-  layout = 'rp;ss' if pixels is None else 'rp;os'
-  axes = figure.subplot_mosaic(layout)
+  if rankings:
+    figure = Figure(figsize=(6.4, 6.4), layout='constrained')
+    axes = figure.subplot_mosaic('rp;ss' if pixels is None else 'rp;os')
+    _draw_curves(axes, rankings, pixels)
+  else:
+    figure = Figure(figsize=(6.4, 3.2), layout='constrained')
+    axes = figure.subplot_mosaic('s')
+  classes = {'normal': scores[labels == 0], 'anomalous': scores[labels == 1]}
+  if held_out is not None:
+    classes['held out, normal'] = held_out
+  best = None if images is None else ranking.f1_max_of(images)
+  _draw_scores(axes['s'], {name: s for name, s in classes.items() if len(s)}, best, threshold)
+  with atomic.atomic_write(path) as temporary:
+    figure.savefig(temporary, dpi=125)
+
+
+def _draw_curves(
+  axes: Mapping[str, Axes],
+  rankings: Mapping[str, ranking.Ranking],
+  pixels: PixelScores | None,
+) -> None:
+  """The curves of 'images' and of 'pixels': ROC into 'r', PR into 'p', PRO into 'o'."""
   roc, precision = axes['r'], axes['p']
   for name, ranked in rankings.items():
+    color = {'images': 'C0', 'pixels': 'C1'}[name]
     auroc = ranking.auroc_of(ranked)
     average = ranking.average_precision_of(ranked)
-    roc.plot(*thin(*ranking.roc_curve_of(ranked)), label=f'{name}: AUC {auroc:.3f}')
+    curve = thin(*ranking.roc_curve_of(ranked))
+    roc.plot(*curve, color=color, label=f'{name}: AUC {auroc:.3f}')
     recalls, precisions = thin(*ranking.precision_recall_of(ranked))
     # Steps, so that the area under the curve is the average precision.
-    precision.step(recalls, precisions, where='pre', label=f'{name}: AP {average:.3f}')
+    label = f'{name}: AP {average:.3f}'
+    precision.step(recalls, precisions, where='pre', color=color, label=label)
   roc.set(title='ROC', xlabel='false-positive rate', ylabel='true-positive rate')
   precision.set(title='precision and recall', xlabel='recall', ylabel='precision')
   if pixels is not None:
-    curve = pixels.pro_curve()
-    area = ranking.area_up_to(*curve, 0.3)
-    axes['o'].plot(*thin(*curve), color='C1', label=f'PRO up to 0.3: {area:.3f}')
+    pro = pixels.pro_curve()
+    area = ranking.area_up_to(*pro, 0.3)
+    axes['o'].plot(*thin(*pro), color='C1', label=f'PRO up to 0.3: {area:.3f}')
     axes['o'].axvline(0.3, color='gray', linestyle=':')
     axes['o'].set(title='PRO', xlabel='false-positive rate', ylabel='mean overlap of regions')
   for name, axis in axes.items():
     if name != 's':
       axis.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01), aspect='equal')
       axis.legend(loc='lower right', fontsize=9)
-    axis.grid(alpha=0.3)
-  _draw_scores(axes['s'], labels, scores, *ranking.f1_max_of(images))
-  with atomic.atomic_write(path) as temporary:
-    figure.savefig(temporary, dpi=125)
+      axis.grid(alpha=0.3)
 
 
 def _draw_scores(
-  axis: Axes, labels: np.ndarray, scores: np.ndarray, f1: float, threshold: float
+  axis: Axes,
+  classes: Mapping[str, np.ndarray],
+  best: tuple[float, float] | None,
+  threshold: Threshold | None,
 ) -> None:
-  """Image scores of both classes, and the threshold that would have been best."""
-  classes = {'normal': 'C0', 'anomalous': 'C3'}
+  """Image scores of all classes, the threshold, and the one that would have been best."""
+  colors = {'normal': 'C0', 'anomalous': 'C3', 'held out, normal': 'C2'}
   axis.hist(
-    [scores[labels == label] for label in range(2)],
+    list(classes.values()),
     bins=30,
     histtype='stepfilled',
     alpha=0.6,
-    color=list(classes.values()),
+    color=[colors[name] for name in classes],
     label=list(classes),
   )
-  axis.axvline(
-    threshold,
-    color='black',
-    linestyle='--',
-    label=f'highest F1: {f1:.3f}, chosen\non these very test scores',
-  )
+  if threshold is not None:
+    axis.axvline(threshold.value, color='C2', label=f'threshold: {threshold.value:.4g}')
+  if best is not None:
+    f1, value = best
+    axis.axvline(
+      value,
+      color='black',
+      linestyle='--',
+      label=f'highest F1: {f1:.3f}, chosen\non these very test scores',
+    )
+  axis.grid(alpha=0.3)
   axis.set(title='image scores', xlabel='score', ylabel='images')
   axis.set_ylim(top=1.6 * axis.get_ylim()[1])  # room for the legend
   axis.legend(loc='upper right', fontsize=9)

@@ -1,5 +1,6 @@
 """figure.png: image, ground truth and predicted map (paper, Fig. 2) of telling cases."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -40,40 +41,60 @@ def worst_first(labels: np.ndarray, scores: np.ndarray) -> np.ndarray:
   return np.lexsort([margin, -misranked])
 
 
-def choose_cases(order: np.ndarray, number: int = _COLUMNS) -> dict[str, np.ndarray]:
+def choose_cases(
+  labels: np.ndarray, scores: np.ndarray, number: int = _COLUMNS
+) -> dict[str, np.ndarray]:
   """Picks cases from both ends and from the middle.
 
   Args:
-    order: int [N], indices from the worst mistake to the safest decision.
+    labels: int [N], 1 for an anomalous image; where there is one class alone, nothing is
+      decided well or badly, and the order is by the score.
+    scores: image scores [N].
     number: how many cases a group has at most.
 
   Returns:
-    {'worst', 'median', 'best': indices, from worse to better}. No image is in two groups:
-    where there are few images, groups are smaller, and an empty one is left out.
+    {'worst', 'median', 'best': indices, from worse to better}, of one class alone {'highest',
+    'median', 'lowest'}. No image is in two groups: where there are few images, groups are
+    smaller, and an empty one is left out.
   """
+  both = len(np.unique(labels)) > 1
+  order = worst_first(labels, scores) if both else np.argsort(-scores, kind='stable')
   number = min(number, (len(order) + 1) // 3)
   rest = order[number : len(order) - number]
   middle = max(len(rest) - number, 0) // 2
   groups = {
-    'worst': order[:number],
+    'worst' if both else 'highest': order[:number],
     'median': rest[middle : middle + number],
-    'best': order[len(order) - number :],
+    'best' if both else 'lowest': order[len(order) - number :],
   }
   return {name: group for name, group in groups.items() if len(group)}
 
 
-def write_figure(path: Path, test: Split, maps: np.ndarray, scores: np.ndarray) -> None:
-  """Draws the images that were decided worst, best, and in between.
+def choose_highest(scores: np.ndarray) -> dict[str, np.ndarray]:
+  """The indices of the highest scores [N] as groups for `write_figure`."""
+  order = np.argsort(-scores, kind='stable')
+  groups = {'highest': order[:_COLUMNS], 'next': order[_COLUMNS : 2 * _COLUMNS]}
+  return {name: group for name, group in groups.items() if len(group)}
+
+
+def write_figure(
+  path: Path,
+  split: Split,
+  maps: np.ndarray,
+  scores: np.ndarray,
+  groups: Mapping[str, np.ndarray],
+) -> None:
+  """Draws some images with their maps.
 
   Args:
     path: the PNG to write.
-    test: the decoded test split of N images.
-    maps: anomaly maps [N, S, S]; all are drawn on one colour scale.
+    split: the decoded split of N images.
+    maps: anomaly maps [N, S, S], drawn with one colour scale for all.
     scores: image scores [N].
+    groups: {title: indices of the images}, see `choose_cases`.
   """
-  groups = choose_cases(worst_first(test.labels, scores))
   rows = ['image', 'ground truth', 'predicted map']
-  if test.masks is None:
+  if split.masks is None:
     rows.remove('ground truth')
   low, high = maps.min(), np.quantile(maps, 0.999)
   step = _TILE + _GAP
@@ -89,7 +110,7 @@ def write_figure(path: Path, test: Split, maps: np.ndarray, scores: np.ndarray) 
     text(_LEFT, top + _HEAD / 2, name, fontsize=17, weight='bold', va='center')
     top += _HEAD
     for column, i in enumerate(group):
-      sample = test.samples[i]
+      sample = split.samples[i]
       left = _LEFT + column * step
       text(left, top + 18, _shorten(sample.defect))
       text(left, top + 42, f'{_shorten(sample.stem, 9)}  {scores[i]:.3f}')
@@ -101,11 +122,11 @@ def write_figure(path: Path, test: Split, maps: np.ndarray, scores: np.ndarray) 
         axis = figure.add_axes(tuple(np.divide(box, (width, height, width, height))))
         axis.axis('off')
         if row == 'image':
-          axis.imshow(test.images[i])
+          axis.imshow(split.images[i])
         elif row == 'predicted map':
           axis.imshow(maps[i], cmap='inferno', vmin=low, vmax=high)
-        elif test.masks is not None:
-          axis.imshow(test.masks[i], cmap='gray', vmin=0, vmax=1)
+        elif split.masks is not None:
+          axis.imshow(split.masks[i], cmap='gray', vmin=0, vmax=1)
       top += step
   with atomic.atomic_write(path) as temporary:
     figure.savefig(temporary, dpi=_DPI)

@@ -174,13 +174,16 @@ def _describe_category(
   Returns:
     {'name', 'figures': {metric: 0..1}, 'pictures': {file: Picture or None},
     'held_out': number of images behind the thresholds, 'thresholds': [(Threshold,
-    that of pixels)] at the rates that so many images support}.
+    that of pixels)] at the rates that so many images support, 'decisions': see
+    `evaluate.evaluate`, None where nothing was decided}.
   """
   seed, figures = results['seeds'][0], results['categories'][category]
   folder = workdir.category(category, seed)
-  files = ['curves.png', 'figure.png']
-  if (folder / 'memory.png').exists():
-    files.append('memory.png')
+  counts = results['counts'][category]
+  files = ['curves.png']
+  if counts['test_normal'] or counts['test_anomalous']:
+    files.append('figure.png')
+  files += [file for file in ('held_out.png', 'memory.png') if (folder / file).exists()]
   calibration = workdir.read_calibration(category, seed)
   thresholds = []
   if calibration is not None:
@@ -193,6 +196,7 @@ def _describe_category(
     'pictures': {file: read_picture(folder / file) for file in files},
     'held_out': len(calibration.scores) if calibration else 0,
     'thresholds': thresholds,
+    'decisions': (workdir.read_result(category, seed) or {}).get('decisions'),
   }
 
 

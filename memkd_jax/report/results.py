@@ -84,7 +84,7 @@ def assemble(
     if deviation_of_mean:
       deviations['mean'] = deviation_of_mean
   notes = list(notes)
-  without_masks = [c for c, f in figures.items() if 'P-AUC' not in f]
+  without_masks = [c for c, f in figures.items() if 'I-AUC' in f and 'P-AUC' not in f]
   if without_masks:
     notes.append(
       f'There are no ground-truth masks for {", ".join(without_masks)}: no pixel metrics.'

@@ -18,6 +18,30 @@ from memkd_jax.runtime.memory import free_host_memory
 AXIS = 'batch'
 
 
+def backend() -> str:
+  """The kind of device that JAX computes on: 'cpu', 'gpu' or 'tpu'.
+
+  To be asked before anything else of JAX, whose own errors here are no sentences.
+
+  Raises:
+    UserError: there is no device of the kind that the environment asks for.
+  """
+  try:
+    return jax.default_backend()
+  except (RuntimeError, AssertionError) as error:  # the latter where a plugin is missing
+    asked = jax.config.jax_platforms  # type: ignore[attr-defined]
+    if not asked:
+      raise UserError(f'JAX finds no device to compute on ({_first_line(error)}).') from error
+    raise UserError(
+      f'JAX finds no device for JAX_PLATFORMS={asked}; set JAX_PLATFORMS=cpu to compute on the '
+      "CPU, or install JAX's package for that device."
+    ) from error
+
+
+def _first_line(error: BaseException) -> str:
+  return (str(error).splitlines() or [type(error).__name__])[0].rstrip('.')
+
+
 class Devices:
   """The devices of a run; state lives on each of them, batches are split over them.
 

@@ -5,7 +5,9 @@ import numpy as np
 from memkd_jax import metrics
 from memkd_jax.errors import UserError
 
-METRICS = ('I-AUC', 'I-AP', 'I-F1max', 'P-AUC', 'P-AP', 'P-PRO', 'P-F1max')
+IMAGE_METRICS = ('I-AUC', 'I-AP', 'I-F1max')
+PIXEL_METRICS = ('P-AUC', 'P-AP', 'P-PRO', 'P-F1max')
+METRICS = (*IMAGE_METRICS, *PIXEL_METRICS)
 
 
 def compute_metrics(
@@ -31,14 +33,71 @@ def compute_metrics(
       'I-AP': metrics.average_precision(labels, scores),
       'I-F1max': metrics.f1_max(labels, scores)[0],
     }
-    if pixels is not None:
-      record = pixels.evaluate()
-      figures |= {
-        'P-AUC': record.auroc,
-        'P-AP': record.average_precision,
-        'P-PRO': record.aupro,
-        'P-F1max': record.f1_max,
-      }
+    return figures if pixels is None else figures | _of_pixels(pixels)
   except ValueError as error:
     raise UserError(f'{category} cannot be scored: {error}.') from error
-  return figures
+
+
+def compute_defined(
+  category: str,
+  labels: np.ndarray,
+  scores: np.ndarray,
+  pixels: metrics.PixelScores | None,
+) -> tuple[dict[str, float], list[str]]:
+  """Those of the protocol's figures that the images of one category define.
+
+  Args:
+    category: named in errors and notes.
+    labels: [N], 1 for anomalous; there may be one class alone, or no image.
+    scores: image scores [N].
+    pixels: all pixels whose label is known, both classes among them; None where there are
+      no such.
+
+  Returns:
+    The figures, and sentences that name those that are left out and say why.
+
+  Raises:
+    UserError: a score is not finite.
+  """
+  kinds = {0: 'normal', 1: 'anomalous'}
+  absent = [kind for label, kind in kinds.items() if label not in labels]
+  if not absent:
+    return compute_metrics(category, labels, scores, pixels), []
+  missing = 'no test images' if len(absent) > 1 else f'no {absent[0]} test images'
+  if pixels is None:
+    return {}, [f'{category} has {missing}, so there are no figures of how well it detects.']
+  try:
+    figures = _of_pixels(pixels)
+  except ValueError as error:
+    raise UserError(f'{category} cannot be scored: {error}.') from error
+  return figures, [f'{category} has {missing}: no {", ".join(IMAGE_METRICS)}.']
+
+
+def count_decisions(labels: np.ndarray, scores: np.ndarray, threshold: float) -> dict[str, int]:
+  """How the images of a test set are decided at a threshold.
+
+  Args:
+    labels: [N], 1 for anomalous.
+    scores: image scores [N]; one above the threshold calls its image anomalous.
+    threshold: of the image score.
+
+  Returns:
+    {'caught', 'missed': numbers of anomalous images, 'passed', 'false_alarms': of normal ones}.
+  """
+  alarm, anomalous = scores > threshold, labels == 1
+  return {
+    'caught': int(np.sum(alarm & anomalous)),
+    'missed': int(np.sum(~alarm & anomalous)),
+    'passed': int(np.sum(~alarm & ~anomalous)),
+    'false_alarms': int(np.sum(alarm & ~anomalous)),
+  }
+
+
+def _of_pixels(pixels: metrics.PixelScores) -> dict[str, float]:
+  record = pixels.evaluate()
+  return {
+    'P-AUC': record.auroc,
+    'P-AP': record.average_precision,
+    'P-PRO': record.aupro,
+    'P-F1max': record.f1_max,
+  }

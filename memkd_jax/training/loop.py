@@ -114,6 +114,7 @@ def train(
         check=options.check,
         order=options.order,
       )
+      progress.set_postfix_str('compiling ...')  # until the first step's loss takes its place
       for number in range(start, steps):
         trace.before_step(number, on_devices)
         logger.begin_input()

@@ -62,7 +62,7 @@ def test_the_place_of_the_data_is_found(tmp_path, make_category):
 
 
 def test_nothing_prepared_says_how_to(tmp_path):
-  with pytest.raises(UserError, match=r'prepare_tfds\.py --dataset=visa --data=DATA --out='):
+  with pytest.raises(UserError, match=r'memkd prepare-tfds --dataset=visa --data=DATA --out='):
     open_source('visa', 'tfds', str(tmp_path))
 
 

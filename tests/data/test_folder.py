@@ -49,10 +49,6 @@ def test_arrays_keep_the_order_and_the_label_of_a_vanished_defect(tmp_path, make
   assert split.masks.any((1, 2)).tolist() == [False, False, False, False, True, True]
 
 
-def remove_mask(category):
-  (category / 'ground_truth' / 'hole' / '001_mask.png').unlink()
-
-
 def remove_image(category):
   (category / 'test' / 'hole' / '001.png').unlink()
 
@@ -62,8 +58,12 @@ def empty_train(category):
   (category / 'train' / 'good').mkdir()
 
 
-def remove_test(category):
-  shutil.rmtree(category / 'test')
+def put_beside_the_folders(category):
+  shutil.copy(category / 'test' / 'hole' / '001.png', category / 'test' / 'loose.png')
+
+
+def add_second_normal_folder(category):
+  shutil.copytree(category / 'test' / 'good', category / 'test' / 'OK')
 
 
 def same_stem(category):
@@ -73,10 +73,10 @@ def same_stem(category):
 @pytest.mark.parametrize(
   ('damage', 'message'),
   [
-    (remove_mask, r'hole/001\.png has no mask: .*ground_truth/hole/001_mask\.png'),
     (remove_image, r'001_mask\.png has no image'),
     (empty_train, r'no images in .*bolt/train/good'),
-    (remove_test, r'no folder .*bolt/test'),
+    (put_beside_the_folders, r'loose\.png lies in no subfolder of .*bolt/test'),
+    (add_second_normal_folder, r'OK and good; .* --config\.data\.normal_dir=OK'),
     (same_stem, r'001\.bmp shares its mask'),
     (shutil.rmtree, r'no folder .*bolt; expected layout'),
   ],
@@ -86,6 +86,92 @@ def test_gaps_are_named(tmp_path, make_category, damage, message):
   with pytest.raises(UserError, match=message):
     for split in ('train', 'test'):
       folder.list_samples(tmp_path, 'bolt', split)
+
+
+def test_what_is_not_there_is_no_sample(tmp_path, make_category):
+  category = make_category(tmp_path)
+  shutil.rmtree(category / 'test' / 'good')
+  assert {s.defect for s in folder.list_samples(tmp_path, 'bolt', 'test')} == {'hole'}
+  shutil.rmtree(category / 'test')
+  shutil.rmtree(category / 'ground_truth')
+  assert folder.list_samples(tmp_path, 'bolt', 'test') == []
+  assert len(folder.list_samples(tmp_path, 'bolt', 'train')) == 10
+  assert folder.notes(tmp_path, 'bolt') == []
+
+
+def test_masks_of_some_are_counted(tmp_path, make_category):
+  category = make_category(tmp_path)
+  (category / 'ground_truth' / 'hole' / '001_mask.png').unlink()
+  samples = folder.list_samples(tmp_path, 'bolt', 'test')
+  assert [s.mask is not None for s in samples] == [False, False, False, True, False, True]
+  split = load_split(samples, 32, 2)
+  assert split.has_pixel_labels.tolist() == [True, True, True, True, False, True]
+  (note,) = folder.notes(tmp_path, 'bolt')
+  assert note.startswith('bolt: 1 of 3 defective images have no mask')
+  assert 'test/hole/001.png' in note
+
+
+@pytest.mark.parametrize('suffix', ['_mask.png', '.png'])
+def test_usual_names_are_recognised_and_said(tmp_path, make_category, suffix):
+  category = make_category(tmp_path)
+  (category / 'train' / 'good').rename(category / 'train' / 'OK')
+  (category / 'test' / 'good').rename(category / 'test' / 'Normal')
+  (category / 'test' / 'hole').rename(category / 'test' / 'ko')
+  (category / 'ground_truth' / 'hole').rename(category / 'ground_truth' / 'ko')
+  for mask in list((category / 'ground_truth' / 'ko').iterdir()):
+    mask.rename(mask.with_name(mask.name.replace('_mask.png', suffix)))
+  (category / 'ground_truth').rename(category / 'masks')
+  assert folder.list_categories(tmp_path) == ['bolt']
+  assert len(folder.list_samples(tmp_path, 'bolt', 'train')) == 10
+  test = folder.list_samples(tmp_path, 'bolt', 'test')
+  assert sorted(s.defect for s in test) == ['good'] * 3 + ['ko'] * 3
+  assert all((s.mask is not None) == s.label for s in test)
+  (note,) = folder.notes(tmp_path, 'bolt')
+  for place in ('bolt/train/OK', 'bolt/test/Normal', 'bolt/masks'):
+    assert place in note
+
+
+def test_names_can_be_given(tmp_path, make_category):
+  category = make_category(tmp_path)
+  (category / 'train').rename(category / 'lernen')
+  (category / 'lernen' / 'good').rename(category / 'lernen' / 'gut')
+  (category / 'test' / 'good').rename(category / 'test' / 'gut')
+  names = {'train_dir': 'lernen', 'normal_dir': 'gut'}
+  assert folder.list_categories(tmp_path) == []
+  assert folder.list_categories(tmp_path, **names) == ['bolt']
+  assert len(folder.list_samples(tmp_path, 'bolt', 'train', **names)) == 10
+  test = folder.list_samples(tmp_path, 'bolt', 'test', **names)
+  assert [s.label for s in test] == [0, 0, 0, 1, 1, 1]
+
+
+def test_subfolders_are_read_and_what_is_no_image_is_named(tmp_path, make_category):
+  category = make_category(tmp_path)
+  for where in ('train/good', 'test/hole'):
+    (category / where / 'day2').mkdir()
+    shutil.copy(category / where / '001.png', category / where / 'day2' / '001.png')
+  (category / 'ground_truth' / 'hole' / 'day2').mkdir()
+  mask = category / 'ground_truth' / 'hole' / '001_mask.png'
+  shutil.copy(mask, category / 'ground_truth' / 'hole' / 'day2' / '001_mask.png')
+  (category / 'train' / 'good' / 'photo').write_bytes(b'')
+  (category / 'train' / 'good' / 'photo.heic').write_bytes(b'')
+  (category / 'train' / 'bad').mkdir()
+  train = folder.list_samples(tmp_path, 'bolt', 'train')
+  assert 'train/good/day2/001.png' in [s.id for s in train]
+  nested = [s for s in folder.list_samples(tmp_path, 'bolt', 'test') if 'day2' in s.id]
+  assert [s.mask.parent.name for s in nested] == ['day2']
+  ignored, left_out = folder.notes(tmp_path, 'bolt')
+  assert 'bolt/train/bad' in ignored
+  assert 'photo.heic' in left_out
+  assert '1 file without a suffix' in left_out
+
+
+def test_training_images_may_lie_in_train_itself(tmp_path, make_category):
+  category = make_category(tmp_path)
+  for image in list((category / 'train' / 'good').iterdir()):
+    image.rename(category / 'train' / image.name)
+  (category / 'train' / 'good').rmdir()
+  assert folder.list_categories(tmp_path) == ['bolt']
+  assert len(folder.list_samples(tmp_path, 'bolt', 'train')) == 10
 
 
 def test_broken_files_and_wrong_mask_sizes_are_named(tmp_path, make_category):

@@ -5,6 +5,7 @@ from PIL import Image
 
 from memkd_jax.metrics import collect_pixels
 from memkd_jax.report.curves import thin, write_curves
+from memkd_jax.scoring.calibration import Threshold
 
 
 def test_thinning_keeps_the_shape_and_the_ends(rng):
@@ -56,3 +57,29 @@ def test_equal_scores_are_drawn_too(tmp_path):
 def save_and_keep(kept):
   save = Figure.savefig
   return lambda figure, *args, **kwargs: kept.append(figure) or save(figure, *args, **kwargs)
+
+
+@pytest.mark.parametrize('labels', [[], [0, 0, 0], [1, 1, 1]])
+@pytest.mark.parametrize('held_out', [None, np.array([0.5, 1.5])])
+def test_one_class_has_a_histogram_alone(tmp_path, monkeypatch, labels, held_out):
+  if not labels and held_out is None:
+    return  # nothing to draw, which `evaluate` does not ask for
+  axes = []
+  add = Figure.subplot_mosaic
+  monkeypatch.setattr(
+    Figure, 'subplot_mosaic', lambda *a, **k: axes.append(add(*a, **k)) or axes[-1]
+  )
+  threshold = Threshold(1.25, 0.1, 0.1, (0.0, 0.2))
+  write_curves(
+    tmp_path / 'curves.png',
+    np.array(labels, int),
+    np.arange(len(labels), dtype=float),
+    held_out=held_out,
+    threshold=threshold,
+  )
+  (drawn,) = axes
+  assert list(drawn) == ['s']
+  texts = [text.get_text() for text in drawn['s'].get_legend().get_texts()]
+  assert ('held out, normal' in texts) == (held_out is not None)
+  assert 'threshold: 1.25' in texts
+  assert not any('F1' in text for text in texts)

@@ -5,7 +5,12 @@ from PIL import Image
 
 from memkd_jax.data.sample import Sample
 from memkd_jax.data.splits import Split
-from memkd_jax.report.figure import choose_cases, worst_first, write_figure
+from memkd_jax.report.figure import (
+  choose_cases,
+  choose_highest,
+  worst_first,
+  write_figure,
+)
 
 
 def test_the_worst_mistakes_come_first():
@@ -24,22 +29,36 @@ def test_without_mistakes_the_closest_calls_come_first():
   assert worst_first(labels, np.array([0.1, 0.4, 0.5, 0.9])).tolist()[:2] in ([1, 2], [2, 1])
 
 
+@pytest.mark.parametrize('classes', [1, 2])
 @pytest.mark.parametrize('number', range(2, 30))
-def test_no_case_is_chosen_twice(number):
-  order = np.arange(number)
-  groups = choose_cases(order)
+def test_no_case_is_chosen_twice(number, classes, rng):
+  labels = np.arange(number) % classes
+  scores = rng.random(number)
+  order = worst_first(labels, scores) if classes == 2 else np.argsort(-scores)
+  groups = choose_cases(labels, scores)
   chosen = np.concatenate(list(groups.values()))
+  places = [order.tolist().index(i) for i in chosen]
   assert len(set(chosen)) == len(chosen) >= min(number - 1, 12)
-  assert chosen.tolist() == sorted(chosen)
-  assert groups['worst'][0] == 0
-  assert groups['best'][-1] == number - 1
+  assert places == sorted(places)
+  assert places[0] == 0
+  assert places[-1] == number - 1
   assert max(len(group) for group in groups.values()) <= 4
   if number > 12:
-    assert groups['median'].mean() == pytest.approx((number - 1) / 2, abs=0.5)
+    middle = len(groups['median'])
+    assert np.mean(places[4 : 4 + middle]) == pytest.approx((number - 1) / 2, abs=0.5)
 
 
 def test_two_images_have_no_median():
-  assert list(choose_cases(np.array([1, 0]))) == ['worst', 'best']
+  assert list(choose_cases(np.array([1, 0]), np.array([0.5, 0.7]))) == ['worst', 'best']
+  assert list(choose_cases(np.array([1, 1]), np.array([0.5, 0.7]))) == ['highest', 'lowest']
+
+
+@pytest.mark.parametrize('number', [1, 4, 5, 20])
+def test_the_highest_come_in_order(number, rng):
+  scores = rng.random(number)
+  groups = choose_highest(scores)
+  assert np.concatenate(list(groups.values())).tolist() == np.argsort(-scores)[:8].tolist()
+  assert len(groups) == (2 if number > 4 else 1)
 
 
 @pytest.mark.parametrize('with_masks', [True, False])
@@ -56,7 +75,9 @@ def test_the_figure_has_its_rows(tmp_path, rng, with_masks, number, groups):
     masks=masks if with_masks else None,
     sizes=np.full((number, 2), 16),
   )
-  write_figure(tmp_path / 'figure.png', test, rng.random((number, 16, 16)), rng.random(number))
+  maps, scores = rng.random((number, 16, 16)), rng.random(number)
+  cases = choose_cases(test.labels, scores)
+  write_figure(tmp_path / 'figure.png', test, maps, scores, cases)
   assert [p.name for p in tmp_path.iterdir()] == ['figure.png']
   with Image.open(tmp_path / 'figure.png') as figure:
     width, height = figure.size
@@ -72,7 +93,8 @@ def test_all_maps_have_one_colour_scale(tmp_path, rng, monkeypatch):
   images = np.zeros((6, 8, 8, 3), np.uint8)
   maps = rng.random((6, 8, 8))
   test = Split(samples=samples, inputs={'rgb': images}, masks=None, sizes=np.full((6, 2), 8))
-  write_figure(tmp_path / 'figure.png', test, maps, rng.random(6))
+  scores = rng.random(6)
+  write_figure(tmp_path / 'figure.png', test, maps, scores, choose_cases(test.labels, scores))
   scales = {(k['vmin'], k['vmax']) for k in shown if 'vmin' in k}
   assert scales == {(maps.min(), np.quantile(maps, 0.999))}
   assert len(shown) == 12

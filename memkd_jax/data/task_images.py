@@ -1,0 +1,133 @@
+"""The images of a task: listed, checked, and known by their digests; decoded when asked for."""
+
+import dataclasses
+import hashlib
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+from memkd_jax.data.datasets import Source
+from memkd_jax.data.sample import Readable, Sample
+from memkd_jax.errors import UserError
+
+_CHUNK = 1 << 20  # bytes
+_DIGITS = 16  # hexadecimal, of a sha256: no two of a billion images share them by chance
+_NAMED = 3  # images in a sentence
+
+
+@dataclasses.dataclass(frozen=True)
+class TaskImages:
+  """The samples of a task.
+
+  Attributes:
+    train: normal samples, to learn from and to set a threshold with; at least one.
+    test: samples to be scored, perhaps none.
+    notes: sentences on how the files were read, and what is left out.
+  """
+
+  train: tuple[Sample, ...]
+  test: tuple[Sample, ...]
+  notes: tuple[str, ...]
+
+
+def list_task(
+  source: Source, train: Sequence[str], test: Sequence[str]
+) -> TaskImages:
+  """Lists the samples of a task.
+
+  Args:
+    source: the opened data set.
+    train: names of the categories whose normal images are learned from.
+    test: names of the categories that are scored.
+
+  Raises:
+    UserError: images are missing, or the training would see defects.
+  """
+  samples = {
+    split: tuple(s for c in categories for s in source.list_samples(c, split))
+    for split, categories in (('train', train), ('test', test))
+  }
+  for sample in samples['train']:
+    if sample.label:
+      raise UserError(
+        f'{", ".join(train)}: {sample.image} is among the training images but not normal; '
+        'move it.'
+      )
+  notes = [note for category in dict.fromkeys((*train, *test)) for note in source.notes(category)]
+  return TaskImages(samples['train'], samples['test'], tuple(notes))
+
+
+def image_digests(samples: Sequence[Sample], threads: int) -> dict[str, str]:
+  """What tells whether images are still the same: a digest of each sample's files.
+
+  Args:
+    samples: whose ids are unique.
+    threads: number of threads that read files.
+
+  Returns:
+    {id: hexadecimal digits}, of the contents of all inputs and of the mask, and of the kind of
+    defect.
+
+  Raises:
+    OSError: a file cannot be read.
+  """
+
+  def digest(sample: Sample) -> str:
+    combined = hashlib.sha256(sample.defect.encode())
+    for name, file in sorted(sample.inputs.items()):
+      combined.update(name.encode() + _file_digest(file))
+    if sample.mask is not None:
+      combined.update(b'mask' + _file_digest(sample.mask))
+    return combined.hexdigest()[:_DIGITS]
+
+  with ThreadPoolExecutor(threads) as pool:
+    return dict(zip((s.id for s in samples), pool.map(digest, samples), strict=True))
+
+
+def describe_changes(old: Mapping[str, str], new: Mapping[str, str]) -> str:
+  """What is different between two results of `image_digests`; '' where nothing is.
+
+  Returns:
+    '2 are new (a.png, b.png), 1 is gone (c.png), 1 has another content (d.png)'.
+  """
+  groups = {
+    ('is new', 'are new'): [i for i in new if i not in old],
+    ('is gone', 'are gone'): [i for i in old if i not in new],
+    ('has another content', 'have another content'): [
+      i for i in new if i in old and new[i] != old[i]
+    ],
+  }
+  return ', '.join(
+    f'{len(ids)} {one if len(ids) == 1 else several} ({shorten(ids)})'
+    for (one, several), ids in groups.items()
+    if ids
+  )
+
+
+def describe_leak(train: Sequence[Sample], test: Sequence[Sample], threads: int) -> str:
+  """Names test images that are training images as well, by their content; '' where none are.
+
+  Raises:
+    OSError: a file cannot be read.
+  """
+  with ThreadPoolExecutor(threads) as pool:
+    learned = set(pool.map(_file_digest, (s.image for s in train)))
+    digests = list(pool.map(_file_digest, (s.image for s in test)))
+  twice = [s.id for s, digest in zip(test, digests, strict=True) if digest in learned]
+  if not twice:
+    return ''
+  images = 'image is a training image' if len(twice) == 1 else 'images are training images'
+  return f'{len(twice)} test {images} as well, and flatter the figures: {shorten(twice)}.'
+
+
+def shorten(names: Sequence[str]) -> str:
+  """The first few of some names, and how many more there are."""
+  more = [f'{len(names) - _NAMED} more'] if len(names) > _NAMED else []
+  return ', '.join([*names[:_NAMED], *more])
+
+
+def _file_digest(file: Readable) -> bytes:
+  digest = hashlib.sha256()
+  with file.open('rb') as stream:
+    while chunk := stream.read(_CHUNK):
+      digest.update(chunk)
+  return digest.digest()

@@ -1,0 +1,42 @@
+"""scores.csv: what the model says of each test image and of each image held out."""
+
+import csv
+import io
+from collections.abc import Iterable
+from pathlib import Path
+from typing import NamedTuple
+
+from memkd_jax.files import atomic
+
+_DIGITS = 6  # float32 holds no more
+
+
+class ScoredImage(NamedTuple):
+  """One row.
+
+  Attributes:
+    image: the sample's id.
+    split: 'test' or 'held out'.
+    defect: 'good', or the kind of defect.
+    score: image score.
+    p_value: probability of such a score among normal images; None without calibration.
+    decision: 'anomalous' or 'normal'; None without a threshold.
+  """
+
+  image: str
+  split: str
+  defect: str
+  score: float
+  p_value: float | None
+  decision: str | None
+
+
+def write_scores(path: Path, rows: Iterable[ScoredImage]) -> None:
+  """Writes the rows, highest score first within each split, complete or not at all."""
+  buffer = io.StringIO(newline='')
+  writer = csv.writer(buffer)
+  writer.writerow(ScoredImage._fields)
+  for row in sorted(rows, key=lambda row: (row.split != 'test', -row.score, row.image)):
+    p_value = None if row.p_value is None else f'{row.p_value:.{_DIGITS}g}'
+    writer.writerow(row._replace(score=f'{row.score:.{_DIGITS}g}', p_value=p_value))
+  atomic.write_text(path, buffer.getvalue())
