@@ -9,13 +9,15 @@ import difflib
 import faulthandler
 import io
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from memkd_jax.errors import UserError, explain
 from memkd_jax.runtime import huge_pages, interrupt
+from memkd_jax.wording import counted
 
 if TYPE_CHECKING:
+  from memkd_jax.data.listing import LeftOut
   from memkd_jax.detector import Detector
   from memkd_jax.scoring.calibration import Calibration, Threshold
 
@@ -122,6 +124,23 @@ def exit_code(name: str, body: Callable[[], int | None], stopped: str = '') -> i
 def say(sentence: str) -> None:
   """On stderr: stdout is for what can be piped."""
   print(sentence, file=sys.stderr, flush=True)
+
+
+def say_begin(detector: 'Detector', number: int, left_out: 'Sequence[LeftOut]') -> None:
+  """Says what is scored where, before that compiles for some seconds.
+
+  Args:
+    detector: that scores.
+    number: of files.
+    left_out: what is not scored, see `data.listing`.
+  """
+  from memkd_jax.data.listing import describe_left_out
+
+  if left_out:
+    say(describe_left_out(left_out))
+  device = detector.program.device
+  kind = '' if device.device_kind.lower() == device.platform else f' ({device.device_kind})'
+  say(f'Scoring {counted(number, "image")} on {device.platform}{kind}; compiling first ...')
 
 
 def keep_programs() -> None:

@@ -3,6 +3,7 @@
 import argparse
 import dataclasses
 import json
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING
 from memkd_jax import cli
 from memkd_jax.cli import say
 from memkd_jax.runtime import interrupt
+from memkd_jax.wording import counted
 
 if TYPE_CHECKING:
   from memkd_jax.deploy.prediction import Prediction
@@ -29,32 +31,59 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(flags: argparse.Namespace) -> int:
+  from memkd_jax.data.listing import LeftOut
+  from memkd_jax.data.splits import describe_remarks
   from memkd_jax.deploy.prediction import Outputs, list_inputs, predict
 
+  left_out: list[LeftOut] = []
+  kinds: Counter[str] = Counter()
+  remarks: list[str] = []
+
+  def tell(row: 'Prediction') -> None:
+    kinds['unreadable' if row.error else row.decision or 'not decided'] += 1
+    if flags.json:
+      _print_json(row)
+
   with interrupt.handled():
-    paths = list_inputs([*flags.images, *flags.files])
+    paths = list_inputs([*flags.images, *flags.files], left_out)
     cli.keep_programs()
     detector = cli.load_named(flags)
     _describe(detector)
+    cli.say_begin(detector, len(paths), left_out)
     failed = predict(
       detector,
       paths,
       None if flags.out is None else Path(flags.out).expanduser(),
       Outputs(not flags.no_heat_maps, flags.maps, flags.masks),
       flags.pixel_rate,
-      tell=_print_json if flags.json else lambda row: None,
+      tell=tell,
+      notice=remarks.append,
     )
+  for note in describe_remarks(remarks, detector.bits):
+    say(f'Note: {note}')
+  number = kinds.total()
   if failed:
-    say(f'predict: {failed} of {len(paths)} images could not be read; their rows say why.')
+    say(f'predict: {failed} of {counted(number, "image")} could not be read; see their rows.')
+  say(f'{counted(number, "image")}: {_describe_kinds(kinds, len(left_out))}.')
   if flags.out is not None:
-    say(f'{len(paths)} rows are in {Path(flags.out) / "scores.csv"}.')
+    what = counted(number, 'row is', 'rows are')
+    say(f'{what} in {Path(flags.out) / "scores.csv"}.')
   return 1 if failed else 0
+
+
+def _describe_kinds(kinds: 'Counter[str]', left_out: int) -> str:
+  """'3 anomalous, 4 normal, 1 unreadable; 2 others were left out'."""
+  order = ('anomalous', 'normal', 'not decided', 'unreadable')
+  always = ('unreadable',) if kinds['not decided'] else ('anomalous', 'normal', 'unreadable')
+  parts = [f'{kinds[kind]} {kind}' for kind in order if kinds[kind] or kind in always]
+  others = f'; {counted(left_out, "other was", "others were")} left out' if left_out else ''
+  return ', '.join(parts) + others
 
 
 def _parser() -> cli.Parser:
   parser = cli.Parser('predict', 'Scores images with a trained model.')
   cli.add_model_flags(parser)
-  cli.add_rate_flag(parser)
+  cli.add_threshold_flags(parser)
   add = parser.add_argument
   add(
     '--images',
@@ -69,7 +98,7 @@ def _parser() -> cli.Parser:
     '--pixel-rate',
     type=float,
     help='with --masks: share of normal pixels that may exceed the pixel threshold; the '
-    'false-alarm rate if left out',
+    'false-alarm rate if left out, or with a threshold by hand that threshold itself',
   )
   add('--no-heat-maps', action='store_true', help='write no pictures')
   add('--maps', action='store_true', help='write raw float32 TIFF maps')
@@ -81,13 +110,8 @@ def _parser() -> cli.Parser:
 def _describe(detector: 'Detector') -> None:
   for note in detector.notes:
     say(f'Note: {note}')
-  if detector.threshold is None or detector.calibration is None:
-    say(
-      'Note: there is no threshold, so p_value and decision stay empty; train with '
-      '--config.train.holdout=0.1 to have one, or set it with memkd calibrate.'
-    )
-  else:
-    say(cli.describe_threshold(detector.calibration, detector.threshold))
+  said = cli.describe_threshold(detector.calibration, detector.threshold)
+  say(f'Note: {said}' if detector.threshold is None else said)
 
 
 def _print_json(row: 'Prediction') -> None:

@@ -1,6 +1,8 @@
 import csv
+import dataclasses
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,8 +10,11 @@ from PIL import Image
 
 import memkd_jax
 from memkd_jax import predict
+from memkd_jax.data import bit_depth
 from memkd_jax.deploy.prediction import Outputs, list_inputs
 from memkd_jax.deploy.prediction import predict as predict_paths
+from memkd_jax.deploy.results import picture_names
+from memkd_jax.errors import UserError
 from memkd_jax.run import run_config
 from memkd_jax.runtime import interrupt
 from memkd_jax.workdir import Workdir
@@ -46,6 +51,7 @@ def rows(out):
 def test_folder(run, folder, tmp_path, capsys):
   out = tmp_path / 'out'
   arguments = [f'--workdir={run / "run"}', f'--images={folder}', f'--out={out}']
+  arguments.append('--false-alarm-rate=0.25')
   assert predict.main([*arguments, '--maps', '--masks', '--json']) == 1
   printed = capsys.readouterr()
   assert '1 of 8 images could not be read' in printed.err
@@ -59,12 +65,12 @@ def test_folder(run, folder, tmp_path, capsys):
   assert [row['path'] for row in broken] == [str(folder / 'broken.png')]
   assert set(broken[0].values()) == {broken[0]['path'], broken[0]['error'], ''}
   good = [row for row in found if not row['error']]
-  detector = memkd_jax.load(run / 'run')
+  detector = memkd_jax.load(run / 'run', false_alarm_rate=0.25)
   result = detector([np.asarray(Image.open(row['path'])) for row in good])
   np.testing.assert_allclose([float(row['score']) for row in good], result.scores, rtol=1e-5)
   assert [row['decision'] == 'anomalous' for row in good] == result.decisions.tolist()
   for row, map_, decision in zip(good, result.maps, result.decisions, strict=True):
-    name = row['path'].removeprefix(f'{folder}/')
+    name = str(Path(row['path']).relative_to(folder).with_suffix(''))
     size = Image.open(row['path']).size
     assert Image.open(out / 'heatmaps' / f'{name}.png').size == size
     raw = np.asarray(Image.open(out / 'maps' / f'{name}.tiff'))
@@ -104,7 +110,7 @@ def test_json_alone_writes_nothing(run, folder, capsys, monkeypatch, tmp_path):
   [
     ([], 2, 'give images'),
     (['x.png'], 2, '--out'),
-    (['--out=out', 'nothing.png'], 1, 'nothing.png names no image'),
+    (['--out=out', 'nothing.png'], 1, 'nothing.png does not exist; give a folder'),
     (['--out=out', '--false-alarm-rate=0.01', '{image}'], 1, '3 held-out images support'),
     (['--out={image}', '{image}'], 1, 'File exists'),
     (['--out=out', '--category=nut', '{image}'], 1, 'nut is not among them'),
@@ -128,12 +134,12 @@ def test_without_a_threshold(run, folder, tmp_path, capsys):
   Workdir(tmp_path / 'run').write_calibration('bolt', 0, None)
   arguments = [f'--workdir={tmp_path / "run"}', f'--out={tmp_path}', str(folder / 'wide.bmp')]
   assert predict.main(arguments) == 0
-  assert '--config.train.holdout' in capsys.readouterr().err
+  assert 'Note: No images were held out: ' in capsys.readouterr().err
   (row,) = rows(tmp_path)
   assert row['score'] and row['p_value'] == row['decision'] == ''
   for flag in ('--masks', '--false-alarm-rate=0.5'):
     assert predict.main([*arguments, flag]) == 1
-    assert '--config.train.holdout' in capsys.readouterr().err
+    assert 'set a threshold by hand (--threshold=VALUE)' in capsys.readouterr().err
 
 
 def test_interrupted_run_keeps_its_rows_under_another_name(run, folder, tmp_path):
@@ -153,12 +159,114 @@ def test_paths_with_dots_stay_in_the_folder(run, folder, tmp_path):
   paths = [folder / 'hole' / '..' / '..' / 'new' / 'wide.bmp', folder / 'good' / '000.png']
   out = tmp_path / 'deep' / 'out'
   assert predict_paths(detector, paths, out, Outputs()) == 0
-  assert (out / 'heatmaps' / 'wide.bmp.png').is_file()
-  assert (out / 'heatmaps' / 'good' / '000.png.png').is_file()
+  assert (out / 'heatmaps' / 'wide.png').is_file()
+  assert (out / 'heatmaps' / 'good' / '000.png').is_file()
   assert sorted(p.name for p in out.iterdir()) == ['heatmaps', 'scores.csv']
 
 
 def test_pixel_rate_that_is_none(run, folder, tmp_path, capsys):
   arguments = [f'--workdir={run / "run"}', f'--out={tmp_path}', str(folder / 'wide.bmp')]
+  arguments.append('--false-alarm-rate=0.25')
   assert predict.main([*arguments, '--masks', '--pixel-rate=0']) == 1
   assert '--pixel-rate=0: give a number between 0 and 1' in capsys.readouterr().err
+
+
+def test_a_second_run_does_not_score_what_the_first_one_wrote(run, folder, capsys):
+  arguments = [f'--workdir={run / "run"}', f'--images={folder}', '--maps']
+  for out in ('results', '.', 'results'):
+    assert predict.main([*arguments, f'--out={folder / out}']) == 1
+    found = [row['path'] for row in rows(folder / out)]
+    assert len(found) == 8
+    assert not [path for path in found if 'heatmaps' in path or 'maps' in path]
+  assert f'memkd predict, which are no input ({folder}' in capsys.readouterr().err
+  pattern = str(folder / '**' / '*.png')
+  left_out = []
+  assert len(list_inputs([pattern], left_out)) == 7
+  assert {item.kind for item in left_out} == {'file or folder that memkd predict has written'}
+
+
+def test_what_is_left_out_and_what_was_decided_is_counted(run, folder, tmp_path, capsys):
+  (folder / 'photo.heic').write_bytes(b'')
+  (folder / 'IMG_1').write_bytes(b'')
+  arguments = [f'--workdir={run / "run"}', f'--images={folder}', f'--out={tmp_path / "out"}']
+  assert predict.main([*arguments, '--false-alarm-rate=0.5']) == 1
+  said = capsys.readouterr().err
+  decisions = [row['decision'] for row in rows(tmp_path / 'out')]
+  anomalous, normal = decisions.count('anomalous'), decisions.count('normal')
+  assert f'1 file without a suffix ({folder / "IMG_1"})' in said
+  assert f'1 file with the suffix .heic ({folder / "photo.heic"})' in said
+  assert 'Scoring 8 images on cpu; compiling first' in said
+  assert (
+    f'8 images: {anomalous} anomalous, {normal} normal, 1 unreadable; 3 others were left out.'
+    in said
+  )
+
+
+@pytest.mark.parametrize(
+  ('pattern', 'message'),
+  [
+    ('{folder}/none', '/none does not exist; give a folder'),
+    ('{folder}/empty', '/empty holds no images; .* Left out: 1 file .*a\\.txt'),
+    ('{folder}/none/*.png', r'/none/\*\.png is a pattern that no image matches'),
+  ],
+)
+def test_what_names_no_image_says_why(folder, pattern, message):
+  (folder / 'empty').mkdir()
+  (folder / 'empty' / 'a.txt').write_bytes(b'')
+  with pytest.raises(UserError, match=message):
+    list_inputs([pattern.format(folder=folder)])
+
+
+def test_pages_are_images_of_their_own(run, tmp_path):
+  pages = [Image.new('RGB', (40, 40), (value, 0, 0)) for value in (0, 100, 200)]
+  pages[0].save(tmp_path / 'a.tif', save_all=True, append_images=pages[1:])
+  pages[1].save(tmp_path / 'b.png')
+  detector = memkd_jax.load(run / 'run')
+  out = tmp_path / 'out'
+  inputs = [tmp_path / 'a.tif', tmp_path / 'b.png']
+  assert predict_paths(detector, inputs, out, Outputs()) == 0
+  found = {row['path']: row['score'] for row in rows(out)}
+  names = [f'{tmp_path}/a.tif#{number}' for number in (1, 2, 3)]
+  assert list(found) == [*names, str(tmp_path / 'b.png')]
+  assert found[names[1]] == found[str(tmp_path / 'b.png')]
+  assert len(set(found.values())) == 3
+  expected = ['a.tif#1.png', 'a.tif#2.png', 'a.tif#3.png', 'b.png']
+  assert sorted(p.name for p in (out / 'heatmaps').iterdir()) == expected
+
+
+def test_numbers_have_six_digits_at_most(run, folder, tmp_path):
+  arguments = [f'--workdir={run / "run"}', f'--images={folder}', f'--out={tmp_path / "out"}']
+  predict.main(arguments)
+  for row in rows(tmp_path / 'out'):
+    for value in (row['score'], row['p_value']):
+      assert len(value.replace('.', '').lstrip('0')) <= 6
+
+
+def test_pictures_keep_a_suffix_only_to_differ():
+  paths = [Path(name) for name in ('n1.png', 'n2.png', 'n2.jpg', 'in/n1.png', 'n2.jpg.bmp')]
+  assert list(map(str, picture_names(paths).values())) == [
+    'n1',
+    'n2.png',
+    'n2.jpg',
+    'in/n1',
+    'n2.jpg.bmp',
+  ]
+  assert str(picture_names([Path('n1.png'), Path('x/../n1.png')])[Path('n1.png')]) == 'n1'
+
+
+def test_values_above_the_range_of_the_training_images_are_noted(run, tmp_path, capsys):
+  shutil.copytree(run / 'run', tmp_path / 'run')
+  trained = Workdir(tmp_path / 'run').read_model('bolt', 0)
+  Workdir(tmp_path / 'run').write_model(
+    dataclasses.replace(trained, config=bit_depth.in_config(trained.config, 12))
+  )
+  grey = np.arange(256, dtype=np.uint8).reshape(16, 16)
+  Image.fromarray(grey).save(tmp_path / 'a.png')
+  Image.fromarray(np.round(grey * (4095 / 255)).astype(np.uint16)).save(tmp_path / 'b.png')
+  Image.fromarray(np.full((16, 16), 5000, np.uint16)).save(tmp_path / 'c.png')
+  files = [str(tmp_path / f'{name}.png') for name in 'abc']
+  arguments = [f'--workdir={tmp_path / "run"}', f'--out={tmp_path / "out"}', *files]
+  assert predict.main(arguments) == 0
+  assert '1 image holds values above 4095' in capsys.readouterr().err
+  first, second, _ = rows(tmp_path / 'out')
+  assert first['score'] == second['score']

@@ -1,0 +1,185 @@
+"""What `predict` writes: rows in scores.csv, and pictures beside it."""
+
+import csv
+import dataclasses
+import os
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from memkd_jax.data.listing import PICTURES, SCORES
+from memkd_jax.deploy.stream import Decoded
+from memkd_jax.detector import Detector
+from memkd_jax.files import atomic
+from memkd_jax.report.overlay import color_range, heat_map
+from memkd_jax.scoring.resolution import to_size
+
+_SCORES, _PARTIAL = SCORES
+_HEAT_MAPS, _MAPS, _MASKS = PICTURES
+
+
+@dataclasses.dataclass(frozen=True)
+class Prediction:
+  """One row of scores.csv.
+
+  Attributes:
+    path: of the image, as it was given; of several pages in a file with #1, #2, ... behind it.
+    score: the highest value of its map, to 6 digits; None where it could not be read.
+    p_value: probability of such a score among normal images, likewise; None without
+      calibration.
+    decision: 'anomalous' or 'normal'; None without a threshold.
+    peak_row: of the map's highest value, in pixels of the original image from 0.
+    peak_col: likewise.
+    error: why it could not be read, one sentence; else None.
+  """
+
+  path: str
+  score: float | None = None
+  p_value: float | None = None
+  decision: str | None = None
+  peak_row: int | None = None
+  peak_col: int | None = None
+  error: str | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Outputs:
+  """What is written of each image beside its row.
+
+  <image> is its path without suffix, below the folder that all images have in common; with its
+  suffix where two images of a folder differ in that alone, and for pages of a file.
+
+  Attributes:
+    heat_maps: <image>.png in heatmaps/, at the image's aspect ratio.
+    maps: <image>.tiff in maps/: float32, raw, at the image's size.
+    masks: <image>.png in masks/: 255 where an anomalous image exceeds the pixel
+      threshold, at the image's size; a normal image has an empty mask.
+  """
+
+  heat_maps: bool = True
+  maps: bool = False
+  masks: bool = False
+
+
+class Rows:
+  """scores.csv as a context manager; with no folder it does nothing."""
+
+  def __init__(self, out: Path | None):
+    """Takes the folder."""
+    self._out = out
+
+  def __enter__(self) -> 'Rows':
+    """Begins scores.partial.csv."""
+    if self._out is not None:
+      self._out.mkdir(parents=True, exist_ok=True)
+      self._partial = self._out / _PARTIAL
+      # File names may hold what is no UTF-8.
+      self._file = self._partial.open(
+        'w', newline='', encoding='utf-8', errors='backslashreplace'
+      )
+      self._csv = csv.writer(self._file)
+      self._csv.writerow(field.name for field in dataclasses.fields(Prediction))
+    return self
+
+  def add(self, row: Prediction) -> None:
+    """Writes a row."""
+    if self._out is not None:
+      with atomic.naming(self._partial):
+        self._csv.writerow(dataclasses.astuple(row))
+
+  def __exit__(self, kind: type | None, *_: object) -> None:
+    """Renames it to scores.csv, unless something went wrong."""
+    if self._out is not None:
+      with atomic.naming(self._partial):
+        self._file.close()
+        if kind is None:
+          self._partial.replace(self._out / _SCORES)
+
+
+class Pictures:
+  """Writes the pictures of images under their paths below the common folder."""
+
+  def __init__(
+    self,
+    detector: Detector,
+    out: Path,
+    paths: Sequence[Path],
+    outputs: Outputs,
+    pixel_rate: float | None,
+  ):
+    """Takes where they go.
+
+    Args:
+      detector: that scores.
+      out: the folder.
+      paths: of all images.
+      outputs: what is written.
+      pixel_rate: see `Detector.pixel_threshold`.
+
+    Raises:
+      UserError: the rate is none.
+    """
+    self._detector, self._out, self._outputs = detector, out, outputs
+    self._names = picture_names(paths)
+    self._pixel_threshold = detector.pixel_threshold(pixel_rate) if outputs.masks else None
+
+  def write(self, image: Decoded, map_: np.ndarray, anomalous: bool) -> None:
+    """Writes what is asked for.
+
+    Args:
+      image: what is kept of it.
+      map_: [S, S].
+      anomalous: the decision.
+    """
+    if self._outputs.heat_maps:
+      resized = to_size(map_, np.array(image.small.shape[1::-1]))
+      low, high = color_range(self._detector.calibration, self._detector.threshold, map_)
+      picture = heat_map(image.small, resized, low, high)
+      self._save(Image.fromarray(picture), _HEAT_MAPS, image, '.png')
+    if self._outputs.maps or self._outputs.masks:
+      full = to_size(map_, np.array(image.size))
+      if self._outputs.maps:
+        self._save(Image.fromarray(full), _MAPS, image, '.tiff')
+      if self._outputs.masks:
+        mask = anomalous & (full > self._pixel_threshold)
+        self._save(Image.fromarray(mask.astype(np.uint8) * 255), _MASKS, image, '.png')
+
+  def _save(self, picture: Image.Image, folder: str, image: Decoded, suffix: str) -> None:
+    if image.page is None:
+      name = str(self._names[image.path])
+    else:
+      name = f'{self._names[image.path].with_name(image.path.name)}#{image.page + 1}'
+    with atomic.atomic_write(self._out / folder / f'{name}{suffix}') as temporary:
+      picture.save(temporary)
+
+
+def picture_names(paths: Sequence[Path]) -> dict[Path, Path]:
+  """Where the pictures of each image lie, without the picture's own suffix.
+
+  Args:
+    paths: of images, at least one.
+
+  Returns:
+    Relative paths by those of the images: below the folder that all images have in common,
+    and without suffix where that leaves them different.
+  """
+  absolute = {path: _absolute(path) for path in paths}
+  root = Path(os.path.commonpath([path.parent for path in absolute.values()]))
+  whole = {path: found.relative_to(root) for path, found in absolute.items()}
+  names = {path: name.with_suffix('') for path, name in whole.items()}
+  # a.jpg of a.jpg and a.png may be the name without suffix of a.jpg.bmp, so again and again.
+  while True:
+    # A path may be given twice in two ways, which are one picture.
+    claims = Counter(name for _, name in {(whole[path], names[path]) for path in paths})
+    longer = [p for p in paths if claims[names[p]] > 1 and names[p] != whole[p]]
+    if not longer:
+      return names
+    names |= {path: whole[path] for path in longer}
+
+
+def _absolute(path: Path) -> Path:
+  """Without any '..', by which a picture could be written elsewhere."""
+  return Path(os.path.abspath(path))
