@@ -144,9 +144,14 @@ def say_begin(detector: 'Detector', number: int, left_out: 'Sequence[LeftOut]') 
 
 
 def keep_programs() -> None:
-  """Keeps compiled programs between runs, or says why not; see `compile_cache`."""
-  from memkd_jax.runtime import compile_cache
+  """Keeps compiled programs between runs, or says why not; see `compile_cache`.
 
+  Raises:
+    UserError: there is no device of the kind that the environment asks for.
+  """
+  from memkd_jax.runtime import compile_cache, devices
+
+  devices.backend()
   if problem := compile_cache.enable():
     say(f'Note: {problem}')
 
@@ -164,14 +169,22 @@ def add_model_flags(parser: argparse.ArgumentParser) -> None:
   add('--teacher-weights', metavar='FILE', help='where the teacher lies now, if it was moved')
 
 
-def add_rate_flag(parser: argparse.ArgumentParser) -> None:
-  """Adds --false-alarm-rate."""
-  parser.add_argument(
+def add_threshold_flags(parser: argparse.ArgumentParser) -> None:
+  """Adds --false-alarm-rate and --threshold, one of which may be given."""
+  add = parser.add_mutually_exclusive_group().add_argument
+  add(
     '--false-alarm-rate',
     type=float,
     metavar='RATE',
     help='share of normal images that may be called anomalous, which sets the threshold; 0.01, '
-    'or the lowest that the held-out images support, if left out',
+    'or the lowest that the held-out images support, if left out; none without being asked '
+    'for where that is above 0.1',
+  )
+  add(
+    '--threshold',
+    type=float,
+    metavar='VALUE',
+    help='threshold of the image score by hand: images are anomalous above it',
   )
 
 
@@ -184,15 +197,30 @@ def load_named(flags: argparse.Namespace) -> 'Detector':
     flags.category,
     seed=flags.seed,
     false_alarm_rate=getattr(flags, 'false_alarm_rate', None),
+    threshold=getattr(flags, 'threshold', None),
     teacher_weights=flags.teacher_weights,
   )
 
 
-def describe_threshold(calibration: 'Calibration', threshold: 'Threshold') -> str:
-  """A threshold, and how well it is known, as one sentence."""
-  low, high = threshold.interval
+def describe_threshold(calibration: 'Calibration | None', threshold: 'Threshold | None') -> str:
+  """A threshold, and how well it is known, as one sentence; or why there is none."""
+  from memkd_jax.scoring.calibration import why_undecided
+
+  if threshold is None:
+    return why_undecided(calibration)
+  if threshold.false_alarm_rate is None:
+    name = f'Threshold {threshold.value:g}, set by hand'
+  else:
+    name = f'Threshold {threshold.value:.4f}'
+  if calibration is None or threshold.expected is None or threshold.interval is None:
+    return f'{name}: no images were held out that would tell how many normal ones score higher.'
+  number = len(calibration.scores)
+  low, high = map(_percent, threshold.interval)
   return (
-    f'Threshold {threshold.value:.4f}: of normal images {100 * threshold.expected:.2g}% are '
-    f'expected to score higher (95% interval {100 * low:.2g}% to {100 * high:.2g}%, from '
-    f'{len(calibration.scores)} held-out images).'
+    f'{name}: of normal images {_percent(threshold.expected)} are expected to score higher '
+    f'(95% interval {low} to {high}, from {number} held-out image{"s" if number > 1 else ""}).'
   )
+
+
+def _percent(share: float) -> str:
+  return '100%' if share > 0.995 else f'{100 * share:.2g}%'

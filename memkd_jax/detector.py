@@ -14,7 +14,12 @@ from memkd_jax.data.inputs import Images
 from memkd_jax.errors import UserError
 from memkd_jax.files import model
 from memkd_jax.runtime.devices import Devices
-from memkd_jax.scoring.calibration import Threshold, check_rate
+from memkd_jax.scoring.calibration import (
+  check_rate,
+  check_value,
+  choose_threshold,
+  why_undecided,
+)
 from memkd_jax.scoring.pipeline import Pipeline
 from memkd_jax.teachers import weights
 from memkd_jax.teachers.extractor import RANDOM, FeatureExtractor
@@ -29,8 +34,8 @@ class Result:
     maps: float32 [N, S, S], anomaly maps at the model's size S, raw.
     scores: float32 [N], how abnormal each image is, as a rule its map's highest value.
     p_values: float64 [N], the probability that a normal image scores as high or
-      higher; None where no threshold was calibrated.
-    decisions: bool [N], True for anomalous; None likewise.
+      higher; None where there are no held-out images to tell.
+    decisions: bool [N], True for anomalous; None where there is no threshold.
   """
 
   maps: np.ndarray
@@ -106,17 +111,25 @@ class Detector:
     batch_size: number of images that are scored at once.
     bits: how many of 16 bits per channel its images use, see `data.bit_depth`.
     calibration: what its held-out images look like; None where there are none.
-    threshold: by which it decides; None likewise.
+    threshold: by which it decides; None where it does not.
+    undecided: why it does not decide, and the remedies, one sentence; None where it does.
     notes: sentences that must stand beside its results.
   """
 
-  def __init__(self, trained: TrainedModel, program: Program, false_alarm_rate: float | None):
+  def __init__(
+    self,
+    trained: TrainedModel,
+    program: Program,
+    false_alarm_rate: float | None = None,
+    threshold: float | None = None,
+  ):
     """Takes what `load` found.
 
     Args:
       trained: the model.
       program: the teacher and the compiled program.
       false_alarm_rate: see `load`.
+      threshold: see `load`.
     """
     self.trained, self.program = trained, program
     self.category = trained.name
@@ -126,10 +139,9 @@ class Detector:
     self.bits = bit_depth.of_config(trained.config)
     self.notes = list(program.notes)
     self.calibration = trained.calibration
-    self.threshold: Threshold | None = None
-    if self.calibration is not None:
-      rate = self.calibration.default_rate() if false_alarm_rate is None else false_alarm_rate
-      self.threshold = self.calibration.threshold(rate)
+    by_hand = trained.threshold if threshold is None else threshold
+    self.threshold = choose_threshold(self.calibration, by_hand, false_alarm_rate)
+    self.undecided = None if self.threshold else why_undecided(self.calibration)
     self._on_device = jax.device_put(trained.params, program.device)
 
   def __call__(self, images: Images) -> Result:
@@ -164,6 +176,32 @@ class Detector:
       self._score_batch(np.zeros((number, self.image_size, self.image_size, 3), np.uint8))
       size *= 2
 
+  def pixel_threshold(self, rate: float | None = None) -> float | None:
+    """The value above which a pixel of a map is taken for anomalous.
+
+    Args:
+      rate: the share of normal pixels that exceed it. If None the false-alarm rate of images,
+        and with a threshold by hand that threshold itself.
+
+    Returns:
+      The value; None where there is no threshold.
+
+    Raises:
+      UserError: the rate is none, or there are no held-out images to count pixels of.
+    """
+    if self.threshold is None:
+      return None
+    rate = self.threshold.false_alarm_rate if rate is None else rate
+    if rate is None:
+      return self.threshold.value
+    check_rate(rate, 'pixel-rate')
+    if self.calibration is None:
+      raise UserError(
+        f'--pixel-rate={rate:g} is counted on held-out images, and {self.category} has none; '
+        'leave it out, or calibrate (memkd calibrate --workdir=DIR --good=FOLDER).'
+      )
+    return self.calibration.pixel_threshold(rate)
+
   def score(self, images: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Maps and scores as a function to be traced, its parameters as numpy constants.
 
@@ -186,10 +224,9 @@ class Detector:
     return np.asarray(maps)[:number], np.asarray(scores)[:number]
 
   def _decide(self, maps: np.ndarray, scores: np.ndarray) -> Result:
-    if self.calibration is None or self.threshold is None:
-      return Result(maps, scores, None, None)
-    p_values = self.calibration.p_values(scores)
-    return Result(maps, scores, p_values, scores > self.threshold.value)
+    p_values = None if self.calibration is None else self.calibration.p_values(scores)
+    decisions = None if self.threshold is None else scores > self.threshold.value
+    return Result(maps, scores, p_values, decisions)
 
 
 def load(
@@ -198,6 +235,7 @@ def load(
   *,
   seed: int | None = None,
   false_alarm_rate: float | None = None,
+  threshold: float | None = None,
   teacher_weights: Path | str | None = None,
 ) -> Detector:
   """Loads a trained model.
@@ -207,16 +245,28 @@ def load(
     category: name of what it was trained on; may be left out where there is one alone.
     seed: the seed that it was trained with; the first of the run's seeds if None.
     false_alarm_rate: the share of normal images that may be called anomalous; 0.01, or the
-      lowest that the held-out images support, if None.
+      lowest that the held-out images support, if None. Where they support none of 0.1, the
+      detector decides only if it is asked for a rate.
+    threshold: of the image score, in place of one that follows from a rate; if both are
+      None, the one that was set with memkd calibrate --threshold, if any.
     teacher_weights: where the teacher's weights lie now; where they lay at the
       training if None.
 
   Returns:
-    The detector; it decides only if the run had --config.train.holdout.
+    The detector; its `undecided` says why, where it does not decide.
 
   Raises:
-    UserError: there is no such model, it is damaged, or the rate cannot be supported.
+    UserError: there is no such model, it is damaged, the rate cannot be supported, or the
+      threshold is not finite or given together with a rate.
   """
+  trained = read_named(workdir, category, seed)
+  return _detectors([trained], false_alarm_rate, threshold, teacher_weights)[0]
+
+
+def read_named(
+  workdir: Path | str, category: str | None = None, seed: int | None = None
+) -> TrainedModel:
+  """Reads the model that `load` would load, without its teacher; args and errors as there."""
   root = Path(workdir).expanduser()
   if model.exists(root):
     trained = read_model_folder(root)
@@ -225,11 +275,10 @@ def load(
         f'{root} holds {trained.name} with seed {trained.seed} alone; leave --category and '
         '--seed out.'
       )
-  else:
-    folder = Workdir(workdir)
-    seed = _choose_seed(folder, seed)
-    trained = folder.read_model(_choose_category(folder, category, seed), seed)
-  return _detectors([trained], false_alarm_rate, teacher_weights)[0]
+    return trained
+  folder = Workdir(workdir)
+  seed = _choose_seed(folder, seed)
+  return folder.read_model(_choose_category(folder, category, seed), seed)
 
 
 def load_all(
@@ -237,6 +286,7 @@ def load_all(
   *,
   seed: int | None = None,
   false_alarm_rate: float | None = None,
+  threshold: float | None = None,
   teacher_weights: Path | str | None = None,
 ) -> list[Detector]:
   """Loads all models of a run; they share the teacher and the programs.
@@ -245,26 +295,35 @@ def load_all(
   """
   root = Path(workdir).expanduser()
   if model.exists(root):
-    return _detectors([read_model_folder(root)], false_alarm_rate, teacher_weights)
-  folder = Workdir(workdir)
-  seed = _choose_seed(folder, seed)
-  names = _names(folder, seed) or [_choose_category(folder, None, seed)]
-  models = [folder.read_model(name, seed) for name in names]
-  return _detectors(models, false_alarm_rate, teacher_weights)
+    models = [read_model_folder(root)]
+  else:
+    folder = Workdir(workdir)
+    seed = _choose_seed(folder, seed)
+    names = _names(folder, seed) or [_choose_category(folder, None, seed)]
+    models = [folder.read_model(name, seed) for name in names]
+  return _detectors(models, false_alarm_rate, threshold, teacher_weights)
 
 
 def _detectors(
   models: Sequence[TrainedModel],
   false_alarm_rate: float | None,
+  threshold: float | None,
   teacher_weights: Path | str | None,
 ) -> list[Detector]:
+  if threshold is not None:
+    check_value(threshold)
+    if false_alarm_rate is not None:
+      raise UserError(
+        '--threshold and --false-alarm-rate exclude each other, since a rate sets a threshold; '
+        'give one of them.'
+      )
   if false_alarm_rate is not None:
     check_rate(false_alarm_rate)
     for trained in models:
       if trained.calibration is None:
         raise UserError(
-          f'{trained.name} has no threshold to set a false-alarm rate for; train with '
-          '--config.train.holdout=0.1, or set one with memkd calibrate --good=FOLDER.'
+          f'{trained.name} has no held-out images to set a threshold for '
+          f'--false-alarm-rate={false_alarm_rate:g} with. {why_undecided(None)}'
         )
   # As a rule one: an evaluation with other maps may have ended before it came to all models.
   programs: dict[str, Program] = {}
@@ -273,7 +332,7 @@ def _detectors(
     maps = trained.config.anomaly_map.to_json(sort_keys=True)
     if maps not in programs:
       programs[maps] = Program.build(trained, teacher_weights)
-    found.append(Detector(trained, programs[maps], false_alarm_rate))
+    found.append(Detector(trained, programs[maps], false_alarm_rate, threshold))
   return found
 
 

@@ -35,6 +35,8 @@ def _run(flags: argparse.Namespace) -> None:
     values = exported.write(detector, out)
   for note in values['notes']:
     print(f'Note: {note}')
+  if detector.undecided:
+    print(f'Note: {detector.undecided}')
   threshold = values['threshold']
   decides = f'threshold {threshold["value"]:.4g}' if threshold else 'no threshold'
   print(f'Wrote {out}: {detector.category}, {decides}, {out.stat().st_size / 1e6:,.1f} MB.')
@@ -45,7 +47,7 @@ def _parser() -> cli.Parser:
     'export', 'Writes a trained model as one file that runs without this package.'
   )
   cli.add_model_flags(parser)
-  cli.add_rate_flag(parser)
+  cli.add_threshold_flags(parser)
   parser.add_argument(
     '--out',
     required=True,

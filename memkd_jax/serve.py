@@ -32,7 +32,7 @@ def _parser() -> cli.Parser:
     'serve', 'Serves trained models on a web page: all of a run, or one --category.'
   )
   cli.add_model_flags(parser)  # without --category all finished ones are served
-  cli.add_rate_flag(parser)
+  cli.add_threshold_flags(parser)
   add = parser.add_argument
   add('--host', default='127.0.0.1', help='address to listen on; %(default)s')
   add('--port', type=_port, default=8000, help='0 chooses a free one; %(default)s')
@@ -123,10 +123,14 @@ def _load_models(flags: argparse.Namespace) -> 'dict[str, Detector]':
       flags.workdir,
       seed=flags.seed,
       false_alarm_rate=flags.false_alarm_rate,
+      threshold=flags.threshold,
       teacher_weights=flags.teacher_weights,
     )
   for note in detectors[0].notes:
     print(f'Note: {note}', flush=True)
+  for detector in detectors:
+    if detector.undecided:
+      print(f'Note: {detector.category}: {detector.undecided}', flush=True)
   return {detector.category: detector for detector in detectors}
 
 

@@ -202,7 +202,7 @@ def test_calibrate(run, rng, tmp_path, capsys):
   copy.mkdir()
   for name in (model.FACTS, model.TENSORS):
     (copy / name).write_bytes((run / 'run' / 'bolt' / 'seed_0' / name).read_bytes())
-  assert 'from 1 images' in calibrated(copy, tmp_path / '1.png', capsys)[-1]
+  assert 'from 1 image.' in calibrated(copy, tmp_path / '1.png', capsys)[-1]
   assert len(memkd_jax.load(copy).calibration.scores) == 1
 
 

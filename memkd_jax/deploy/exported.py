@@ -91,24 +91,28 @@ def metadata(detector: Detector) -> dict[str, Any]:
       'scores': 'float32 [B], image scores: the highest value of each map',
     },
     'threshold': None,
+    'undecided': detector.undecided,
     'pixel_threshold': None,
     'held_out_scores': None,
     'notes': detector.notes,
   }
-  if calibration is not None and threshold is not None:
-    rate = threshold.false_alarm_rate
+  if threshold is not None:
     values['threshold'] = {
       'value': threshold.value,
       'meaning': 'an image is anomalous where its score is higher',
-      'false_alarm_rate': rate,
+      'false_alarm_rate': threshold.false_alarm_rate,
       'expected': threshold.expected,
-      'interval': list(threshold.interval),
+      'interval': None if threshold.interval is None else list(threshold.interval),
     }
+    meaning = 'the value that this share of the pixels of normal images exceeds'
+    if threshold.false_alarm_rate is None:
+      meaning = 'that of the image score, which was set by hand'
     values['pixel_threshold'] = {
-      'value': calibration.pixel_threshold(rate),
-      'meaning': 'the value that this share of the pixels of normal images exceeds',
-      'rate': rate,
+      'value': detector.pixel_threshold(),
+      'meaning': meaning,
+      'rate': threshold.false_alarm_rate,
     }
+  if calibration is not None:
     # A p-value is (1 + the number of these that are >= a score) / (1 + their number).
     values['held_out_scores'] = calibration.scores.tolist()
   return values

@@ -1,5 +1,7 @@
 """A heat map laid over its image."""
 
+import math
+
 import matplotlib
 import numpy as np
 
@@ -34,15 +36,21 @@ def color_range(
 
   Args:
     calibration: the detector's calibration, None where it has none.
-    threshold: the threshold of images in use, None where there is no calibration.
+    threshold: the threshold of images in use, None where it does not decide.
     map_: anomaly map [H, W].
 
   Returns:
-    (low, high): from the median of normal pixels, with the threshold at two thirds of the
-    range. Without a calibration the map's own smallest and largest value; then the colours
-    of different images cannot be compared.
+    (low, high): from the median of normal pixels, or 0 where no calibration tells it, with the
+    threshold at two thirds of the range, or the highest held-out score where there is none.
+    Without both, and where the threshold lies below ordinary pixels, the map's own smallest and
+    largest value; then the colours of different images cannot be compared.
   """
-  if calibration is None or threshold is None:
+  low = 0.0 if calibration is None else calibration.pixel_threshold(0.5)
+  mark = -math.inf
+  if threshold is not None:
+    mark = threshold.value
+  elif calibration is not None:
+    mark = float(calibration.scores[-1])
+  if mark <= low:
     return float(map_.min()), float(map_.max())
-  low = calibration.pixel_threshold(0.5)
-  return low, low + 1.5 * (threshold.value - low)
+  return low, low + 1.5 * (mark - low)

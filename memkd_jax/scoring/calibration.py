@@ -1,4 +1,4 @@
-"""Thresholds for a false-alarm rate, from normal images that were not trained on."""
+"""Thresholds: by hand, or for a false-alarm rate, from normal images not trained on."""
 
 import dataclasses
 import math
@@ -13,6 +13,11 @@ from memkd_jax.errors import UserError
 _PIXEL_RATES = 10.0 ** -np.linspace(0, 5, 51)
 _CONFIDENCE = 0.95
 _ROUNDING = 1e-9
+# Nobody wants decisions at a higher one who has not asked for them.
+HIGHEST_DEFAULT_RATE = 0.1
+_FEWEST_IMAGES = 9  # that support it
+_CALIBRATE = 'calibrate with {} or more images (memkd calibrate --workdir=DIR --good=FOLDER)'
+_BY_HAND = 'set a threshold by hand (--threshold=VALUE)'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,16 +26,33 @@ class Threshold:
 
   Attributes:
     value: of the image score.
-    false_alarm_rate: that was asked for.
-    expected: the rate to be expected, at most the one asked for.
+    false_alarm_rate: that was asked for; None where the value was set by hand.
+    expected: the rate to be expected, at most the one asked for; None where no held-out
+      images tell it, as of all that follows.
     interval: that of the true rate with a confidence of 95%, (low, high): the few
       held-out images fix the threshold no better.
   """
 
   value: float
-  false_alarm_rate: float
-  expected: float
-  interval: tuple[float, float]
+  false_alarm_rate: float | None
+  expected: float | None
+  interval: tuple[float, float] | None
+
+  @classmethod
+  def by_hand(cls, value: float, calibration: 'Calibration | None') -> 'Threshold':
+    """A threshold that somebody chose, and what held-out images say of it.
+
+    Args:
+      value: of the image score.
+      calibration: of the model, None where it has none.
+
+    Raises:
+      UserError: the value is not finite.
+    """
+    check_value(value)
+    if calibration is None:
+      return cls(float(value), None, None, None)
+    return cls(float(value), None, *calibration.rate_above(value))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,6 +95,22 @@ class Calibration:
     below = np.searchsorted(self.scores, np.asarray(scores, np.float64), side='left')
     return (1 + len(self.scores) - below) / (len(self.scores) + 1)
 
+  def rate_above(self, value: float) -> tuple[float, tuple[float, float]]:
+    """How many normal images score higher than a value that these images did not choose.
+
+    Args:
+      value: of the image score.
+
+    Returns:
+      (the share to be expected, its Clopper-Pearson interval with a confidence of 95%).
+    """
+    number = len(self.scores)
+    above = number - int(np.searchsorted(self.scores, value, side='right'))
+    tail = (1 - _CONFIDENCE) / 2
+    low = stats.beta.ppf(tail, above, number - above + 1) if above else 0.0
+    high = stats.beta.isf(tail, above + 1, number - above) if above < number else 1.0
+    return (1 + above) / (number + 1), (float(low), float(high))
+
   def threshold(self, rate: float) -> Threshold:
     """The threshold for a false-alarm rate.
 
@@ -88,10 +126,11 @@ class Calibration:
     number = len(self.scores)
     above = math.floor(rate * (number + 1) + _ROUNDING)
     if not above:
+      needed = math.ceil(1 / rate - _ROUNDING) - 1
       raise UserError(
-        f'{number} held-out images support no false-alarm rate below '
-        f'{self.smallest_rate:.2g}, and {rate:g} was asked for; hold out '
-        f'{math.ceil(1 / rate - _ROUNDING) - 1} (--config.train.holdout), or ask for more.'
+        f'{self.describe_size()} no false-alarm rate below '
+        f'{_rounded_up(self.smallest_rate):g}, and {rate:g} was asked for; ask for that, or '
+        f'{_CALIBRATE.format(needed)}.'
       )
     # The share of all normal images above the k-th highest of n is Beta(k, n + 1 - k).
     low, high = stats.beta.interval(_CONFIDENCE, above, number + 1 - above)
@@ -111,9 +150,68 @@ class Calibration:
     """The same as JSON values."""
     return {name: array.tolist() for name, array in vars(self).items()}
 
-  def default_rate(self) -> float:
-    """0.01, or the lowest rate that is supported where that is higher."""
-    return max(0.01, self.smallest_rate)
+  def default_rate(self) -> float | None:
+    """0.01, or the lowest rate that is supported where that is higher; None above 0.1."""
+    rate = max(0.01, self.smallest_rate)
+    return rate if rate <= HIGHEST_DEFAULT_RATE + _ROUNDING else None
+
+  def describe_size(self) -> str:
+    """The subject and the verb of a sentence on what so many images support."""
+    number = len(self.scores)
+    return '1 held-out image supports' if number == 1 else f'{number} held-out images support'
+
+
+def choose_threshold(
+  calibration: Calibration | None, by_hand: float | None = None, rate: float | None = None
+) -> Threshold | None:
+  """By what a model decides; None where it does not, for which see `why_undecided`.
+
+  Args:
+    calibration: the model's.
+    by_hand: a threshold that somebody set, None where nobody did.
+    rate: the false-alarm rate that somebody asks for, None where nobody does; it counts
+      before a threshold by hand, and needs a calibration.
+
+  Raises:
+    UserError: the rate is not supported, or a value is none.
+  """
+  if rate is not None and calibration is not None:
+    return calibration.threshold(rate)
+  if by_hand is not None:
+    return Threshold.by_hand(by_hand, calibration)
+  default = None if calibration is None else calibration.default_rate()
+  return None if calibration is None or default is None else calibration.threshold(default)
+
+
+def why_undecided(calibration: Calibration | None) -> str:
+  """Why a model without a threshold does not decide, and the remedies, as one sentence.
+
+  Args:
+    calibration: the model's, None where it has none.
+  """
+  calibrate = _CALIBRATE.format(_FEWEST_IMAGES)
+  if calibration is None:
+    return (
+      f'No images were held out: there are neither p-values nor decisions; {calibrate}, or '
+      f'{_BY_HAND}.'
+    )
+  return (
+    f'{calibration.describe_size()} no false-alarm rate of {HIGHEST_DEFAULT_RATE:.0%}: there '
+    f'are p-values but no decisions; {calibrate}, ask for a rate '
+    f'(--false-alarm-rate={_rounded_up(calibration.smallest_rate):g}), or {_BY_HAND}.'
+  )
+
+
+def _rounded_up(rate: float) -> float:
+  """With two digits, and as high at least, so that what is printed is supported."""
+  unit = 10.0 ** (math.floor(math.log10(rate)) - 1)
+  return math.ceil(rate / unit - _ROUNDING) * unit
+
+
+def check_value(value: float) -> None:
+  """Raises UserError, which names the flag, where a threshold by hand is none."""
+  if not math.isfinite(value):
+    raise UserError(f'--threshold={value:g}: give a finite number.')
 
 
 def check_rate(rate: float, flag: str = 'false-alarm-rate') -> None:

@@ -254,20 +254,22 @@ def _retry(seconds: int) -> dict[str, str]:
 
 
 def _model_info(detector: Detector) -> schema.ModelInfo:
-  threshold = None
-  if detector.threshold is not None and detector.calibration is not None:
+  threshold, calibration = None, detector.calibration
+  if detector.threshold is not None:
     threshold = schema.ThresholdInfo(
       value=detector.threshold.value,
       false_alarm_rate=detector.threshold.false_alarm_rate,
       expected_rate=detector.threshold.expected,
       interval=detector.threshold.interval,
-      held_out_images=len(detector.calibration.scores),
+      held_out_images=0 if calibration is None else len(calibration.scores),
     )
   return schema.ModelInfo(
     category=detector.category,
     image_size=detector.image_size,
     batch_size=detector.batch_size,
     threshold=threshold,
+    undecided=detector.undecided,
+    has_p_values=calibration is not None,
     notes=detector.notes,
   )
 

@@ -7,10 +7,16 @@ class ThresholdInfo(BaseModel):
   """By what images are called anomalous."""
 
   value: float = Field(description='An image is anomalous where its score is higher.')
-  false_alarm_rate: float = Field(description='That was asked for.')
-  expected_rate: float = Field(description='To be expected; at most the one asked for.')
-  interval: tuple[float, float] = Field(description='95% interval of the true rate.')
-  held_out_images: int = Field(description='Normal images that it comes from.')
+  false_alarm_rate: float | None = Field(
+    description='That was asked for; null where the value was set by hand.'
+  )
+  expected_rate: float | None = Field(
+    description='To be expected; null where no images were held out.'
+  )
+  interval: tuple[float, float] | None = Field(
+    description='95% interval of the true rate; null likewise.'
+  )
+  held_out_images: int = Field(description='Normal images that tell these rates.')
 
 
 class ModelInfo(BaseModel):
@@ -19,7 +25,9 @@ class ModelInfo(BaseModel):
   category: str
   image_size: int = Field(description='Side of the image that the model sees, in pixels.')
   batch_size: int
-  threshold: ThresholdInfo | None = Field(description='Null where none was calibrated.')
+  threshold: ThresholdInfo | None = Field(description='Null where it does not decide.')
+  undecided: str | None = Field(description='Why it does not decide; null where it does.')
+  has_p_values: bool = Field(description='Whether images were held out to tell them.')
   notes: list[str] = Field(description='Sentences that must stand beside its results.')
 
 
@@ -47,7 +55,7 @@ class ImageScore(BaseModel):
   p_value: float | None = Field(
     description='Probability that a normal image scores as high or higher.'
   )
-  anomalous: bool | None = Field(description='Null where no threshold was calibrated.')
+  anomalous: bool | None = Field(description='Null where the model does not decide.')
   picture: str | None = Field(description='What the model saw, a PNG as data: URL.')
   heat_map: str | None = Field(description='The same under its heat map.')
 

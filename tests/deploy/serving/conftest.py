@@ -51,7 +51,7 @@ def detectors(make_method) -> dict[str, Detector]:
   for category, factor in (('bolt', 1), ('nut', 2)):
     calibration = Calibration.from_maps(result.maps, factor * result.scores)
     trained = dataclasses.replace(bolt, name=category, calibration=calibration)
-    judging[category] = Detector(trained, program, None)
+    judging[category] = Detector(trained, program, 0.2)
   return judging
 
 

@@ -20,21 +20,28 @@ function number(value) {
   return value === 0 || Math.abs(value) >= 0.001 ? value.toFixed(4) : value.toExponential(2);
 }
 
+function rule(threshold) {
+  const byHand = threshold.false_alarm_rate === null ? ' (set by hand)' : '';
+  const above = `anomalous above ${number(threshold.value)}${byHand}`;
+  if (threshold.expected_rate === null) return above;
+  const share = threshold.expected_rate;
+  const rate = share > 0.995 ? 100 : (100 * share).toPrecision(2);
+  return `${above}, which about ${rate}% of normal images exceed (${threshold.held_out_images} held out)`;
+}
+
 function showModel() {
   const chosen = model();
   const threshold = chosen.threshold;
-  const rate = threshold && (100 * threshold.expected_rate).toPrecision(2);
-  find('model').textContent = threshold
-    ? `${chosen.category}: anomalous above ${number(threshold.value)}, which about ${rate}% ` +
-      `of normal images exceed (${threshold.held_out_images} held out)`
-    : `${chosen.category}: no threshold was calibrated, so images are scored but not judged`;
+  find('model').textContent = `${chosen.category}: ${threshold ? rule(threshold) : chosen.undecided}`;
   find('notes').replaceChildren(
     ...chosen.notes.map((note) => Object.assign(document.createElement('li'), { textContent: note }))
   );
   find('notes').hidden = !chosen.notes.length;
-  find('low').textContent = threshold ? 'ordinary' : "the map's lowest";
-  find('high').textContent = threshold ? 'the mark is the threshold' : 'its highest value';
-  find('tick').hidden = !threshold;
+  const compared = threshold || chosen.has_p_values; // else each map has colours of its own
+  const mark = threshold ? 'the threshold' : 'the highest of the held-out images';
+  find('low').textContent = compared ? 'ordinary' : "the map's lowest";
+  find('high').textContent = compared ? `the mark is ${mark}` : 'its highest value';
+  find('tick').hidden = !compared;
 }
 
 function showSummary() {
@@ -96,7 +103,9 @@ function show(item, answer) {
   addFact(item, 'Score', number(image.score));
   if (answer.threshold !== null) {
     addFact(item, 'Threshold', number(answer.threshold));
-    addFact(item, 'p-value', number(image.p_value));
+  }
+  if (image.p_value !== null) addFact(item, 'p-value', number(image.p_value));
+  if (answer.threshold > 0) {
     const scale = item.card.querySelector('.scale');
     // The threshold is in the middle of every scale, so that scores compare at a glance.
     const share = Math.min(1, Math.max(0, image.score / (2 * answer.threshold)));
