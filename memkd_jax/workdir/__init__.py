@@ -1,0 +1,35 @@
+"""A run's folder: what lies where, and whether a run may go on in it.
+
+config.json                              the resolved config
+<task>/seed_<seed>/model.safetensors     the trained model: its arrays
+<task>/seed_<seed>/model.json            what they mean, config, threshold; written last
+<task>/seed_<seed>/checkpoints/          the training state, until the model is there
+<task>/seed_<seed>/metrics.jsonl         the losses, one object a line
+<task>/seed_<seed>/result.json           figures and counts; written last
+<task>/seed_<seed>/figure.png            images, ground truth, maps
+<task>/seed_<seed>/curves.png            ROC and the like, histogram of the scores
+<task>/seed_<seed>/memory.*              how the memories are used, where there are any
+anomaly_maps/seed_<seed>/<task>/         test/<defect>/<id>.tiff, with --dump-maps
+results.json, results.md, report.html    all tasks together
+.lock                                    held by the one process that may write here
+
+A task is a category, as a rule.
+"""
+
+from memkd_jax.workdir.folder import Workdir
+from memkd_jax.workdir.model import (
+  TrainedModel,
+  read_model_folder,
+  write_calibration,
+  write_threshold,
+)
+from memkd_jax.workdir.shared import SharedWorkdir
+
+__all__ = [
+  'SharedWorkdir',
+  'TrainedModel',
+  'Workdir',
+  'read_model_folder',
+  'write_calibration',
+  'write_threshold',
+]

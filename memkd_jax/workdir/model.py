@@ -1,0 +1,187 @@
+"""A trained model in a folder: model.safetensors and model.json, read and written."""
+
+import dataclasses
+import json
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from memkd_jax.data import bit_depth
+from memkd_jax.errors import UserError
+from memkd_jax.files import model
+from memkd_jax.scoring.calibration import Calibration, parse_calibration
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainedModel:
+  """All that scoring needs but the teacher.
+
+  Attributes:
+    name: the task's name.
+    seed: the seed that it was trained with.
+    config: the resolved config.
+    teacher_sha256: digest of the teacher's weights, or 'random'.
+    params: what the method has learned, nested dicts of numpy arrays.
+    train_images: the number of images that it was trained on.
+    train_sha256: digest of these images.
+    diagnosis: see `methods.base.Fitted`.
+    calibration: what held-out normal images look like; None where none were held out.
+    threshold: of the image score, set by hand; None where it follows from the calibration.
+  """
+
+  name: str
+  seed: int
+  config: ConfigDict
+  teacher_sha256: str
+  params: dict[str, Any]
+  train_images: int
+  train_sha256: str
+  diagnosis: dict[str, Any]
+  calibration: Calibration | None
+  threshold: float | None = None
+
+
+def write_model(folder: Path, trained: TrainedModel) -> None:
+  """Writes a trained model, complete or not at all."""
+  facts = {field.name: getattr(trained, field.name) for field in dataclasses.fields(trained)}
+  params = facts.pop('params')
+  facts['config'] = json.loads(trained.config.to_json())
+  facts['calibration'] = _calibration_json(trained.calibration)
+  model.write(folder, params, facts)
+
+
+def read_calibration(folder: Path) -> Calibration | None:
+  """The calibration of a model; None where there is no model, or it has none.
+
+  Raises:
+    UserError: the model is damaged.
+  """
+  if not model.exists(folder):
+    return None
+  with damage_explained(folder):
+    return _calibration(model.read_facts(folder))
+
+
+def read_bit_depth(folder: Path) -> str | None:
+  """The `data.bit_depth` that a model was trained with; None where there is no model.
+
+  Raises:
+    UserError: the model is damaged.
+  """
+  if not model.exists(folder):
+    return None
+  with damage_explained(folder):
+    config = _with_tuples(model.read_facts(folder)['config'])
+  return str(bit_depth.of_config(config))
+
+
+def write_calibration(folder: Path, calibration: Calibration | None) -> None:
+  """Gives a model another calibration, and leaves the rest but a threshold by hand as it is.
+
+  Args:
+    folder: that holds the model's two files.
+    calibration: the new one, None for none.
+
+  Raises:
+    UserError: there is no model, or it is damaged.
+  """
+  _change(folder, {'calibration': _calibration_json(calibration), 'threshold': None})
+
+
+def write_threshold(folder: Path, threshold: float) -> None:
+  """Gives a model a threshold by hand; its calibration stays, for p-values.
+
+  Args:
+    folder: that holds the model's two files.
+    threshold: of the image score, finite.
+
+  Raises:
+    UserError: there is no model, or it is damaged.
+  """
+  _change(folder, {'threshold': threshold})
+
+
+def _change(folder: Path, facts: dict[str, Any]) -> None:
+  with damage_explained(folder):
+    known = model.read_facts(folder)
+  model.write_facts(folder, known | facts)
+
+
+def read_model_folder(folder: Path) -> TrainedModel:
+  """Reads a trained model from the folder that holds its two files.
+
+  Raises:
+    UserError: there is none, or it is damaged.
+  """
+  with damage_explained(folder):
+    facts, content = model.read_facts(folder), model.read_bytes(folder)
+  return parse_model(folder, facts, content)
+
+
+def parse_model(folder: Path, facts: dict[str, Any], content: bytes) -> TrainedModel:
+  """The model that the contents of the two files of a folder make; errors name the folder."""
+  with damage_explained(folder):
+    try:
+      return TrainedModel(
+        name=str(facts['name']),
+        seed=int(facts['seed']),
+        config=_with_tuples(facts['config']),
+        teacher_sha256=str(facts['teacher_sha256']),
+        params=model.parse_params(content, facts),
+        train_images=int(facts['train_images']),
+        train_sha256=str(facts['train_sha256']),
+        diagnosis=dict(facts['diagnosis']),
+        calibration=_calibration(facts),
+        threshold=_threshold(facts),
+      )
+    except (KeyError, TypeError, AttributeError) as error:
+      raise ValueError(f'it lacks {error}') from error
+
+
+@contextmanager
+def damage_explained(folder: Path) -> Iterator[None]:
+  """Turns what damaged files raise into a sentence that says what to do."""
+  try:
+    yield
+  except (ValueError, RecursionError, FileNotFoundError) as error:
+    if not model.exists(folder):
+      raise UserError(
+        f'There is no trained model in {folder}; train without --mode=evaluate.'
+      ) from error
+    raise UserError(
+      f'The trained model in {folder} is damaged ({error}); remove {folder / model.FACTS} and '
+      'run the command that trained it again.'
+    ) from error
+
+
+def _calibration(facts: dict[str, Any]) -> Calibration | None:
+  content = facts.get('calibration')
+  return None if content is None else parse_calibration(content)
+
+
+def _threshold(facts: dict[str, Any]) -> float | None:
+  value = facts.get('threshold')
+  if value is None:
+    return None
+  if type(value) not in (int, float) or not math.isfinite(value):
+    raise ValueError('its threshold is no number')
+  return float(value)
+
+
+def _calibration_json(calibration: Calibration | None) -> dict[str, Any] | None:
+  return None if calibration is None else calibration.to_json()
+
+
+def _with_tuples(values: Any) -> ConfigDict:
+  """A config from JSON, where its tuples are lists."""
+
+  def convert(value: Any) -> Any:
+    if isinstance(value, dict):
+      return {name: convert(item) for name, item in value.items()}
+    return tuple(map(convert, value)) if isinstance(value, list) else value
+
+  return ConfigDict(convert(values))
