@@ -14,7 +14,8 @@ if TYPE_CHECKING:
   from memkd_jax.detector import Detector
 
 _SHUTDOWN = 10  # seconds for which requests in progress may go on
-_CONNECTIONS = 256  # beyond which 503 is answered at once
+# Idle ones too: far more than the app's own limit of requests, whose 503 says why in JSON.
+_CONNECTIONS = 1024
 _INTERRUPTED = 130  # the exit code of a process that SIGINT ended, as a shell shows it
 
 

@@ -13,15 +13,22 @@ import anyio
 import numpy as np
 from anyio import to_thread
 from fastapi import FastAPI, HTTPException, Query, Request, Response
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, JSONResponse
 from PIL import Image
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from starlette.exceptions import HTTPException as StarletteError
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from memkd_jax import __version__
+from memkd_jax.data.splits import describe_remarks
 from memkd_jax.deploy.serving import schema
 from memkd_jax.deploy.serving.batching import Batcher, BusyError
-from memkd_jax.deploy.serving.guard import SecurityHeadersMiddleware
+from memkd_jax.deploy.serving.guard import (
+  CrowdMiddleware,
+  JsonProblemsMiddleware,
+  SecurityHeadersMiddleware,
+)
 from memkd_jax.deploy.serving.measures import Measures, MetricsMiddleware
 from memkd_jax.deploy.serving.uploads import (
   FIELD,
@@ -42,7 +49,10 @@ _FILES = {
   '/page.js': 'page.js',
   '/docs.js': 'docs.js',
 }
+# Requests at once, all paths together, beyond which the answer is 503 without a look at them.
+CROWD = 256
 LOOPBACK_NAMES = ('127.0.0.1', 'localhost', '[::1]')
+_WRONG_HOST = 'Invalid host header'  # what TrustedHostMiddleware answers
 _DECISIONS = {None: 'none', True: 'anomalous', False: 'normal'}
 _FORM = {
   'requestBody': {
@@ -117,7 +127,9 @@ class Service:
       HTTPException: one of them is no image, or broken.
     """
     decoded = [
-      await to_thread.run_sync(upload.read, detector.image_size, limiter=self.decoders)
+      await to_thread.run_sync(
+        upload.read, detector.image_size, detector.bits, limiter=self.decoders
+      )
       for upload in uploads
     ]
     futures = [self.batcher.submit(detector, image) for image, _ in decoded]
@@ -173,6 +185,8 @@ def create_app(
   app.state.service = service
   # The last one added is the first to see a request.
   app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(hosts), www_redirect=False)
+  app.add_middleware(CrowdMiddleware, most=CROWD)
+  app.add_middleware(JsonProblemsMiddleware, sentences={_WRONG_HOST: _explain_host(hosts)})
   app.add_middleware(SecurityHeadersMiddleware)
   app.add_middleware(MetricsMiddleware, measures=service.measures)
   _add_scoring(app, service)
@@ -217,8 +231,12 @@ def _add_scoring(app: FastAPI, service: Service) -> None:
         503, 'Too much is asked at once; try again soon.', _retry(1)
       ) from None
     threshold = None if detector.threshold is None else detector.threshold.value
+    remarks = [remark for upload in uploads for remark in upload.remarks]
     return schema.Scores(
-      category=detector.category, threshold=threshold, notes=detector.notes, images=images
+      category=detector.category,
+      threshold=threshold,
+      notes=[*detector.notes, *describe_remarks(remarks, detector.bits)],
+      images=images,
     )
 
 
@@ -238,9 +256,31 @@ def _add_operation(app: FastAPI, service: Service) -> None:
   def metrics() -> Response:
     return Response(generate_latest(service.measures.registry), media_type=CONTENT_TYPE_LATEST)
 
+  @app.exception_handler(RequestValidationError)
+  async def wrong_parameter(request: Request, error: RequestValidationError) -> JSONResponse:
+    first = error.errors()[0]
+    name = '.'.join(str(part) for part in first['loc'] if part != 'query')
+    return JSONResponse({'detail': f'The parameter {name} is wrong: {first["msg"]}.'}, 422)
+
+  @app.exception_handler(StarletteError)
+  async def refused(request: Request, error: StarletteError) -> JSONResponse:
+    usual = {
+      'Not Found': 'There is nothing at this path; /docs names those that there are.',
+      'Method Not Allowed': f'{request.method} is not possible here; see /docs.',
+    }
+    detail = usual.get(str(error.detail), error.detail)
+    return JSONResponse({'detail': detail}, error.status_code, error.headers)
+
   @app.exception_handler(Exception)
   async def failed(request: Request, error: Exception) -> JSONResponse:
     return JSONResponse({'detail': 'The server failed; its log says why.'}, 500)
+
+
+def _explain_host(hosts: tuple[str, ...]) -> str:
+  return (
+    f'This server answers only to the names {", ".join(hosts)}; address it by one of them, or '
+    'start it with --host=ADDRESS, an address of that machine, to reach it by any name.'
+  )
 
 
 def _add_file(app: FastAPI, path: str, file: Path) -> None:

@@ -38,12 +38,18 @@ class Limits:
 
 
 class Upload:
-  """An uploaded file that opens as a path does."""
+  """An uploaded file that opens as a path does.
+
+  Attributes:
+    name: what its sender calls it.
+    remarks: what was remarkable about it when it was read, see `data.images.Notice`.
+  """
 
   def __init__(self, file: UploadFile):
     """Takes a file of a form."""
     self._file = file
     self.name = (file.filename or 'image')[:_MAX_NAME]
+    self.remarks: list[str] = []
 
   def __str__(self) -> str:
     return self.name
@@ -53,14 +59,15 @@ class Upload:
     self._file.file.seek(0)
     return self._file.file  # type: ignore[return-value]
 
-  def read(self, size: int) -> tuple[np.ndarray, tuple[int, int]]:
+  def read(self, size: int, bits: int) -> tuple[np.ndarray, tuple[int, int]]:
     """`read_image` of it.
 
     Raises:
-      HTTPException: 415 where it is no image at all, 422 where it is broken or too large.
+      HTTPException: 415 where it is no image at all, 422 where it is broken, too large, or
+        several.
     """
     try:
-      return read_image(self, size)
+      return read_image(self, size, bits, self.remarks.append)
     except UserError as error:
       status = 415 if _is_no_image(error) else 422
       raise HTTPException(status, explain(error)) from error

@@ -15,6 +15,7 @@ from fastapi.testclient import TestClient
 from PIL import Image
 from starlette.datastructures import UploadFile
 
+from memkd_jax.deploy.serving import app as serving_app
 from memkd_jax.deploy.serving import uploads
 from memkd_jax.deploy.serving.app import create_app
 from memkd_jax.deploy.serving.uploads import Limits
@@ -360,7 +361,59 @@ def test_health_before_and_without_compilation(detectors):
   ],
 )
 def test_only_loopback_names_are_answered(client, host, status):
-  assert client.get('/healthz', headers={'host': host}).status_code == status
+  response = client.get('/healthz', headers={'host': host})
+  assert response.status_code == status
+  if status == 400:
+    assert '--host=ADDRESS' in response.json()['detail']
+    assert response.headers['x-content-type-options'] == 'nosniff'
+
+
+@pytest.mark.parametrize(
+  ('method', 'path', 'status'),
+  [
+    ('GET', '/none', 404),
+    ('GET', '/api/score', 405),
+    ('DELETE', '/healthz', 405),
+    ('POST', '/api/score?category=bolt&overlay=perhaps', 422),
+    ('POST', '/api/score?category=none', 404),
+    ('POST', '/api/score?category=bolt', 400),
+  ],
+)
+def test_every_problem_is_a_sentence_in_json(client, method, path, status):
+  response = client.request(method, path)
+  assert response.status_code == status
+  detail = response.json()['detail']
+  assert isinstance(detail, str)
+  assert detail.endswith('.')
+
+
+def test_a_crowd_is_refused_in_json(detectors, monkeypatch):
+  monkeypatch.setattr(serving_app, 'CROWD', 0)
+  client = TestClient(create_app(detectors, LIMITS), base_url=BASE)
+  response = client.get('/api/models')
+  assert response.status_code == 503
+  assert 'Too many requests' in response.json()['detail']
+  assert response.headers['retry-after'] == '1'
+
+
+def test_several_pages_are_refused_by_name(client):
+  pages = [Image.new('RGB', (8, 8), (value, 0, 0)) for value in (0, 200)]
+  stream = io.BytesIO()
+  pages[0].save(stream, 'TIFF', save_all=True, append_images=pages[1:])
+  response = post(client, stream.getvalue(), names=['two.tif'])
+  assert response.status_code == 422
+  assert response.json()['detail'].startswith('two.tif holds 2 pages or frames')
+
+
+def test_the_bits_of_the_training_images_hold_for_uploads(client, detectors, monkeypatch):
+  grey = texture(3)[..., 0]
+  expected = post(client, encoded(grey)).json()
+  monkeypatch.setattr(detectors['bolt'], 'bits', 12)
+  answer = post(client, encoded(np.round(grey * (4095 / 255)).astype(np.uint16))).json()
+  assert answer['images'][0]['score'] == pytest.approx(expected['images'][0]['score'], 1e-5)
+  assert 'read as 12-bit values' in answer['notes'][-1]
+  answer = post(client, encoded(np.full((32, 32), 5000, np.uint16))).json()
+  assert '1 image holds values above 4095' in answer['notes'][-1]
 
 
 def test_other_sites_are_refused(client):
