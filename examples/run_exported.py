@@ -16,8 +16,18 @@ with zipfile.ZipFile(sys.argv[1]) as file:
   metadata = json.loads(file.read('metadata.json'))
   model = jax.export.deserialize(bytearray(file.read('model.jaxexport')))
 size = metadata['image_size'], metadata['image_size']
-images = [ImageOps.exif_transpose(Image.open(path)).convert('RGB') for path in sys.argv[2:]]
-resized = [image.resize(size, Image.Resampling.BILINEAR) for image in images]
+
+
+def read(path: str) -> Image.Image:
+  """Reads an image as RGB; of 16 bits per channel, those count that the camera fills."""
+  image = ImageOps.exif_transpose(Image.open(path))
+  if image.mode.startswith('I'):  # which Pillow's own conversion would clip at 255
+    values = np.asarray(image) * (255 / (2 ** metadata['bit_depth'] - 1))
+    image = Image.fromarray(values.round().clip(0, 255).astype(np.uint8))
+  return image.convert('RGB')
+
+
+resized = [read(path).resize(size, Image.Resampling.BILINEAR) for path in sys.argv[2:]]
 pixels = np.stack([np.asarray(image) for image in resized])
 maps, scores = jax.jit(model.call)(pixels)
 threshold = metadata['threshold']

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from memkd_jax import cli
 from memkd_jax.errors import UserError, explain
 from memkd_jax.runtime import interrupt
+from memkd_jax.wording import counted
 
 if TYPE_CHECKING:
   import numpy as np
@@ -61,10 +62,7 @@ def _by_images(flags: argparse.Namespace) -> None:
     _change(flags, detector.trained, lambda folder: write_calibration(folder, calibration))
   print(f'Before: {_describe(detector.trained)}')
   print(f'Now:    {cli.describe_threshold(calibration, choose_threshold(calibration))}')
-  print(
-    f'Wrote the threshold of {detector.category}, from {len(paths)} '
-    f'image{"s" if len(paths) > 1 else ""}.'
-  )
+  print(f'Wrote the threshold of {detector.category}, from {counted(len(paths), "image")}.')
 
 
 def _by_hand(flags: argparse.Namespace) -> None:

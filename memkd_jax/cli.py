@@ -218,7 +218,7 @@ def describe_threshold(calibration: 'Calibration | None', threshold: 'Threshold 
   low, high = map(_percent, threshold.interval)
   return (
     f'{name}: of normal images {_percent(threshold.expected)} are expected to score higher '
-    f'(95% interval {low} to {high}, from {number} held-out image{"s" if number > 1 else ""}).'
+    f'(95% interval {low} to {high}, from {counted(number, "held-out image")}).'
   )
 
 

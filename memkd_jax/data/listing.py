@@ -8,6 +8,7 @@ from pathlib import Path
 from memkd_jax.data.decoding import suffixes
 from memkd_jax.data.sample import Sample
 from memkd_jax.errors import UserError, explain
+from memkd_jax.wording import counted
 
 # What `predict` writes: its rows, by which its folder is known, and its pictures beside them.
 SCORES = ('scores.csv', 'scores.partial.csv')
@@ -127,7 +128,7 @@ def describe_left_out(left_out: Sequence[LeftOut]) -> str:
     noun, _, rest = kind.partition(' ')
     more = [f'{len(paths) - _NAMED} more'] if len(paths) > _NAMED else []
     names = ', '.join([*paths[:_NAMED], *more])
-    parts.append(f'{len(paths)} {noun}{"s" if len(paths) > 1 else ""} {rest} ({names})')
+    parts.append(f'{counted(len(paths), noun)} {rest} ({names})')
   return explain(UserError(f'Left out: {"; ".join(parts)}.')) if parts else ''
 
 

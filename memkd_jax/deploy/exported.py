@@ -27,7 +27,8 @@ METADATA = 'metadata.json'
 PLATFORMS = ('cpu', 'cuda', 'tpu')
 
 _RESIZING = (
-  'Apply the EXIF orientation, convert to RGB with 8 bits per channel, and resize to '
+  'Apply the EXIF orientation, convert to RGB with 8 bits per channel (of files of 16 bits per '
+  'channel 2**bit_depth - 1 becomes 255, and what is above is clipped), and resize to '
   '[image_size, image_size] with Pillow, Image.resize(size, Image.Resampling.BILINEAR), which '
   'antialiases; the aspect ratio is ignored. Pixels stay uint8: normalisation is inside.'
 )
@@ -78,6 +79,7 @@ def metadata(detector: Detector) -> dict[str, Any]:
     'memkd_jax': memkd_jax.__version__,
     'category': detector.category,
     'image_size': size,
+    'bit_depth': detector.bits,
     'resizing': _RESIZING,
     'model': {
       'method': detector.method,
