@@ -97,7 +97,7 @@ def mine(demo):
     paint(demo / 'DIR' / 'NAME' / 'test' / 'worn' / f'{i}.png', rng, defective=True)
     paint(demo / 'FOLDER' / 'deep' / f'good{i}.jpg', rng)
     paint(demo / 'FOLDER' / f'worn{i}.bmp', rng, defective=True)
-  # 4 images of 40, enough for 20%.
+  # 9 images of 40 are held out, enough for 10%.
   shell(demo, documented('--config=folder'), SMALL)
   return demo
 
