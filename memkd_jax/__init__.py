@@ -1,8 +1,9 @@
 """MemKD: memory-guided knowledge distillation for visual anomaly detection, in JAX.
 
-detector = memkd_jax.load('runs/mine', category='bottle')
+detector = memkd_jax.fit('photographs/good', workdir='runs/mine')
 result = detector(images)
 result.maps, result.scores, result.decisions
+detector = memkd_jax.load('runs/mine')
 """
 
 import importlib
@@ -10,14 +11,21 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
   from memkd_jax.detector import Detector, Result, load
+  from memkd_jax.run import fit
 
 __version__ = '0.1.0'
-__all__ = ['Detector', 'Result', 'load']
+__all__ = ['Detector', 'Result', 'fit', 'load']
+
+# By name, because every room knows this file, and would know these with it.
+_HOMES = {
+  'Detector': 'memkd_jax.detector',
+  'Result': 'memkd_jax.detector',
+  'fit': 'memkd_jax.run',
+  'load': 'memkd_jax.detector',
+}
 
 
 def __getattr__(name: str) -> Any:
-  # Not before it is asked for: memkd_jax.metrics needs no JAX. By its name, because every
-  # room knows this file, and would know the detector with it.
-  if name in __all__:
-    return getattr(importlib.import_module('memkd_jax.detector'), name)
+  if name in _HOMES:  # not before it is asked for: memkd_jax.metrics needs no JAX
+    return getattr(importlib.import_module(_HOMES[name]), name)
   raise AttributeError(f'module {__name__!r} has no attribute {name!r}')

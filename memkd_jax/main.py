@@ -178,7 +178,11 @@ def _parser() -> cli.Parser:
     help='good images to learn from, in place of --config: a folder, with its subfolders, a '
     'text file with a path a line, or a CSV with columns path, label, mask, split',
   )
-  add('--workdir', metavar='DIR', help="the run's folder; runs/<data set>, or runs/<name of --good>, if left out")
+  add(
+    '--workdir',
+    metavar='DIR',
+    help="the run's folder; runs/<data set>, or runs/<name of --good>, if left out",
+  )
   add(
     '--mode',
     default='train',

@@ -1,8 +1,5 @@
 """The tasks of a run: fit, evaluate, result; one after the other, or one a device."""
 
-import dataclasses
-import functools
-import hashlib
 import itertools
 import json
 import time
@@ -13,40 +10,27 @@ from typing import Any
 import jax
 import numpy as np
 from ml_collections import ConfigDict
+from PIL import Image
 
 from memkd_jax import config as base
 from memkd_jax import methods
 from memkd_jax.config import flatten
-from memkd_jax.data import bit_depth
-from memkd_jax.data.benchmarks.counts import count, differences
-from memkd_jax.data.datasets import Source, choose_categories, open_source
-from memkd_jax.data.sampling import Plan, calibration_plan
-from memkd_jax.data.splits import Split, load_split
-from memkd_jax.data.task_images import (
-  TaskImages,
-  describe_changes,
-  describe_leak,
-  image_digests,
-  list_task,
-)
+from memkd_jax.configs import folder as folder_config
+from memkd_jax.data.datasets import choose_categories, open_source
+from memkd_jax.data.images import checked
+from memkd_jax.detector import Detector, load
 from memkd_jax.errors import UserError, explain, is_disk_full
-from memkd_jax.evaluate import Scored, Scorer, evaluate
-from memkd_jax.methods import cross_calibration
-from memkd_jax.methods.base import Method, Task
-from memkd_jax.methods.cross_calibration import cross_scores
+from memkd_jax.files import atomic
+from memkd_jax.methods.base import Task
 from memkd_jax.report.environment import describe_environment
 from memkd_jax.report.html import write_report
 from memkd_jax.report.results import collect, results_table, write_results
 from memkd_jax.runtime import hosts, interrupt
-from memkd_jax.runtime.devices import Devices
-from memkd_jax.scoring.calibration import Calibration, choose_threshold
-from memkd_jax.scoring.pipeline import Pipeline
 from memkd_jax.teachers import cache
 from memkd_jax.teachers.extractor import FeatureExtractor
-from memkd_jax.training import divergence, lanes, metrics_log, shared_checkpoints
-from memkd_jax.workdir import SharedWorkdir, TrainedModel
-
-_Digests = dict[str, dict[str, str]]  # of each split, see `image_digests`
+from memkd_jax.training import lanes, metrics_log
+from memkd_jax.workdir import SharedWorkdir
+from memkd_jax.worker import Worker
 
 
 def run_config(
@@ -109,8 +93,73 @@ def run_config(
     return _run_all(workers, categories, claimed, started)
 
 
+def fit(
+  images: str | Path | Sequence[str | Path] | Sequence[np.ndarray],
+  workdir: str | Path,
+  *,
+  method: str = 'memkd',
+  force: bool = False,
+  **fields: Any,
+) -> Detector:
+  """Learns what is normal from good images, as `memkd train --good` does.
+
+  Images that are already learned from in `workdir` are not learned from again.
+
+  Args:
+    images: a folder of good images, a text file or CSV that lists them (see
+      `data.image_list`), or several paths; or uint8 arrays [H, W, 3] RGB or [H, W] grey, each
+      of any size, which are kept in `workdir`/images as PNG files.
+    workdir: the run's folder: report.html is there, and the model for `load`.
+    method: the method, 'memkd', 'rd', 'knn', ...
+    force: whether a model that is there already is replaced.
+    fields: fields of the config by name: `epochs=20`; `train__batch_size=8` where several
+      sections have a field of that name. `memkd train --help` lists them.
+
+  Returns:
+    The detector.
+
+  Raises:
+    UserError: there is no such field, the images cannot be learned from, or `workdir` holds
+      something else.
+  """
+  config = folder_config.get_config(method)
+  given = base.by_short_names(methods.fields(method), fields)
+  config.update_from_flattened_dict(given)
+  config.data.dataset, config.data.dir = 'images', str(_listed(images, Path(workdir)))
+  results = run_config(config, workdir, force=force)
+  for reason in results['failed'].values():
+    raise UserError(reason)
+  return load(workdir, *results['categories'])
+
+
+def _listed(
+  images: str | Path | Sequence[str | Path] | Sequence[np.ndarray], workdir: Path
+) -> Path:
+  """Where the images are that somebody gave: a folder, or a file that lists them."""
+  if isinstance(images, str | Path):
+    return Path(images)
+  items = list(images)
+  if not items:
+    raise UserError('There are no images to learn from; give some.')
+  paths = [Path(item) for item in items if isinstance(item, str | Path)]
+  if len(paths) == len(items):
+    lines = [str(path.expanduser().absolute()) for path in paths]
+    listing = workdir.expanduser() / 'images.txt'
+    listing.parent.mkdir(parents=True, exist_ok=True)
+    atomic.write_text(listing, '\n'.join(lines) + '\n')
+    return listing
+  folder = workdir.expanduser() / 'images'
+  files = [folder / f'{number:06}.png' for number in range(len(items))]
+  for path in set(folder.glob('*.png')) - set(files):  # of an earlier call
+    path.unlink()
+  for path, item in zip(files, items, strict=True):
+    with atomic.atomic_write(path) as temporary:
+      Image.fromarray(np.ascontiguousarray(checked(np.asarray(item)))).save(temporary)
+  return folder
+
+
 def _run_all(
-  workers: 'Sequence[Worker]', categories: Sequence[str], claimed: ConfigDict, started: float
+  workers: Sequence[Worker], categories: Sequence[str], claimed: ConfigDict, started: float
 ) -> dict[str, Any]:
   """All tasks, in a folder that belongs to this run."""
   first = workers[0]
@@ -153,231 +202,11 @@ def _run_all(
   return hosts.on_main(conclude)
 
 
-class Worker:
-  """Runs tasks on its devices, with programs that are compiled once for all of them.
-
-  Attributes:
-    config: the resolved config.
-    extractor: the frozen teacher.
-    method: learns and scores.
-    folder: the run's folder.
-  """
-
-  def __init__(
-    self,
-    config: ConfigDict,
-    extractor: FeatureExtractor,
-    devices: Devices,
-    source: Source,
-    folder: SharedWorkdir,
-    mode: str,
-    dump_maps: bool,
-    force: bool,
-  ):
-    """Takes what all tasks of a run share.
-
-    Raises:
-      UserError: teacher and student do not fit together, or the devices do not divide a
-        batch.
-    """
-    self.config, self.extractor, self.folder = config, extractor, folder
-    self.method: Method = methods.create(config, extractor, devices)
-    self._devices, self._source = devices, source
-    self._mode, self._dump_maps = mode, dump_maps
-    self._force = force and mode == 'train'
-    self._list = functools.lru_cache(maxsize=1)(self._list_images)
-    self._read = functools.lru_cache(maxsize=1)(self._read_images)
-
-  @functools.cached_property
-  def _scorer(self) -> Scorer:
-    pipeline = Pipeline(self.extractor, self.method, **self.config.anomaly_map.to_dict())
-    size = self.config.eval.batch_size
-    return Scorer(pipeline, self.extractor.params, self._devices, size)
-
-  def run(self, task: Task, name: str) -> None:
-    """Fits and evaluates one task, and writes its result last of all.
-
-    Args:
-      task: what is to be done.
-      name: what it is called on the screen.
-    """
-    images, digests = self._list(task.train, task.test)
-    if self._force:
-      self.folder.forget(task.name, task.seed)
-    if self._mode == 'train' and not self._dump_maps and self._is_finished(task, name, digests):
-      return
-    known = self.folder.read_bit_depth(task.name, task.seed)
-    normal, test, notes = self._read(task.train, task.test, known)
-    options = self.config.train
-    how = (options.holdout, options.calibration, options.folds)
-    plan = calibration_plan(task.seed, task.name, len(normal.samples), *how)
-    print(f'{name}: {_describe_images(plan, test)}', flush=True)
-    trained, held_out = self._trained(task, normal, plan)
-    folder = self.folder.category(task.name, task.seed)
-    maps_folder = self.folder.own.maps(task.name, task.seed) if self._dump_maps else None
-    result = evaluate(
-      self._scorer,
-      trained.params,
-      task.name,
-      test,
-      folder,
-      resolution=self.config.eval.resolution,
-      fitted_diagnosis=trained.diagnosis,
-      calibration=trained.calibration,
-      threshold=choose_threshold(trained.calibration, trained.threshold),
-      held_out=held_out,
-      maps_folder=maps_folder,
-    )
-    result['counts'] = count(trained.train_images, test.samples)
-    result['images'] = digests
-    all_counts = result['counts'] | {'train': trained.train_images + len(plan.held)}
-    missing = differences(self.config.data.dataset, task.name, all_counts)
-    log = folder / 'metrics.jsonl'
-    diverged = hosts.on_main(lambda: divergence.describe(log, task.name))
-    result['notes'] = [
-      *images.notes, *notes, *result['notes'], *filter(None, (missing, diverged))
-    ]
-    for note in result['notes']:
-      print(f'Note: {note}', flush=True)
-    self.folder.write_result(task.name, task.seed, result)
-
-  def _is_finished(self, task: Task, name: str, digests: _Digests) -> bool:
-    """Whether the task's result is of these images; says what there is to do otherwise.
-
-    Raises:
-      UserError: the model was trained on other images.
-    """
-    old = self.folder.read_images(task.name, task.seed)
-    if old is None:
-      return False
-    changes = {
-      split: describe_changes(old[split], digests[split]) for split in old if old[split]
-    }
-    if changes.get('train'):
-      raise UserError(
-        f'{name} is finished, but its training images have changed since: {changes["train"]}. '
-        'Train anew with --force, which replaces the model, or with another --workdir.'
-      )
-    if not changes.get('test'):
-      print(f'{name}: finished already', flush=True)
-      return True
-    print(f'{name}: of the test images {changes["test"]}; they are scored again.', flush=True)
-    return False
-
-  def _trained(
-    self, task: Task, normal: Split, plan: Plan
-  ) -> tuple[TrainedModel, Scored | None]:
-    """The task's model and its threshold, from the folder where it is there already.
-
-    Returns:
-      The model, and the images that its threshold was made of where they are at hand.
-    """
-    images, held = normal.images[plan.kept], normal.take(plan.held)
-    config = bit_depth.in_config(self.config, normal.bits)
-    folder = self.folder.category(task.name, task.seed)
-    if self._mode == 'evaluate' or self.folder.has_model(task.name, task.seed):
-      trained = self.folder.read_model(task.name, task.seed)
-      if len(images) and trained.train_sha256 != _sha256(images):
-        raise UserError(
-          f'{folder} holds a model of other training images; give it the same ones, train anew '
-          'with --force, or choose another --workdir.'
-        )
-      held_out = self._score(trained.params, held)
-      if trained.config.anomaly_map.to_dict() != self.config.anomaly_map.to_dict():
-        # After an evaluation with other maps a detector gives those, and decides by them.
-        trained = dataclasses.replace(
-          trained, config=config, calibration=_calibrate(held_out), threshold=None
-        )
-        self.folder.write_model(trained)
-    else:
-      crossed = self._cross_score(task, normal, plan, folder)
-      fitted = self.method.fit(task, images, folder)
-      held_out = crossed or self._score(fitted.params, held)
-      trained = TrainedModel(
-        name=task.name,
-        seed=task.seed,
-        config=config,
-        teacher_sha256=self.extractor.digest,
-        params=fitted.params,
-        train_images=len(images),
-        train_sha256=_sha256(images),
-        diagnosis=fitted.diagnosis,
-        calibration=_calibrate(held_out),
-      )
-      self.folder.write_model(trained)
-    cross_calibration.discard(folder)
-    if not self.config.train.get('keep_checkpoints', False):
-      shared_checkpoints.discard(folder / 'checkpoints')
-    return trained, held_out
-
-  def _cross_score(
-    self, task: Task, normal: Split, plan: Plan, folder: Path
-  ) -> Scored | None:
-    if not plan.folds:
-      return None
-    settings = self.config.anomaly_map.to_dict()
-    scored = cross_scores(
-      self.method, self._scorer, task, normal.images, plan.folds, folder, settings=settings
-    )
-    return Scored(normal, *scored)
-
-  def _score(self, params: dict[str, Any], held: Split) -> Scored | None:
-    if not held.samples:
-      return None
-    maps, scores, _ = self._scorer(params, held.images)
-    return Scored(held, maps, scores)
-
-  def _list_images(
-    self, train_names: tuple[str, ...], test_names: tuple[str, ...]
-  ) -> tuple[TaskImages, _Digests]:
-    """Lists everything, and the digests of all files by split."""
-    threads = self.config.data.threads
-    # Scoring alone needs them only for a threshold.
-    with_train = self._mode == 'train' or self.config.train.holdout > 0
-    with hosts.raise_together():
-      images = list_task(self._source, train_names if with_train else (), test_names)
-      digests = {
-        split: image_digests(samples, threads)
-        for split, samples in (('train', images.train), ('test', images.test))
-      }
-      if leak := describe_leak(images.train, images.test, threads):
-        notes = (*images.notes, f'{", ".join(test_names)}: {leak}')
-        images = dataclasses.replace(images, notes=notes)
-    hosts.check_same(lambda: [digests], f'images of {", ".join(test_names)}')
-    return images, digests
-
-  def _read_images(
-    self, train_names: tuple[str, ...], test_names: tuple[str, ...], known_depth: str | None
-  ) -> tuple[Split, Split, tuple[str, ...]]:
-    """Decodes everything, once for all seeds: the normal images, those of the test, notes.
-
-    A broken test image must not come to light only after the training.
-    """
-    data = self.config.data
-    images, _ = self._list(train_names, test_names)
-    with hosts.raise_together():
-      bits = bit_depth.choose(known_depth or data.bit_depth, images.train, data.threads)
-      test = load_split(images.test, data.image_size, data.threads, bits)
-      normal = load_split(images.train, data.image_size, data.threads, bits)
-    return normal, test, tuple(dict.fromkeys((*normal.notes, *test.notes)))
-
-
 def _describe_start(method: str, config: ConfigDict) -> str:
   all_devices = jax.devices()
   kind = f'{len(all_devices)} x {all_devices[0].device_kind}'
   size = config.data.image_size
   return f'{method} with {config.model.backbone}, {size} x {size} pixels, on {kind}.'
-
-
-def _describe_images(plan: Plan, test: Split) -> str:
-  anomalous = int(test.labels.sum())
-  parts = [f'{len(plan.kept)} normal images to learn from', f'{len(plan.held)} held out']
-  parts.append(f'{len(test.samples) - anomalous} normal and {anomalous} anomalous to test')
-  return ', '.join(parts) + '.'
-
-
-def _calibrate(held_out: Scored | None) -> Calibration | None:
-  return None if held_out is None else Calibration.from_maps(held_out.maps, held_out.scores)
 
 
 def _choose_backbone(config: ConfigDict, folder: SharedWorkdir) -> ConfigDict:
@@ -393,10 +222,6 @@ def _choose_backbone(config: ConfigDict, folder: SharedWorkdir) -> ConfigDict:
     why = 'that of the paper; resnet18 is several times as fast'
   print(f'Teacher: {config.model.backbone} ({why}; --config.model.backbone=NAME chooses).')
   return config
-
-
-def _sha256(images: np.ndarray) -> str:
-  return hashlib.sha256(images.data).hexdigest()
 
 
 def _what_counts(claimed: ConfigDict) -> dict[str, Any]:

@@ -8,6 +8,7 @@ import pytest
 
 from memkd_jax import config as base
 from memkd_jax import methods
+from memkd_jax.config import values
 from memkd_jax.data import datasets, sampling
 from memkd_jax.errors import UserError
 from memkd_jax.methods import losses
@@ -144,7 +145,11 @@ def test_impossible_values_are_named(field, value):
   ('field', 'value', 'what'),
   [
     ('model.fusion', 'sum', 'is one of concat, add, replace'),
-    ('model.backbone', 'vgg16', 'is one of resnet18, resnet34, resnet50, wide_resnet50_2'),
+    (
+      'model.backbone',
+      'vgg16',
+      'is one of auto, resnet18, resnet34, resnet50, wide_resnet50_2',
+    ),
     ('model.stages', (4,), 'holds only 1, 2 and 3'),
     ('model.stages', (), 'names at least one stage'),
     ('eval.preset', 'best', 'is one of rd4ad, original'),
@@ -205,7 +210,7 @@ def test_what_a_run_may_go_on_with():
 
 
 def test_values_of_the_last_release_are_replaced_with_a_note(capsys):
-  base._note.cache_clear()
+  values._note.cache_clear()
   config = methods.get_config()
   config.loss.kd, config.eval.preset = 'pixel', 'original'
   for _ in range(2):
@@ -279,3 +284,37 @@ def test_recall_only_is_for_any_data_set(dataset, holdout):
   config = methods.resolve(get_config(dataset))
   assert config.model.fusion == 'replace'
   assert (config.data.dataset, config.train.holdout) == (dataset, holdout)
+
+
+def test_python_names_fields_by_their_last_name_or_in_full():
+  fields = methods.fields('memkd')
+  given = {'epochs': 3, 'train__batch_size': 8, 'seed': 1, 'sigma': 2.0}
+  assert base.by_short_names(fields, given) == {
+    'train.epochs': 3,
+    'train.batch_size': 8,
+    'seed': 1,
+    'anomaly_map.sigma': 2.0,
+  }
+
+
+@pytest.mark.parametrize(
+  ('name', 'message'),
+  [
+    ('batch_size', 'batch_size may be eval__batch_size and train__batch_size'),
+    ('epoch', 'no field epoch; did you mean epochs'),
+    ('train__nothing', 'no field train__nothing; memkd train --help'),
+  ],
+)
+def test_a_field_that_is_none_or_several_is_refused(name, message):
+  with pytest.raises(UserError, match=message):
+    base.by_short_names(methods.fields('memkd'), {name: 1})
+
+
+def test_the_teacher_of_ones_own_images_is_one_for_the_device(monkeypatch):
+  from memkd_jax.runtime import devices
+
+  config = methods.get_config()
+  config.model.backbone = 'auto'
+  assert methods.resolve(config).model.backbone == 'resnet18'
+  monkeypatch.setattr(devices, 'backend', lambda: 'gpu')
+  assert methods.resolve(config).model.backbone == 'wide_resnet50_2'

@@ -116,6 +116,23 @@ def to_square(
   Raises:
     UserError: the array has another dtype or shape.
   """
+  array = checked(image)
+  if array.dtype == np.uint16:
+    array = _scale(array, bits, notice)
+  if array.shape == (size, size, 3):
+    return array
+  return resize(_to_rgb(Image.fromarray(np.ascontiguousarray(array))), size)
+
+
+def checked(image: np.ndarray) -> np.ndarray:
+  """An image's array as [H, W, 3] or [H, W], uint8 or uint16.
+
+  Args:
+    image: see `to_square`.
+
+  Raises:
+    UserError: the array has another dtype or shape.
+  """
   array = np.asarray(image)
   if array.ndim == 3 and array.shape[2] in (1, 4):
     array = array[..., 0] if array.shape[2] == 1 else array[..., :3]
@@ -130,11 +147,7 @@ def to_square(
       f'An image is {array.dtype} {list(np.shape(image))}; give uint8 [H, W, 3] (RGB) or '
       f'[H, W]{hint}.'
     )
-  if array.dtype == np.uint16:
-    array = _scale(array, bits, notice)
-  if array.shape == (size, size, 3):
-    return array
-  return resize(_to_rgb(Image.fromarray(np.ascontiguousarray(array))), size)
+  return array
 
 
 def read_mask(

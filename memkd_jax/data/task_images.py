@@ -29,9 +29,7 @@ class TaskImages:
   notes: tuple[str, ...]
 
 
-def list_task(
-  source: Source, train: Sequence[str], test: Sequence[str]
-) -> TaskImages:
+def list_task(source: Source, train: Sequence[str], test: Sequence[str]) -> TaskImages:
   """Lists the samples of a task.
 
   Args:
@@ -52,7 +50,9 @@ def list_task(
         f'{", ".join(train)}: {sample.image} is among the training images but not normal; '
         'move it.'
       )
-  notes = [note for category in dict.fromkeys((*train, *test)) for note in source.notes(category)]
+  notes = [
+    note for category in dict.fromkeys((*train, *test)) for note in source.notes(category)
+  ]
   return TaskImages(samples['train'], samples['test'], tuple(notes))
 
 

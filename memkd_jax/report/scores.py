@@ -37,6 +37,6 @@ def write_scores(path: Path, rows: Iterable[ScoredImage]) -> None:
   writer = csv.writer(buffer)
   writer.writerow(ScoredImage._fields)
   for row in sorted(rows, key=lambda row: (row.split != 'test', -row.score, row.image)):
-    p_value = None if row.p_value is None else f'{row.p_value:.{_DIGITS}g}'
-    writer.writerow(row._replace(score=f'{row.score:.{_DIGITS}g}', p_value=p_value))
+    numbers = ['' if x is None else f'{x:.{_DIGITS}g}' for x in (row.score, row.p_value)]
+    writer.writerow([row.image, row.split, row.defect, *numbers, row.decision])
   atomic.write_text(path, buffer.getvalue())

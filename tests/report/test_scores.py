@@ -12,7 +12,11 @@ def test_the_highest_of_the_test_come_first(tmp_path):
   write_scores(tmp_path / 'scores.csv', rows)
   with (tmp_path / 'scores.csv').open(newline='', encoding='utf-8') as file:
     read = list(csv.DictReader(file))
-  assert [row['image'] for row in read] == ['test/hole/,".png', 'test/good/1.png', 'train/good/0.png']
+  assert [row['image'] for row in read] == [
+    'test/hole/,".png',
+    'test/good/1.png',
+    'train/good/0.png',
+  ]
   assert read[0] == {
     'image': 'test/hole/,".png',
     'split': 'test',

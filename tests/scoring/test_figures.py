@@ -32,7 +32,11 @@ def test_both_classes_have_all_figures(pixels):
 
 @pytest.mark.parametrize(
   ('labels', 'missing'),
-  [([0, 0], 'no anomalous test images'), ([1, 1], 'no normal test images'), ([], 'no test images')],
+  [
+    ([0, 0], 'no anomalous test images'),
+    ([1, 1], 'no normal test images'),
+    ([], 'no test images'),
+  ],
 )
 def test_what_one_class_does_not_define_is_left_out_by_name(labels, missing, pixels):
   scores = np.arange(len(labels), dtype=float)

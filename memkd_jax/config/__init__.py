@@ -1,0 +1,54 @@
+"""Every field that all methods have, and what the values of a field may be.
+
+A method adds fields of its own: `methods.get_config` gives the config of a run, and
+`methods.resolve` checks it. The files of configs/ start from there.
+"""
+
+from memkd_jax.config.field import Field, require
+from memkd_jax.config.fields import (
+  AUTO_BACKBONE,
+  AUTO_TEACHER,
+  BACKBONES,
+  DEMO_TEACHER,
+  DEMO_TEACHER_FILE,
+  DTYPES,
+  FIELDS,
+  RANDOM_TEACHER,
+  TINY_BACKBONES,
+)
+from memkd_jax.config.values import (
+  build,
+  by_short_names,
+  choose_backbone,
+  data_dir,
+  describe,
+  flatten,
+  get_config,
+  resolve,
+  resumable,
+  scoring,
+)
+
+__all__ = [
+  'AUTO_BACKBONE',
+  'AUTO_TEACHER',
+  'BACKBONES',
+  'DEMO_TEACHER',
+  'DEMO_TEACHER_FILE',
+  'DTYPES',
+  'FIELDS',
+  'RANDOM_TEACHER',
+  'TINY_BACKBONES',
+  'Field',
+  'build',
+  'by_short_names',
+  'choose_backbone',
+  'data_dir',
+  'describe',
+  'flatten',
+  'get_config',
+  'require',
+  'resolve',
+  'resumable',
+  'scoring',
+]

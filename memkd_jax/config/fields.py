@@ -1,0 +1,215 @@
+"""Every field that all methods have, with its default and its meaning."""
+
+from pathlib import Path
+
+from memkd_jax.config.field import Field
+
+AUTO_TEACHER = 'auto'  # found, or downloaded, where a run begins
+RANDOM_TEACHER = 'random'
+DEMO_TEACHER = 'demo'  # a resnet18 that the package brings
+DEMO_TEACHER_FILE = Path(__file__).parents[1] / 'teachers' / 'demo_teacher.safetensors'
+DTYPES = ('float32', 'bfloat16', 'float64')
+BACKBONES = ('resnet18', 'resnet34', 'resnet50', 'wide_resnet50_2')
+AUTO_BACKBONE = 'auto'
+TINY_BACKBONES = ('tiny_basic', 'tiny_bottleneck')  # for tests; nobody has weights of them
+
+
+# A number larger than `high` is a mistake: it would take all memory before anything could
+# be said. The teacher's weights are resumable since their content counts, not their path.
+FIELDS = (
+  Field('seed', 0, 'Seed of all random numbers of a run', resumable=True),
+  Field(
+    'seeds',
+    (),
+    'Several seeds, in place of seed: a model is trained with each, and figures are means '
+    'over them',
+    resumable=True,
+  ),
+  Field('method.name', 'memkd', 'The method, chosen with the config: --config=FILE.py:METHOD'),
+  Field(
+    'sweep.variants', (), 'The variants of an ablation: ((name, ((field, value), ...)), ...)'
+  ),
+  Field('sweep.paper', '', "The paper's table to print beside an ablation, if any"),
+  Field(
+    'data.dataset',
+    'mvtec_ad',
+    'The data set, which says how its files are laid out',
+    choices=(
+      'mvtec_ad',
+      'visa',
+      'mpdd',
+      'mvtec_3d',
+      'eyecandies',
+      'folder',
+      'images',
+      'demo',
+    ),
+  ),
+  Field(
+    'data.source',
+    'folder',
+    'Where images come from: the files as published, or what memkd prepare-tfds made of them',
+    choices=('folder', 'tfds'),
+    resumable=True,
+  ),
+  Field(
+    'data.dir',
+    '~/datasets/mvtec_ad',
+    'Folder of the data set, by default its name under $MEMKD_DATA or ~/datasets; of the '
+    'source tfds any path that TFDS opens',
+    resumable=True,
+  ),
+  Field(
+    'data.train_dir',
+    'auto',
+    "With data.dataset=folder: a category's folder of training images; auto takes train or "
+    'training',
+    resumable=True,
+  ),
+  Field(
+    'data.test_dir',
+    'auto',
+    "With data.dataset=folder: a category's folder of test images; auto takes test or testing",
+    resumable=True,
+  ),
+  Field(
+    'data.normal_dir',
+    'auto',
+    'With data.dataset=folder: folder of normal images among those of a split; auto takes '
+    'good, ok, normal or nominal',
+    resumable=True,
+  ),
+  Field(
+    'data.mask_dir',
+    'auto',
+    "With data.dataset=folder: a category's folder of masks; auto takes ground_truth, gt, mask "
+    'or masks',
+    resumable=True,
+  ),
+  Field(
+    'data.categories',
+    'all',
+    "Names of categories separated by commas, or 'all'",
+    resumable=True,
+  ),
+  Field(
+    'data.image_size',
+    256,
+    'Side of the square that the model sees, in pixels; a multiple of 32',
+    high=8192,
+    open_low=True,
+  ),
+  Field(
+    'data.threads',
+    8,
+    'Number of threads that decode images',
+    high=256,
+    open_low=True,
+    resumable=True,
+  ),
+  Field(
+    'data.bit_depth',
+    'auto',
+    'How many bits of a file of 16 bits per channel the camera fills; auto takes the fewest of '
+    '10, 12, 14 and 16 that hold all values of the training images',
+    choices=('auto', '8', '10', '12', '14', '16'),
+  ),
+  Field(
+    'model.backbone',
+    'wide_resnet50_2',
+    'Architecture of the teacher; auto takes resnet18 on a CPU, and wide_resnet50_2, that of '
+    'the paper, on an accelerator',
+    choices=('auto', *BACKBONES),
+    unlisted=TINY_BACKBONES,
+  ),
+  Field(
+    'model.teacher_weights',
+    'auto',
+    "The teacher: a file of memkd weights; or 'auto' for weights/{backbone}.safetensors where "
+    'that is there, and else its ImageNet weights, which the first run downloads to '
+    "~/.cache/memkd_jax/teachers; or 'demo' for the resnet18 that the package brings, or "
+    "'random' for tests",
+    resumable=True,
+  ),
+  Field(
+    'model.dtype',
+    'float32',
+    'Type of all numbers in the model; float64 needs JAX_ENABLE_X64=1 in the environment',
+    choices=DTYPES,
+  ),
+  Field(
+    'train.holdout',
+    0.0,
+    'Share of the normal images that is kept out of the training, to set a threshold with',
+    high=0.5,
+  ),
+  Field(
+    'train.calibration',
+    'holdout',
+    'Where the threshold comes from: the images that train.holdout keeps out; train.folds '
+    'further models, each of which scores the images that it has not learned from, while the '
+    'model itself learns from all of them; or the first of these that has enough images',
+    choices=('holdout', 'folds', 'auto'),
+  ),
+  Field(
+    'train.folds',
+    4,
+    'Number of further models that train.calibration=folds trains for the threshold',
+    low=2,
+    high=20,
+  ),
+  Field(
+    'parallel.axis',
+    'batch',
+    'What several devices share out: the images of every batch, or the categories, with as '
+    'many models in training as there are devices',
+    choices=('batch', 'category'),
+    resumable=True,
+  ),
+  Field(
+    'anomaly_map.combine',
+    'sum',
+    "How the stages' maps become one",
+    choices=('sum', 'product'),
+    scoring=True,
+  ),
+  Field(
+    'anomaly_map.align_corners',
+    True,
+    "Whether corners stay in place when maps are enlarged, as in RD's code",
+    scoring=True,
+  ),
+  Field(
+    'anomaly_map.sigma',
+    4.0,
+    'Standard deviation of the Gaussian that smooths a map, in pixels of data.image_size',
+    high=1024,
+    scoring=True,
+  ),
+  Field(
+    'eval.batch_size',
+    16,
+    'Number of images that are scored at once, on all devices together',
+    high=2**16,
+    open_low=True,
+    resumable=True,
+    scoring=True,
+  ),
+  Field(
+    'eval.resolution',
+    'model',
+    "The size at which pixels are scored: data.image_size, or the original image's",
+    choices=('model', 'original'),
+    scoring=True,
+  ),
+  Field(
+    'eval.preset',
+    '',
+    '',
+    scoring=True,
+    replaced=(
+      ('rd4ad', 'eval.resolution', 'model'),
+      ('original', 'eval.resolution', 'original'),
+    ),
+  ),
+)

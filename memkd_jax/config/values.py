@@ -1,0 +1,187 @@
+"""Configs made of fields: their defaults, and what follows from the values that are given."""
+
+import difflib
+import functools
+import os
+import textwrap
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from memkd_jax.config.field import (
+  Field,
+  absolute,
+  check_type,
+  check_value,
+  get_value,
+  require,
+  set_value,
+)
+from memkd_jax.config.fields import (
+  AUTO_BACKBONE,
+  AUTO_TEACHER,
+  DEMO_TEACHER,
+  DEMO_TEACHER_FILE,
+  RANDOM_TEACHER,
+)
+from memkd_jax.errors import UserError
+
+_LARGEST_SEED = 2**63 - 1
+_WIDTH = 96  # columns of `describe`
+
+
+def build(fields: Iterable[Field]) -> ConfigDict:
+  """A config with every field at its default."""
+  config = ConfigDict()
+  for field in fields:
+    section, _, _ = field.name.rpartition('.')
+    if section and section not in config:
+      config[section] = ConfigDict()
+    set_value(config, field.name, field.default)
+  return config
+
+
+def get_config(dataset: str, fields: Iterable[Field]) -> ConfigDict:
+  """The defaults for a data set, which lies where `data_dir` says."""
+  config = build(fields)
+  config.data.dataset = dataset
+  config.data.dir = data_dir(dataset)
+  return config
+
+
+def data_dir(name: str) -> str:
+  """Where a data set lies by default: under $MEMKD_DATA or ~/datasets."""
+  return os.path.join(os.environ.get('MEMKD_DATA', '~/datasets'), name)
+
+
+def resolve(config: ConfigDict, fields: Iterable[Field]) -> ConfigDict:
+  """Checks every field by itself, and fills in what follows from others.
+
+  Args:
+    config: a config with the values of `fields`; others in it are left alone.
+    fields: what its values are checked by.
+
+  Returns:
+    A copy with absolute paths (but for 'auto', which may mean a download), with values of the
+    last release replaced, and with at least one of `seeds`, which alone are read from then on.
+
+  Raises:
+    UserError: a field has a value that it cannot have.
+  """
+  fields = tuple(fields)
+  for field in fields:
+    check_type(config, field)
+  config = config.copy_and_resolve_references()
+  _replace_old(config, fields)
+  if config.model.backbone == AUTO_BACKBONE:
+    config.model.backbone = choose_backbone()
+  size = config.data.image_size
+  require('data.image_size', size, size > 0 and size % 32 == 0, 'is a multiple of 32 pixels')
+  for name, seeds in (('seed', (config.seed,)), ('seeds', config.seeds)):
+    whole = all(type(seed) is int and 0 <= seed <= _LARGEST_SEED for seed in seeds)
+    require(name, config[name], whole, 'is whole, not negative, and below 2**63')
+  for field in fields:
+    check_value(field, get_value(config, field.name))
+  if '://' not in config.data.dir:  # of a bucket
+    config.data.dir = absolute('data.dir', config.data.dir)
+  config.seeds = tuple(dict.fromkeys(config.seeds or (config.seed,)))
+  if config.model.teacher_weights == DEMO_TEACHER:
+    config.model.teacher_weights = str(DEMO_TEACHER_FILE.absolute())
+  elif config.model.teacher_weights not in (AUTO_TEACHER, RANDOM_TEACHER):
+    path = config.model.teacher_weights.replace('{backbone}', config.model.backbone)
+    config.model.teacher_weights = absolute('model.teacher_weights', path)
+  return config
+
+
+def choose_backbone() -> str:
+  """The teacher that a device can train beside in minutes."""
+  from memkd_jax.runtime.devices import backend  # imports jax, which --help does without
+
+  return 'resnet18' if backend() == 'cpu' else 'wide_resnet50_2'
+
+
+def resumable(fields: Iterable[Field]) -> set[str]:
+  """Names of the fields with another value of which a run may go on."""
+  return {field.name for field in fields if field.resumable}
+
+
+def scoring(fields: Iterable[Field]) -> set[str]:
+  """Names of the fields that change figures, but not what is trained."""
+  return {field.name for field in fields if field.scoring}
+
+
+def flatten(tree: dict[str, Any], prefix: str = '') -> dict[str, Any]:
+  """{'section.field': value} of a config as JSON holds it."""
+  flat: dict[str, Any] = {}
+  for name, value in tree.items():
+    if isinstance(value, dict):
+      flat |= flatten(value, f'{prefix}{name}.')
+    else:
+      flat[prefix + name] = value
+  return flat
+
+
+def by_short_names(fields: Iterable[Field], values: Mapping[str, Any]) -> dict[str, Any]:
+  """Names of fields as Python's keyword arguments can have them, made whole.
+
+  Args:
+    fields: all fields that there are.
+    values: by `section__field`, or by `field` where one section alone has it.
+
+  Returns:
+    {'section.field': value}.
+
+  Raises:
+    UserError: there is no such field, or there are several.
+  """
+  known = [field.name for field in fields if field.help]
+  whole = {}
+  for name, value in values.items():
+    wanted = name.replace('__', '.')
+    found = [wanted] if wanted in known else [n for n in known if n.endswith(f'.{wanted}')]
+    if len(found) != 1:
+      close = difflib.get_close_matches(wanted, [n.rpartition('.')[2] for n in known], n=1)
+      several = ' and '.join(n.replace('.', '__') for n in found)
+      remedy = f'did you mean {close[0]}?' if close else 'memkd train --help lists them all.'
+      raise UserError(
+        f'{name} may be {several}; give one of these names.'
+        if found
+        else f'there is no field {name}; {remedy}'
+      )
+    whole[found[0]] = value
+  return whole
+
+
+def describe(fields: Iterable[Field]) -> str:
+  """Every field with its default, its meaning and its choices, by section, for --help."""
+  shown = [field for field in fields if field.help]
+  sections = [field.name.rpartition('.')[0] for field in shown]
+  lines = []
+  for field in sorted(shown, key=lambda f: sections.index(f.name.rpartition('.')[0])):
+    text = f'{field.help}.'
+    if field.choices:
+      kind = 'Any of' if isinstance(field.default, tuple) else 'One of'
+      text += f' {kind} {", ".join(map(str, field.choices))}.'
+    lines.append(f'  --config.{field.name}={field.default}')
+    lines += textwrap.wrap(text, _WIDTH, initial_indent=' ' * 6, subsequent_indent=' ' * 6)
+  return '\n'.join(lines)
+
+
+def _replace_old(config: ConfigDict, fields: tuple[Field, ...]) -> None:
+  """Replaces values of the last release, with a note on each."""
+  for field in fields:
+    found = get_value(config, field.name)
+    for old, name, value in field.replaced:
+      if found == old:
+        set_value(config, field.name, field.default)
+        set_value(config, name, value)
+        _note(
+          f'--config.{field.name}={old} is --config.{name}={value} now; the next release knows '
+          'only that.'
+        )
+
+
+@functools.cache
+def _note(text: str) -> None:
+  print(f'Note: {text}', flush=True)
