@@ -10,7 +10,8 @@ from sklearn.neighbors import NearestNeighbors
 
 import memkd_jax
 from memkd_jax import methods
-from memkd_jax.data.sampling import calibration_plan
+from memkd_jax.configs import folder as folder_config
+from memkd_jax.data.sampling import CALIBRATIONS, calibration_plan
 from memkd_jax.errors import UserError
 from memkd_jax.evaluate import Scorer
 from memkd_jax.methods.base import Fitted, Task
@@ -224,3 +225,15 @@ def test_a_task_is_named_in_errors(images, folds, tmp_path):
 
   with pytest.raises(UserError, match='tile, fold 1 of 4: no'):
     cross_scores(Failing(), Mean.score, TASK, images, folds, tmp_path)
+
+
+def test_the_fields():
+  fields = {field.name: field for field in methods.fields('memkd')}
+  assert fields['train.calibration'].choices == CALIBRATIONS
+  assert methods.get_config().train.calibration == 'holdout'
+  assert folder_config.get_config().train.calibration == 'auto'
+  for name, value in (('calibration', 'none'), ('folds', 1), ('folds', 21)):
+    config = methods.get_config()
+    config.train[name] = value
+    with pytest.raises(UserError, match=f'--config.train.{name}={value}: '):
+      methods.resolve(config)
