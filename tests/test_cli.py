@@ -210,7 +210,7 @@ def test_calibrate_without_images(run, tmp_path, capsys):
   model_file = run / 'run' / 'bolt' / 'seed_0' / model.FACTS
   before = model_file.read_bytes()
   (tmp_path / 'broken.png').write_bytes(b'')
-  for good, message in (('none', 'names no image'), ('broken.png', 'is not a readable image')):
+  for good, message in (('none', 'does not exist'), ('broken.png', 'is not a readable image')):
     assert calibrate.main([f'--workdir={run / "run"}', f'--good={tmp_path / good}']) == 1
     assert message in capsys.readouterr().err.splitlines()[-1]
   assert model_file.read_bytes() == before

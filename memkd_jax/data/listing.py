@@ -94,7 +94,8 @@ def list_images_below(folder: Path, any_name: bool = False) -> tuple[list[Path],
 
   Args:
     folder: the folder, which need not exist.
-    any_name: whether names that cannot be printed are allowed.
+    any_name: whether images may have names that cannot be printed, and folders those of
+      images.
 
   Returns:
     The images in a fixed order, a folder's own before those of its subfolders; and what was
@@ -103,11 +104,11 @@ def list_images_below(folder: Path, any_name: bool = False) -> tuple[list[Path],
     that reading it says what is wrong.
 
   Raises:
-    UserError: a name cannot be printed.
+    UserError: the name of an image cannot be printed, or a folder is called as one.
   """
   images: list[Path] = []
   left_out: list[LeftOut] = []
-  for path in _Walk(left_out).below(folder) if folder.is_dir() else ():
+  for path in _Walk(left_out, any_name).below(folder) if folder.is_dir() else ():
     if path.suffix.lower() not in suffixes():
       kind = f'with the suffix {path.suffix.lower()}' if path.suffix else 'without a suffix'
       left_out.append(LeftOut(path, f'file {kind}'))
@@ -184,9 +185,9 @@ def explain_archive(root: Path) -> str:
 class _Walk:
   """Visits folders once each, whatever links lead to them."""
 
-  def __init__(self, left_out: list[LeftOut]):
+  def __init__(self, left_out: list[LeftOut], any_name: bool):
     """Takes the list to which the folders are added that are not read."""
-    self._left_out = left_out
+    self._left_out, self._any_name = left_out, any_name
     self._due: set[tuple[int, int]] = set()  # need no link to be visited
     self._visited: set[tuple[int, int]] = set()
 
@@ -213,6 +214,8 @@ class _Walk:
     folders = [p for p in entries if os.path.isdir(p)]
     yield from sorted(set(entries) - set(folders))
     for entry in folders:
+      if not self._any_name and entry.suffix.lower() in suffixes():
+        raise UserError(f'{entry} is a folder with the name of an image; rename or remove it.')
       if not entry.is_symlink():
         yield from self._visit(entry, root)
       elif root.is_relative_to(entry.resolve()):

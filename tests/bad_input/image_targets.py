@@ -10,8 +10,8 @@ from bad_input import mutations, pictures
 from bad_input.outcome import check
 from bad_input.target import Target, as_nobody
 from memkd_jax.data import folder as reader
-from memkd_jax.data.decoding import decode
-from memkd_jax.data.images import read_image, read_mask
+from memkd_jax.data.decoding import count_pages, decode
+from memkd_jax.data.images import read_mask, read_rgb, resize
 from memkd_jax.data.splits import load_split
 from memkd_jax.report import html
 from memkd_jax.scoring.external_maps import read_map
@@ -22,13 +22,20 @@ _KINDS = ('bytes',) * 8 + ('header',) * 3 + ('splice', 'bomb', 'cut', 'stand_in'
 _BLOCK = 16 * 16
 
 
+def _read_first(path: Path, side: int) -> tuple[np.ndarray, tuple[int, int]]:
+  """`read_image` of the first page, as `predict` reads it."""
+  check(count_pages(path) >= 1, 'no page')
+  image = read_rgb(path, page=0)
+  return resize(image, side), image.size
+
+
 class Images(Target):
   """`read_image`, or `read_mask`."""
 
   def __init__(self, name: str, files: dict[str, bytes], of_masks: bool):
     super().__init__(name)
     self._files = files
-    self._read = read_mask if of_masks else read_image
+    self._read = read_mask if of_masks else _read_first
     self._masks = of_masks
 
   def run(self, number: int, folder: Path) -> None:

@@ -83,5 +83,12 @@ def test_names_that_cannot_be_printed_are_refused_unless_any_is_allowed(tmp_path
   assert len(images) == 1
 
 
+def test_a_folder_with_the_name_of_an_image_is_refused_unless_any_is_allowed(tmp_path, touch):
+  touch('a.png/b.png')
+  with pytest.raises(UserError, match=r'a\.png is a folder with the name of an image'):
+    list_images_below(tmp_path)
+  assert list_images_below(tmp_path, any_name=True)[0] == [tmp_path / 'a.png' / 'b.png']
+
+
 def test_a_folder_that_is_not_there_holds_nothing(tmp_path):
   assert list_images_below(tmp_path / 'none') == ([], [])

@@ -196,7 +196,7 @@ def test_broken_images_are_named(root, out):
   with pytest.raises(
     UserError, match=rf'^test/good/001\.png \(test record 1 of {path}\) is not a readable image'
   ):
-    load_split(samples, 16, 2)
+    load_split(samples[:4], 16, 2)
   with pytest.raises(
     UserError, match=r'^mask of test/hole/002\.png \(.*\) is 32x31 .* its image test/hole/002'
   ):
