@@ -376,6 +376,8 @@ def _choose_category(folder: Workdir, category: str | None, seed: int) -> str:
     return known[0]
   if category in known:
     return str(category)
-  names = ', '.join(known) or 'none'
+  if not known:
+    there = ', '.join(f'{name} with seed {other}' for name, other in folder.models())
+    raise UserError(f'{folder.root} holds no model with seed {seed}; it holds {there}.')
   asked = 'name one with --category' if category is None else f'{category} is not among them'
-  raise UserError(f'{folder.root} holds, with seed {seed}, these categories: {names}; {asked}.')
+  raise UserError(f'{folder.root} holds models of {", ".join(known)}; {asked}.')

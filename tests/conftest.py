@@ -13,6 +13,7 @@ os.environ['XLA_FLAGS'] = ' '.join(
   ]
 )
 
+import json
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
@@ -26,7 +27,7 @@ from ml_collections import ConfigDict
 from PIL import Image
 
 from memkd_jax import config as base
-from memkd_jax import methods
+from memkd_jax import methods, run, worker
 from memkd_jax.models.resnet import ARCHITECTURES
 from memkd_jax.runtime.devices import Devices
 from memkd_jax.teachers.extractor import FeatureExtractor
@@ -49,6 +50,45 @@ def few_mappings() -> Iterator[None]:
   path = Path('/proc/self/maps')
   if path.exists() and path.read_text().count('\n') > 20_000:
     jax.clear_caches()
+
+
+@pytest.fixture(scope='session')
+def compiled() -> dict[Any, Any]:
+  """What holds compiled programs, by what they depend on."""
+  return {}
+
+
+@pytest.fixture
+def share_compilations(monkeypatch: pytest.MonkeyPatch, compiled: dict[Any, Any]) -> None:
+  """Runs share teacher, method and scorer, and with them the compilations."""
+  create, extractor, scorer = methods.create, run.FeatureExtractor, worker.Scorer
+
+  def shared_extractor(*which):
+    if ('teacher', which) not in compiled:
+      compiled['teacher', which] = extractor(*which)
+    return compiled['teacher', which]
+
+  def shared_method(config, teacher, devices):
+    train = config.train
+    optimizer = (train.learning_rate, train.adam_b1, train.adam_b2)
+    parts = [json.loads(part.to_json()) for part in (config.model, config.loss)]
+    where = (config.parallel.axis, tuple(map(str, devices.local)))
+    key = ('method', id(teacher), json.dumps([*parts, optimizer]), where)
+    if key not in compiled:
+      compiled[key] = create(config, teacher, devices)
+    method = compiled[key]
+    method.config = method.trainer._config = config
+    return method
+
+  def shared_scorer(pipeline, teacher_params, devices, batch_size):
+    key = ('scorer', pipeline, tuple(map(str, devices.local)), batch_size)
+    if key not in compiled:
+      compiled[key] = scorer(pipeline, teacher_params, devices, batch_size)
+    return compiled[key]
+
+  monkeypatch.setattr(run, 'FeatureExtractor', shared_extractor)
+  monkeypatch.setattr(methods, 'create', shared_method)
+  monkeypatch.setattr(worker, 'Scorer', shared_scorer)
 
 
 @pytest.fixture

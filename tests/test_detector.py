@@ -92,8 +92,8 @@ def test_what_cannot_be_loaded(run, tmp_path):
   root, _ = run
   for arguments, message in (
     ({'workdir': tmp_path}, 'holds no run'),
-    ({'category': 'nut'}, 'these categories: bolt; nut is not among them'),
-    ({'seed': 7}, 'these categories: none'),
+    ({'category': 'nut'}, 'holds models of bolt; nut is not among them'),
+    ({'seed': 7}, 'holds no model with seed'),
     ({'false_alarm_rate': 0.01}, '3 held-out images support no false-alarm rate below 0.25'),
     ({'false_alarm_rate': 2}, 'between 0 and 1'),
   ):
@@ -118,7 +118,7 @@ def test_models_of_a_run_share_teacher_and_programs(run, images):
   assert (bolt.category, nut.category) == ('bolt', 'nut')
   assert bolt.program is nut.program
   np.testing.assert_array_equal(bolt(images).maps, nut(images).maps)
-  with pytest.raises(UserError, match='these categories: none'):
+  with pytest.raises(UserError, match='holds no model with seed'):
     load_all(copy, seed=3)
   # An evaluation with other maps was stopped before it came to nut.
   trained = dataclasses.replace(

@@ -69,7 +69,7 @@ def check_ours(name, arguments):
   module = importlib.import_module(f'memkd_jax.{COMMANDS[name].module}')
   flags, overrides = module._parser().parse_known_args(arguments)
   if module is main:
-    main.load_config(flags.config, overrides)
+    main.load_config(*main._choose_config(flags, overrides))
   else:
     assert not overrides
 

@@ -103,6 +103,24 @@ def list_samples(root: Path, category: str, split: str, **names: str) -> list[Sa
   return [s for folder in list_folders(found.test) for s in _list_kind(found, folder)]
 
 
+def list_published(root: Path, category: str, split: str) -> list[Sample]:
+  """Lists a split of a benchmark in this layout: of its masks all are there, or none.
+
+  Args, and errors, are those of `list_samples`; one more is a mask that is missing.
+  """
+  samples = list_samples(root, category, split)
+  missing = [s for s in samples if s.label and s.mask is None]
+  if missing and len(missing) < sum(s.label for s in samples):
+    sample = missing[0]
+    truth = root / category / 'ground_truth'
+    expected = truth / sample.defect / f'{sample.stem}_mask.png'
+    raise UserError(
+      f'{sample.image} has no mask: {expected} is expected, because other images have theirs; '
+      f'add it, or remove {truth} to do without pixel metrics.'
+    )
+  return samples
+
+
 def notes(root: Path, category: str, **names: str) -> list[str]:
   """What a user should know of how the category's folder is read.
 

@@ -176,10 +176,10 @@ def test_the_command(run, detector, tmp_path, capsys):
   [
     (['--workdir=RUN/none'], 'holds no run'),
     (['--category=nut'], 'nut is not among them'),
-    (['--seed=7'], 'with seed 7, these categories: none'),
+    (['--seed=7'], 'holds no model with seed 7; it holds bolt with seed 0'),
     (['--false-alarm-rate=0.001'], 'held-out images support no false-alarm rate below'),
     (['--false-alarm-rate=2'], 'between 0 and 1'),
-    (['--teacher-weights=RUN/none.safetensors'], 'none.safetensors'),
+    (['--teacher-weights=RUN/none.safetensors'], 'random teacher: leave --teacher-weights out'),
     (['--out=RUN/data'], 'data is a folder; name a file with --out.'),
     (['--out=RUN/work/config.json/bolt.memkd'], 'config.json'),
   ],

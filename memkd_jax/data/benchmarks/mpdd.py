@@ -15,5 +15,5 @@ DATASET = Dataset(
   CATEGORIES,
   'Get MPDD from https://github.com/stepanje/MPDD',
   folder.LAYOUT,
-  folder.list_samples,
+  folder.list_published,
 )

@@ -24,5 +24,5 @@ DATASET = Dataset(
   CATEGORIES,
   'Get MVTec AD from https://www.mvtec.com/company/research/datasets/mvtec-ad',
   folder.LAYOUT,
-  folder.list_samples,
+  folder.list_published,
 )
