@@ -56,6 +56,13 @@ def _choose_config(flags: argparse.Namespace, overrides: list[str]) -> tuple[str
   return flags.config or 'demo', overrides
 
 
+def _default_name(good: str | None, config: ConfigDict) -> str:
+  from memkd_jax.data.image_list import category_of  # takes a while to import
+
+  name: str = config.data.dataset
+  return category_of(Path(good).expanduser()) if good else name
+
+
 def load_config(name: str, overrides: Sequence[str] = ()) -> ConfigDict:
   """Loads a config, and sets fields of it.
 
@@ -133,19 +140,20 @@ def _run(flags: argparse.Namespace, config: ConfigDict) -> int:
   ablation = bool(config.sweep.variants)
   if ablation and not flags.workdir:  # variants of several ablations have the same names
     raise UserError('an ablation needs a folder of its own; name it with --workdir.')
-  workdir = flags.workdir or Path('runs') / (
-    Path(flags.good).expanduser().absolute().stem if flags.good else config.data.dataset
-  )
+  if ablation and flags.warm_start is not None:
+    raise UserError('--warm-start: the variants of an ablation begin anew; leave it out.')
+  workdir = flags.workdir or Path('runs') / _default_name(flags.good, config)
 
   from memkd_jax import run, sweep
   from memkd_jax.runtime import devices, hosts, join
 
   runner = sweep.run_sweep if ablation else run.run_config
+  origin = {} if flags.warm_start is None else {'warm_start': flags.warm_start}
   join.start(flags.coordinator, flags.process_count, flags.process_id)
   devices.backend()
   with interrupt.handled(), hosts.one_run():
     cli.keep_programs()
-    results = runner(config, workdir, flags.mode, flags.dump_maps, flags.force)
+    results = runner(config, workdir, flags.mode, flags.dump_maps, flags.force, **origin)
     page = Path(workdir).expanduser() / ('sweep.md' if ablation else 'report.html')
     print(f'Report: {page}', flush=True)
   return 1 if results['failed'] else 0
@@ -195,6 +203,12 @@ def _parser() -> cli.Parser:
     action=on_or_off,
     default=False,
     help='train anew, and replace the models of these categories that are there',
+  )
+  add(
+    '--warm-start',
+    metavar='OLDRUN',
+    help="go on from another run's trained models, whose folder this is, or from the one model "
+    'that lies there; with a --workdir of its own',
   )
   add(
     '--dump-maps',

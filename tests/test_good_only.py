@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import shutil
 
 import numpy as np
@@ -11,6 +12,7 @@ from PIL import Image
 import memkd_jax
 from memkd_jax import main, methods, predict
 from memkd_jax.config import values
+from memkd_jax.configs import folder as folder_config
 from memkd_jax.errors import UserError
 from memkd_jax.run import run_config
 
@@ -315,3 +317,20 @@ def test_auto_stays_what_it_was_in_a_run(tmp_path, good, monkeypatch, capsys):
   shown = capsys.readouterr().out
   assert 'Teacher: resnet18 (as before' in shown
   assert 'finished already' in shown
+
+
+def test_the_readmes_lines_of_python_run(tmp_path, good, monkeypatch, capsys):
+  from documented import README
+
+  (block,) = re.findall(r'```python\n(import memkd_jax\n.*?)```', README.read_text(), re.S)
+  assert block.strip().count('\n') <= 5
+  quick = folder_config.get_config('knn')
+  quick.data.image_size, quick.method.share = 32, 1.0
+  quick.model.backbone, quick.model.teacher_weights = 'tiny_basic', 'random'
+  monkeypatch.setattr(folder_config, 'get_config', lambda method: quick)
+  monkeypatch.setattr(methods, 'fields', lambda method, fields=methods.fields: fields('knn'))
+  monkeypatch.chdir(tmp_path)
+  good.rename('FOLDER')
+  shutil.copy('FOLDER/01.png', 'part.png')
+  exec(block, {})
+  assert capsys.readouterr().out.rstrip().endswith('(1, 32, 32)')

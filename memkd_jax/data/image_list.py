@@ -26,6 +26,7 @@ _COLUMNS = ('path', 'label', 'mask', 'split')
 _NORMAL = ('', '0', *NORMAL_NAMES)
 _ANOMALOUS = ('1', 'anomalous', 'anomaly', 'bad', 'defect', 'defective', 'ko', 'ng')
 _DEFECTIVE = 'defective'
+_TRAIN = ('train', 'training')
 # Folders that are not likely to hold good images: somebody gives one level too many.
 _OTHER = ('test', 'testing', 'ground_truth', 'mask', 'masks', *_ANOMALOUS)
 _NAMED = 10  # files in an error
@@ -42,9 +43,15 @@ class _Row(NamedTuple):
 
 
 def category_of(root: Path) -> str:
-  """The category's name: that of the folder or file, without a suffix."""
+  """The category's name: that of the folder or file, without a suffix.
+
+  A folder that is called after what it holds, gravel/train/good, has the name above it.
+  """
   absolute = Path(os.path.abspath(root))
-  return (absolute.name if root.is_dir() else absolute.stem) or 'images'
+  if not absolute.is_dir():
+    return absolute.stem
+  names = [name for name in absolute.parts[1:] if name.lower() not in (*NORMAL_NAMES, *_TRAIN)]
+  return names[-1] if names else 'images'
 
 
 def list_samples(root: Path, category: str, split: str) -> list[Sample]:

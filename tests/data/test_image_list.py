@@ -37,6 +37,15 @@ def test_all_images_of_a_folder_are_good(images):
   assert 'notes.doc' in note
 
 
+@pytest.mark.parametrize(
+  ('folder', 'name'),
+  [('parts', 'parts'), ('parts/good', 'parts'), ('screw/Train/OK', 'screw'), ('good/x', 'x')],
+)
+def test_a_folder_of_good_images_is_named_by_what_is_above(tmp_path, folder, name):
+  (tmp_path / folder).mkdir(parents=True)
+  assert image_list.category_of(tmp_path / folder) == name
+
+
 @pytest.mark.parametrize('name', ['bad', 'test', 'Ground_Truth', 'NG'])
 def test_a_folder_that_holds_more_than_good_images_is_refused(images, name):
   (images / name).mkdir()
