@@ -31,6 +31,7 @@ _NAMES = {
   'eyecandies': 'Eyecandies',
   'demo': 'the demo',
   'folder': 'your own images',
+  'images': 'your own images',
 }
 _FALSE_ALARM_RATES = (0.1, 0.05, 0.01, 0.001)
 # The paper shows these without figures.

@@ -17,17 +17,20 @@ import tensorflow_datasets as tfds
 
 from memkd_jax.data.datasets import DATASETS
 from memkd_jax.data.sample import Readable, Sample
+from memkd_jax.data.task_images import describe_changes, image_digests
 from memkd_jax.data.tfds import source
 from memkd_jax.errors import UserError
 from memkd_jax.runtime.progress import progress_bar
 
 SPLITS = ('train', 'test')
+_THREADS = 8  # that compare files
 
 
 def prepare(dataset: str, category: str, root: Path, out: str) -> None:
   """Writes one category to a TFDS directory, complete or not at all.
 
-  A category that is there already is left alone, whatever has become of `root`.
+  A category that is there already is left alone, if it holds the images that `root` does, or
+  if `root` is gone.
 
   Args:
     dataset: a name in `datasets.DATASETS`.
@@ -37,14 +40,23 @@ def prepare(dataset: str, category: str, root: Path, out: str) -> None:
 
   Raises:
     UserError: an image is missing, the disk is full or not writable, or what is
-      there already is damaged.
+      there already is damaged or of other images.
   """
   path = source.category_path(out, dataset, category)
   if path.exists():
-    for split in SPLITS:
-      source.list_samples(out, dataset, category, split)
-    return
+    prepared = {s: source.list_samples(out, dataset, category, s) for s in SPLITS}
+    if not root.exists():
+      return
   splits = {s: DATASETS[dataset].list_samples(root, category, s) for s in SPLITS}
+  if path.exists():
+    for split, samples in splits.items():
+      old, new = (image_digests(s, _THREADS) for s in (prepared[split], samples))
+      if changes := describe_changes(old, new):
+        raise UserError(
+          f'{path} holds other images than {root}: of {split}, {changes}; remove {path} and '
+          'prepare it anew.'
+        )
+    return
   try:
     # An attempt that was killed could not clean up after itself.
     for leftover in path.parent.glob('incomplete.*'):

@@ -100,6 +100,20 @@ def test_what_is_prepared_is_left_alone(root, out):
   assert prepared_files(out) == files
 
 
+def test_images_that_changed_since_are_noticed(root, out):
+  prepare('folder', 'bolt', root, out)
+  shutil.copy(
+    root / 'bolt' / 'train' / 'good' / '000.png', root / 'bolt' / 'train' / 'good' / 'x.png'
+  )
+  with pytest.raises(
+    UserError, match=r'of train, 1 is new \(train/good/x\.png\); remove'
+  ) as error:
+    prepare('folder', 'bolt', root, out)
+  shutil.rmtree(str(error.value).split(' holds ')[0])  # the remedy
+  prepare('folder', 'bolt', root, out)
+  assert_equal(root, out)
+
+
 @pytest.mark.parametrize('error', [KeyboardInterrupt, ValueError])
 def test_an_interruption_leaves_nothing_that_seems_finished(root, out, monkeypatch, error):
   def read(source, read=builder._read):
