@@ -1,6 +1,5 @@
 """From good images alone to a detector: the layouts that lack something, and `fit`."""
 
-import csv
 import json
 import re
 import shutil
@@ -8,6 +7,7 @@ import shutil
 import numpy as np
 import pytest
 from PIL import Image
+from quick import result_of, rows_of, train
 
 import memkd_jax
 from memkd_jax import main, methods, predict
@@ -15,15 +15,6 @@ from memkd_jax.config import values
 from memkd_jax.configs import folder as folder_config
 from memkd_jax.errors import UserError
 from memkd_jax.run import run_config
-
-# The quickest method of all, on a teacher of a few thousand numbers.
-QUICK = (
-  '--config=folder:knn',
-  '--config.model.backbone=tiny_basic',
-  '--config.model.teacher_weights=random',
-  '--config.data.image_size=32',
-  '--config.method.share=1.0',
-)
 
 
 @pytest.fixture
@@ -35,21 +26,6 @@ def good(tmp_path, rng):
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(rng.integers(0, 128, (40, 48, 3), np.uint8)).save(path)
   return folder
-
-
-def train(tmp_path, *flags, out='run'):
-  workdir = tmp_path / out
-  code = main.main([*QUICK, f'--workdir={workdir}', *flags])
-  return code, workdir
-
-
-def result_of(workdir, category):
-  return json.loads((workdir / category / 'seed_0' / 'result.json').read_text())
-
-
-def rows_of(workdir, category):
-  with (workdir / category / 'seed_0' / 'scores.csv').open(newline='') as file:
-    return list(csv.DictReader(file))
 
 
 def test_a_folder_of_good_images_becomes_a_detector(tmp_path, good, capsys):
@@ -205,11 +181,20 @@ def test_changed_images_are_noticed(tmp_path, make_category, capsys):
   assert train(tmp_path, flag)[0] == 1
   shown = capsys.readouterr().out
   assert 'training images have changed since: 1 is gone (train/good/005.png)' in shown
-  assert '--force' in shown
+  assert 'train anew with --force, which replaces the model, or with another --work' in shown
+  assert '--warm-start' not in shown  # kNN has no use for it
   assert model.read_bytes() == first
   assert train(tmp_path, flag, '--force')[0] == 0  # the remedy as it is printed
   assert model.read_bytes() != first
   assert 'train/good/005.png' not in result_of(tmp_path / 'run', 'bolt')['images']['train']
+
+
+def test_a_method_without_gradients_needs_no_warm_start(tmp_path, good, capsys):
+  train(tmp_path, f'--good={good}')
+  flags = (f'--good={good}', f'--warm-start={tmp_path / "run"}')
+  assert train(tmp_path, *flags, out='new')[0] == 1
+  assert 'kNN learns anew in one pass, which takes no steps; leave' in capsys.readouterr().err
+  assert train(tmp_path, flags[0], out='new')[0] == 0  # the remedy
 
 
 def test_a_run_without_the_newest_fields_goes_on(tmp_path, make_category, capsys):
