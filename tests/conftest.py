@@ -35,6 +35,13 @@ from memkd_jax.teachers.extractor import FeatureExtractor
 SHARED = Path(__file__).parents[2] / 'shared'
 
 
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+  """Gives each file to one worker, so that no fixture of a file is made twice."""
+  from xdist.scheduler import LoadFileScheduling  # no matter without -n
+
+  return LoadFileScheduling(config, log)
+
+
 @pytest.fixture
 def shared() -> Path:
   """The folder with real weights and images; skips where it is absent."""
