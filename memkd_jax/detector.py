@@ -51,7 +51,8 @@ class Program:
   Attributes:
     pipeline: what is computed.
     teacher_params: the extractor's parameters, numpy arrays.
-    notes: sentences that must stand beside the results.
+    notes: what whoever uses the results must know of the teacher; the method's own notes are
+      for those who compare figures.
     device: the device that scores.
     run: compiled `(params, teacher_params, images) -> (maps, scores)`; compiled once for
       each number of images, whatever the number of models.
@@ -92,7 +93,7 @@ class Program:
     return cls(
       pipeline,
       extractor.params,
-      (*extractor.notes, *method.notes),
+      tuple(extractor.notes),
       device,
       jax.jit(pipeline.score),
       jax.device_put(extractor.params, device),
@@ -131,7 +132,9 @@ class Detector:
       false_alarm_rate: see `load`.
       threshold: see `load`.
     """
-    self.trained, self.program = trained, program
+    # What only a further training needs would be memory for nothing.
+    self.trained = dataclasses.replace(trained, unfolding=None)
+    self.program = program
     self.category = trained.name
     self.method = program.pipeline.method.name
     self.image_size: int = trained.config.data.image_size

@@ -22,6 +22,7 @@ from memkd_jax.detector import Detector, load
 from memkd_jax.errors import UserError, explain, is_disk_full
 from memkd_jax.files import atomic
 from memkd_jax.methods.base import Task
+from memkd_jax.methods.warm_start import WarmStart
 from memkd_jax.report.environment import describe_environment
 from memkd_jax.report.html import write_report
 from memkd_jax.report.results import collect, results_table, write_results
@@ -29,7 +30,7 @@ from memkd_jax.runtime import hosts, interrupt
 from memkd_jax.teachers import cache
 from memkd_jax.teachers.extractor import FeatureExtractor
 from memkd_jax.training import lanes, metrics_log
-from memkd_jax.workdir import SharedWorkdir
+from memkd_jax.workdir import ORIGIN, SharedWorkdir
 from memkd_jax.worker import Worker
 
 
@@ -39,6 +40,7 @@ def run_config(
   mode: str = 'train',
   dump_maps: bool = False,
   force: bool = False,
+  warm_start: Path | str | None = None,
 ) -> dict[str, Any]:
   """Fits and evaluates a model for each category asked for, and writes the results.
 
@@ -52,19 +54,22 @@ def run_config(
       other values of `eval` and `anomaly_map`.
     dump_maps: whether the maps of what is scored are written as TIFF files.
     force: whether the models that are there already are replaced.
+    warm_start: the folder of another run, or of one model, from which the trainings go on.
+      A run that is resumed finds it recorded.
 
   Returns:
     What results.json holds: see `results.assemble`, and 'environment'.
 
   Raises:
-    UserError: the config, the weights, the data root or the folder is wrong, or
-      another process is at work in the folder.
+    UserError: the config, the weights, the data root or the folder is wrong, no training
+      can go on from `warm_start`, or another process is at work in the folder.
     OSError: the disk is full.
   """
   started = time.monotonic()
   folder = SharedWorkdir(workdir)
   if mode == 'evaluate':
     folder.check_exists()
+  origin = _choose_origin(warm_start, folder, mode)
   config = _choose_backbone(config, folder)
   with hosts.raise_together():
     config = methods.resolve(config)
@@ -77,20 +82,26 @@ def run_config(
     model = config.model
     model.teacher_weights = cache.locate(model.teacher_weights, model.backbone)
     extractor = FeatureExtractor(model.backbone, model.teacher_weights, model.dtype)
+    start = None if origin is None else WarmStart(origin, config, extractor.digest)
+    shared = (source, folder, mode, dump_maps, force, start, warm_start is None)
     workers = [
-      Worker(config, extractor, devices, source, folder, mode, dump_maps, force)
+      Worker(config, extractor, devices, *shared)
       for devices in lanes.devices(config.parallel.axis, len(categories) * len(config.seeds))
     ]
-    claimed = _with_teacher_digest(config, extractor.digest)
+    claimed = _with_origins(config, extractor.digest, origin)
   hosts.check_same(
-    lambda: [_what_counts(claimed), list(categories), mode, dump_maps], 'configs'
+    lambda: [_what_counts(claimed), list(categories), mode, dump_maps, origin is None],
+    'configs',
   )
+  tasks = _tasks(config, categories)
+  if start is not None and warm_start is not None:
+    start.check(workers[0].method, tasks)
   with folder.locked():
     fields = methods.fields(config.method.name)
     rescored = base.scoring(fields) if mode == 'evaluate' else ()
     defaults = {field.name: field.default for field in fields}
     folder.claim(claimed, base.resumable(fields), rescored, defaults)
-    return _run_all(workers, categories, claimed, started)
+    return _run_all(workers, tasks, claimed, started)
 
 
 def fit(
@@ -99,6 +110,7 @@ def fit(
   *,
   method: str = 'memkd',
   force: bool = False,
+  warm_start: str | Path | None = None,
   **fields: Any,
 ) -> Detector:
   """Learns what is normal from good images, as `memkd train --good` does.
@@ -112,6 +124,7 @@ def fit(
     workdir: the run's folder: report.html is there, and the model for `load`.
     method: the method, 'memkd', 'rd', 'knn', ...
     force: whether a model that is there already is replaced.
+    warm_start: the folder of another run, or of one model, from which the training goes on.
     fields: fields of the config by name: `epochs=20`; `train__batch_size=8` where several
       sections have a field of that name. `memkd train --help` lists them.
 
@@ -126,7 +139,7 @@ def fit(
   given = base.by_short_names(methods.fields(method), fields)
   config.update_from_flattened_dict(given)
   config.data.dataset, config.data.dir = 'images', str(_listed(images, Path(workdir)))
-  results = run_config(config, workdir, force=force)
+  results = run_config(config, workdir, force=force, warm_start=warm_start)
   for reason in results['failed'].values():
     raise UserError(reason)
   return load(workdir, *results['categories'])
@@ -159,7 +172,7 @@ def _listed(
 
 
 def _run_all(
-  workers: Sequence[Worker], categories: Sequence[str], claimed: ConfigDict, started: float
+  workers: Sequence[Worker], tasks: Sequence[Task], claimed: ConfigDict, started: float
 ) -> dict[str, Any]:
   """All tasks, in a folder that belongs to this run."""
   first = workers[0]
@@ -181,12 +194,8 @@ def _run_all(
       failed.setdefault(task.name, explain(error))
       print(f'{name} failed: {explain(error)}', flush=True)
 
-  # All seeds of a category in a row, so that its images are decoded once.
-  tasks = [
-    Task.of_category(category, seed)
-    for category, seed in itertools.product(categories, config.seeds)
-  ]
   lanes.run_all(workers, tasks, run_one)
+  categories = list(dict.fromkeys(task.name for task in tasks))
 
   def conclude() -> dict[str, Any]:
     in_order = {category: failed[category] for category in categories if category in failed}
@@ -200,6 +209,14 @@ def _run_all(
     return results
 
   return hosts.on_main(conclude)
+
+
+def _tasks(config: ConfigDict, categories: Sequence[str]) -> list[Task]:
+  """All seeds of a category in a row, so that its images are decoded once."""
+  return [
+    Task.of_category(category, seed)
+    for category, seed in itertools.product(categories, config.seeds)
+  ]
 
 
 def _describe_start(method: str, config: ConfigDict) -> str:
@@ -224,16 +241,35 @@ def _choose_backbone(config: ConfigDict, folder: SharedWorkdir) -> ConfigDict:
   return config
 
 
+def _choose_origin(
+  warm_start: Path | str | None, folder: SharedWorkdir, mode: str
+) -> Path | None:
+  """Where the run's trainings go on from: what is given, or that of the run in the folder."""
+  if warm_start is None:
+    there = hosts.on_main(folder.own.read_origin)
+    return None if there is None else Path(there)
+  origin = Path(warm_start).expanduser().absolute()
+  if mode == 'evaluate':
+    raise UserError(f'--warm-start={warm_start}: an evaluation trains nothing; leave it out.')
+  if origin.resolve() == folder.own.root.resolve():
+    raise UserError(
+      f'--warm-start={warm_start} is the folder of this run itself; name another --workdir.'
+    )
+  return origin
+
+
 def _what_counts(claimed: ConfigDict) -> dict[str, Any]:
   """The fields in which processes that run together must agree."""
   fields = flatten(json.loads(claimed.to_json()))
-  paths = ('data.dir', 'model.teacher_weights')
+  paths = ('data.dir', 'model.teacher_weights', ORIGIN)
   return {name: value for name, value in fields.items() if name not in paths}
 
 
-def _with_teacher_digest(config: ConfigDict, digest: str) -> ConfigDict:
-  """Adds the content of the weights, which counts where their path does not."""
+def _with_origins(config: ConfigDict, digest: str, origin: Path | None) -> ConfigDict:
+  """Adds --warm-start, and the weights' content, which counts where their path does not."""
   config = config.copy_and_resolve_references()
   with config.unlocked():
     config.model.teacher_sha256 = digest
+    if origin is not None:
+      config[ORIGIN] = str(origin)
   return config

@@ -27,6 +27,7 @@ from memkd_jax.evaluate import Scored, Scorer, evaluate
 from memkd_jax.methods import cross_calibration
 from memkd_jax.methods.base import Method, Task
 from memkd_jax.methods.cross_calibration import cross_scores
+from memkd_jax.methods.warm_start import WarmStart
 from memkd_jax.runtime import hosts
 from memkd_jax.runtime.devices import Devices
 from memkd_jax.scoring.calibration import Calibration, choose_threshold
@@ -58,8 +59,23 @@ class Worker:
     mode: str,
     dump_maps: bool,
     force: bool,
+    warm_start: WarmStart | None = None,
+    resumed: bool = False,
   ):
     """Takes what all tasks of a run share.
+
+    Args:
+      config: the resolved config.
+      extractor: the frozen teacher.
+      devices: that train and score.
+      source: the data set.
+      folder: the run's folder.
+      mode: see `run.run_config`.
+      dump_maps: see `run.run_config`.
+      force: see `run.run_config`.
+      warm_start: the models that trainings go on from, if any.
+      resumed: whether it is that of the run in the folder, not given anew: then it need not
+        be there any more when all trainings have ended.
 
     Raises:
       UserError: teacher and student do not fit together, or the devices do not divide a
@@ -70,6 +86,7 @@ class Worker:
     self._devices, self._source = devices, source
     self._mode, self._dump_maps = mode, dump_maps
     self._force = force and mode == 'train'
+    self._warm_start, self._resumed = warm_start, resumed
     self._list = functools.lru_cache(maxsize=1)(self._list_images)
     self._read = functools.lru_cache(maxsize=1)(self._read_images)
 
@@ -89,6 +106,7 @@ class Worker:
     images, digests = self._list(task.train, task.test)
     if self._force:
       self.folder.forget(task.name, task.seed)
+    self._check_origin(task, name)
     if self._mode == 'train' and not self._dump_maps and self._is_finished(task, name, digests):
       return
     known = self.folder.read_bit_depth(task.name, task.seed)
@@ -129,6 +147,27 @@ class Worker:
       print(f'Note: {note}', flush=True)
     self.folder.write_result(task.name, task.seed, result)
 
+  def _check_origin(self, task: Task, name: str) -> None:
+    """Raises UserError where the task's model went on from another one than is given now."""
+    if self._warm_start is None or self._resumed:
+      return
+    if self.folder.has_model(task.name, task.seed):
+      origin = self.folder.read_warm_start(task.name, task.seed)
+      if origin != self._warm_start.digest(task):
+        raise UserError(
+          f'{name} went on from another model than --warm-start={self._warm_start.root} has '
+          'now; leave the flag out, or choose another --workdir.'
+        )
+
+  def _remedies(self) -> str:
+    """What there is to do about a model of other images than are there now."""
+    if not self.method.warm_starts:
+      return 'train anew with --force, which replaces the model, or with another --workdir'
+    return (
+      'train anew with --force, which replaces the model, or go on from this model with '
+      f'--warm-start={self.folder.own.root} --workdir=NEW'
+    )
+
   def _is_finished(self, task: Task, name: str, digests: _Digests) -> bool:
     """Whether the task's result is of these images; says what there is to do otherwise.
 
@@ -144,7 +183,7 @@ class Worker:
     if changes.get('train'):
       raise UserError(
         f'{name} is finished, but its training images have changed since: {changes["train"]}. '
-        'Train anew with --force, which replaces the model, or with another --workdir.'
+        f'Either {self._remedies()}.'
       )
     if not changes.get('test'):
       print(f'{name}: finished already', flush=True)
@@ -167,8 +206,8 @@ class Worker:
       trained = self.folder.read_model(task.name, task.seed)
       if len(images) and trained.train_sha256 != _sha256(images):
         raise UserError(
-          f'{folder} holds a model of other training images; give it the same ones, train anew '
-          'with --force, or choose another --workdir.'
+          f'{folder} holds a model of other training images; give it the same ones, '
+          f'{self._remedies()}.'
         )
       held_out = self._score(trained.params, held)
       if trained.config.anomaly_map.to_dict() != self.config.anomaly_map.to_dict():
@@ -184,8 +223,14 @@ class Worker:
         )
         self.folder.write_model(trained)
     else:
+      start = self._warm_start.start(task) if self._warm_start else None
+      if start:
+        print(f'{task.name} goes on from {start.folder}.', flush=True)
+      # A method that cannot go on from a model need not take one.
+      further = () if start is None else (start,)
+      # The folds are fitted from scratch: the model of the warm start has seen their images.
       crossed = self._cross_score(task, normal, plan, folder)
-      fitted = self.method.fit(task, images, folder)
+      fitted = self.method.fit(task, images, folder, *further)
       held_out = crossed or self._score(fitted.params, held)
       trained = TrainedModel(
         name=task.name,
@@ -197,6 +242,8 @@ class Worker:
         train_sha256=_sha256(images),
         diagnosis=fitted.diagnosis,
         calibration=_calibrate(held_out),
+        unfolding=fitted.unfolding,
+        warm_start=start.sha256 if start else None,
       )
       self.folder.write_model(trained)
     cross_calibration.discard(folder)

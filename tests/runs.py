@@ -55,7 +55,7 @@ def forbid_training(monkeypatch):
   monkeypatch.setattr(Distillation, 'fit', fail)
 
 
-def stop_after(monkeypatch, config, workdir, steps):
+def stop_after(monkeypatch, config, workdir, steps, **options):
   """Runs, and interrupts before the next step."""
   order, calls = distillation_training.batch_indices, []
 
@@ -68,7 +68,7 @@ def stop_after(monkeypatch, config, workdir, steps):
   with monkeypatch.context() as patch:
     patch.setattr(distillation_training, 'batch_indices', interrupted)
     with pytest.raises(KeyboardInterrupt):
-      run_config(config, workdir)
+      run_config(config, workdir, **options)
 
 
 def log_of(workdir, category='bolt'):

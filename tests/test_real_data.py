@@ -33,7 +33,7 @@ def test_bottle(tmp_path, shared, one_device, make_method, size, epochs, auroc):
   normal = load_split(folder.list_samples(data, 'bottle', 'train'), size, 2)
   test = load_split(folder.list_samples(data, 'bottle', 'test'), size, 2)
   assert (len(normal.images), test.labels.sum(), len(test.labels)) == (209, 63, 83)
-  params, _ = method.fit(Task.of_category('bottle', 0), normal.images, tmp_path)
+  params = method.fit(Task.of_category('bottle', 0), normal.images, tmp_path).params
   pipeline = Pipeline(method.extractor, method, **config.anomaly_map.to_dict())
   scorer = Scorer(pipeline, method.extractor.params, one_device, config.eval.batch_size)
   maps, scores, _ = scorer(params, test.images)

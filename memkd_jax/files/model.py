@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load, save_file
 
 from memkd_jax.errors import UserError
@@ -83,6 +83,27 @@ def read_bytes(folder: Path) -> bytes:
   """The content of model.safetensors; raises OSError where there is none."""
   with open_regular(folder / TENSORS) as file:
     return file.read()
+
+
+def sections(folder: Path) -> set[str]:
+  """The highest names of the arrays of model.safetensors, without reading these.
+
+  Raises:
+    OSError: it is missing or cannot be read.
+    ValueError: it is damaged.
+  """
+  with open_regular(folder / TENSORS):  # refuses what is no regular file
+    pass
+  try:
+    with safe_open(folder / TENSORS, 'numpy') as file:
+      return {name.partition('/')[0] for name in file.keys()}  # noqa: SIM118
+  except SafetensorError as error:
+    raise ValueError(str(error)) from error
+
+
+def tensors_digest(facts: Mapping[str, Any]) -> str:
+  """The digest of the arrays that belong to `read_facts`."""
+  return str(facts.get(_TENSORS_DIGEST))
 
 
 def parse_params(content: bytes, facts: Mapping[str, Any]) -> dict[str, Any]:

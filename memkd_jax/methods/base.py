@@ -40,10 +40,29 @@ class Fitted(NamedTuple):
     params: what `maps` takes: nested dicts of numpy arrays.
     diagnosis: JSON values on what was learned, which the evaluation shows beside what
       `diagnosed_maps` sees; empty where a method has nothing to say.
+    unfolding: what a further training needs beside `params`, nested dicts of numpy arrays:
+      it is kept with the model, and no scoring looks at it. None where there is nothing.
   """
 
   params: dict[str, Any]
   diagnosis: dict[str, Any]
+  unfolding: dict[str, Any] | None = None
+
+
+class Start(NamedTuple):
+  """A trained model that a training goes on from.
+
+  Attributes:
+    params: see `Fitted`.
+    unfolding: see `Fitted`.
+    sha256: the digest of both.
+    folder: where the model lies.
+  """
+
+  params: dict[str, Any]
+  unfolding: dict[str, Any]
+  sha256: str
+  folder: Path
 
 
 class Method(Protocol):
@@ -59,20 +78,25 @@ class Method(Protocol):
     diagnosed_stages: the teacher's stages that `diagnosed_maps` reads beyond those; () as a
       rule.
     notes: sentences that must stand beside the figures.
+    warm_starts: whether `fit` can go on from a trained model; by default not.
   """
 
   name: str
   stages: tuple[int, ...]
   diagnosed_stages: tuple[int, ...]
   notes: list[str]
+  warm_starts: bool = False
 
-  def fit(self, task: Task, images: np.ndarray, folder: Path) -> Fitted:
+  def fit(
+    self, task: Task, images: np.ndarray, folder: Path, start: Start | None = None
+  ) -> Fitted:
     """Learns from normal images; what takes minutes resumes where it was stopped.
 
     Args:
       task: gives the name and the seed.
       images: uint8 [N, S, S, 3], the normal training images.
       folder: the task's folder, for checkpoints and logs.
+      start: the model that it goes on from, if any; none unless `warm_starts`.
 
     Raises:
       UserError: the images or the config do not allow it.

@@ -14,7 +14,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from memkd_jax.errors import UserError
-from memkd_jax.methods.base import Fitted, Method, Task
+from memkd_jax.methods.base import Fitted, Method, Start, Task
 from memkd_jax.models import memory_use
 from memkd_jax.models.distillers import (
   Distilled,
@@ -59,7 +59,7 @@ class Distillation(Method):
   Nothing here depends on a task, so all tasks share the compilation.
 
   Attributes:
-    name, stages, diagnosed_stages, notes: see `Method`.
+    name, stages, diagnosed_stages, notes, warm_starts: see `Method`.
     extractor: the frozen teacher.
     devices: the devices that train.
     slots: the memories that are built, see `models.distillers.Slot`.
@@ -67,6 +67,8 @@ class Distillation(Method):
     depth: the number of the teacher's stages that the memories' targets need.
     distiller: student and memories, as they are trained.
   """
+
+  warm_starts = True
 
   def __init__(self, config: ConfigDict, extractor: FeatureExtractor, devices: Devices):
     """See `create`."""
@@ -108,9 +110,11 @@ class Distillation(Method):
     )
     self._folded = self.distiller.clone(folded=True)
 
-  def fit(self, task: Task, images: np.ndarray, folder: Path) -> Fitted:
+  def fit(
+    self, task: Task, images: np.ndarray, folder: Path, start: Start | None = None
+  ) -> Fitted:
     """Trains by gradient descent; resumes from the newest checkpoint."""
-    return self.trainer.fit(task, images, folder)
+    return self.trainer.fit(task, images, folder, start)
 
   @functools.cached_property
   def trainer(self) -> 'Trainer':

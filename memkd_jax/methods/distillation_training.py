@@ -19,7 +19,7 @@ from memkd_jax.data.sampling import (
 )
 from memkd_jax.errors import UserError
 from memkd_jax.methods import losses
-from memkd_jax.methods.base import Fitted, Task
+from memkd_jax.methods.base import Fitted, Start, Task
 from memkd_jax.methods.distillation import Distillation, numbered
 from memkd_jax.models import memory_use
 from memkd_jax.models.layers import param_dtype
@@ -43,12 +43,16 @@ class Trainer:
     self._losses = losses.loss_table(method.config.loss)
     self._kept: tuple[str, FeatureCache] | None = None
 
-  def fit(self, task: Task, images: np.ndarray, folder: Path) -> Fitted:
+  def fit(
+    self, task: Task, images: np.ndarray, folder: Path, start: Start | None = None
+  ) -> Fitted:
     """Trains by gradient descent; resumes from the newest checkpoint."""
     cached = functools.cache(lambda: self.feature_cache(images))  # computed once, if at all
-    state, _ = self.train(task, images, folder, cached)
+    state, _ = self.train(task, images, folder, cached, start)
     params = self.fold(state)
-    return Fitted(params, self._memory_usage(params, cached()) if self._method.slots else {})
+    usage = self._memory_usage(params, cached()) if self._method.slots else {}
+    kept = self._method.distiller.unfolding(state.params, state.batch_stats)
+    return Fitted(params, usage, jax.tree.map(np.asarray, kept))
 
   def train(
     self,
@@ -56,6 +60,7 @@ class Trainer:
     images: np.ndarray,
     folder: Path,
     cached: Callable[[], FeatureCache] | None = None,
+    start: Start | None = None,
   ) -> tuple[TrainState, dict[str, float]]:
     """Takes the steps that are left; see `training.loop.train`.
 
@@ -64,6 +69,7 @@ class Trainer:
       images: uint8 [N, S, S, 3], the normal training images.
       folder: the task's folder.
       cached: gives the images with the teacher's features, where the caller keeps them.
+      start: the model that it goes on from, if any.
 
     Raises:
       UserError: the images fill no batch.
@@ -96,7 +102,7 @@ class Trainer:
       )
 
     return loop.train(
-      self.init_state(task, images),
+      self.init_state(task, images, start),
       self.train_step,
       prepare,
       steps,
@@ -105,7 +111,8 @@ class Trainer:
       metadata={
         'train_images': len(images),
         'train_sha256': hashlib.sha256(images.data).hexdigest(),
-      },
+      }
+      | ({} if start is None else {loop.WARM_START: start.sha256}),
       options=loop.LoopOptions(
         name=name,
         batch_size=train.batch_size,
@@ -118,20 +125,32 @@ class Trainer:
       ),
     )
 
-  def init_state(self, task: Task, images: np.ndarray) -> TrainState:
+  def init_state(
+    self, task: Task, images: np.ndarray, start: Start | None = None
+  ) -> TrainState:
     """The state before the first step, a tree of numpy arrays.
 
     Args:
       task: the name and the seed, which seed the initialisation.
       images: uint8 [N, S, S, 3], the training images, from which the memories
         are initialised where `model.memory_init` asks for it.
+      start: a trained model, whose parameters and statistics take the place of random
+        ones; the optimizer begins anew, since no model keeps its state.
+
+    Raises:
+      UserError: the model has other parameters than the method.
     """
     side = images.shape[1]
     image = jnp.zeros((1, side, side, 3), self._extractor.dtype)
     features = tuple(jnp.zeros(f.shape, f.dtype) for f in self._extractor.shapes(side))
     key = jax.random.key(category_seed(task.seed, task.name))
-    variables = self._init(key, image, features)
-    if self._config.model.memory_init == 'exemplars' and self._method.slots:
+    if start is not None:
+      shapes = jax.eval_shape(self._method.distiller.init, key, image, features)
+      variables = self._unfold(start, shapes)
+    else:
+      variables = self._init(key, image, features)
+    from_exemplars = self._config.model.memory_init == 'exemplars' and self._method.slots
+    if start is None and from_exemplars:
       variables = variables | {'params': self._memories_from_exemplars(variables, task, images)}
     # flax begins with float32 here whatever the dtype in which they go on.
     dtype = param_dtype(self._extractor.dtype)
@@ -147,6 +166,17 @@ class Trainer:
     """What `maps` takes of a trained state: BatchNorms and values folded, numpy arrays."""
     folded = self._method.distiller.fold(state.params, state.batch_stats)
     return jax.tree.map(np.asarray, folded)
+
+  def _unfold(self, start: Start, shapes: Any) -> dict[str, Any]:
+    """The variables of a trained model, which have to have these shapes."""
+    params, batch_stats = self._method.distiller.unfold(start.params, start.unfolding)
+    found = {'params': params, 'batch_stats': batch_stats}
+    if jax.tree.map(np.shape, found) != jax.tree.map(np.shape, dict(shapes)):
+      raise UserError(
+        f'{start.folder} holds other parameters than this model has; train without '
+        '--warm-start.'
+      )
+    return jax.tree.map(lambda x, like: jnp.asarray(x, like.dtype), found, dict(shapes))
 
   def feature_cache(self, images: np.ndarray) -> FeatureCache:
     """The training images with the teacher's features; several seeds share them.

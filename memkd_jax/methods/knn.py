@@ -17,7 +17,7 @@ from ml_collections import ConfigDict
 
 from memkd_jax.config import Field, require
 from memkd_jax.data.sampling import category_seed
-from memkd_jax.methods.base import Fitted, Method, Task
+from memkd_jax.methods.base import Fitted, Method, Start, Task
 from memkd_jax.ops.resampling import resample_features, upsampling_matrix
 from memkd_jax.runtime import interrupt
 from memkd_jax.runtime.devices import Devices
@@ -75,7 +75,9 @@ class NearestNeighbours(Method):
     self.notes: list[str] = []
     self._config, self._extractor, self._devices = config, extractor, devices
 
-  def fit(self, task: Task, images: np.ndarray, folder: Path) -> Fitted:
+  def fit(
+    self, task: Task, images: np.ndarray, folder: Path, start: Start | None = None
+  ) -> Fitted:
     """Keeps a random share of the patches, the same ones for the same seed."""
     devices = self._devices
     size = devices.round_up(self._config.eval.batch_size)
@@ -170,7 +172,8 @@ def nearest_distance(queries: jax.Array, memory: jax.Array) -> jax.Array:
   # Distances stay the same, and their squares come out of smaller numbers.
   centre = jnp.mean(memory, axis=0)
   queries, memory = queries - centre, memory - centre
-  nearest = jnp.full(queries.shape[:1], jnp.inf)
+  # Not as many as there are queries, because ONNX is written for any number of them.
+  nearest: jax.Array | float = jnp.inf
   for begin in range(0, memory.shape[0], _CHUNK):
     part = memory[begin : begin + _CHUNK]
     products = jnp.matmul(queries, part.T, precision='highest')

@@ -10,9 +10,9 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 
 from memkd_jax.errors import UserError
+from memkd_jax.models import folding
 from memkd_jax.models.bottleneck import Bottleneck
 from memkd_jax.models.decoder import DecoderStage
-from memkd_jax.models.folding import fold_batch_norm, fold_values
 from memkd_jax.models.layers import Conv, UpConv
 from memkd_jax.models.memory import NRMemory
 from memkd_jax.models.resnet import ARCHITECTURES, ResidualStage
@@ -118,13 +118,39 @@ class Distiller(nn.Module):
     Returns:
       Parameters without BatchNorms, float32 at least.
     """
-    folded = fold_batch_norm(params, batch_stats)
+    folded = folding.fold_batch_norm(params, batch_stats)
     if self.folds_values:
       for slot in self.slots(self.stages, self.memories):
         behind = f'{self.STAGE_NAME}_stage{slot.stage}'
         values = params[f'memory_m{slot.memory}']['values']
-        folded[behind] = fold_values(folded[behind], values)
+        folded[behind] = folding.fold_values(folded[behind], values)
     return folded
+
+  def unfolding(
+    self, params: Mapping[str, Any], batch_stats: Mapping[str, Any]
+  ) -> dict[str, Any]:
+    """What `fold` loses, and `unfold` takes; arguments as `fold`."""
+    kept = folding.unfolding(params, batch_stats)
+    if self.folds_values:
+      for slot in self.slots(self.stages, self.memories):
+        behind = f'{self.STAGE_NAME}_stage{slot.stage}'
+        values = params[f'memory_m{slot.memory}']['values']
+        kept[behind] = folding.unfolding_of_recall(kept[behind], params[behind], values)
+    return kept
+
+  def unfold(
+    self, folded: Mapping[str, Any], kept: Mapping[str, Any]
+  ) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The parameters and running statistics that `fold` was given.
+
+    Args:
+      folded: what `fold` gave.
+      kept: what `unfolding` gave.
+
+    Returns:
+      (params, batch_stats), equal to a unit in the last place.
+    """
+    return folding.unfold(folded, kept, self.memory_items)
 
   def recall_by_values(self, targets: Mapping[int, jax.Array]) -> dict[int, jax.Array]:
     """Queries each memory by its values with its target, for L_NM.

@@ -17,6 +17,8 @@ from memkd_jax.training.step_log import StepLogger
 
 # Which arguments a step takes, by its number from 0.
 Draw = Callable[[int], tuple[Any, ...]]
+# The key of a checkpoint's metadata that tells the model that the training goes on from.
+WARM_START = 'warm_start'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,7 +71,7 @@ def train(
     steps: the number of the last step.
     folder: where checkpoints/ and metrics.jsonl are.
     devices: the devices that the step is mapped over.
-    metadata: JSON values that tell the training images from others.
+    metadata: JSON values that tell the training images from others, and `WARM_START`.
     options: how to go about it.
 
   Returns:
@@ -78,18 +80,14 @@ def train(
 
   Raises:
     UserError: a term was NaN or infinite, or there are checkpoints that are damaged
-      or were trained on other images.
+      or were trained on other images, or began with another model.
     OSError: a checkpoint could not be written.
     interrupt.Interrupted: a signal came; what was done is saved.
   """
   last_terms: dict[str, float] = {}
   with SharedCheckpoints(folder / 'checkpoints') as checkpoints:
     if checkpoints.latest_step() is not None:
-      if checkpoints.read_metadata() != metadata:
-        raise UserError(
-          f'{folder / "checkpoints"} began with other training images; give it the same '
-          'ones, or choose another --workdir.'
-        )
+      _check_same(folder / 'checkpoints', checkpoints.read_metadata(), metadata)
       state = checkpoints.restore(state)
     start = int(state.step)
     if start == steps:
@@ -130,3 +128,17 @@ def train(
           break
       checkpoints.wait()
   return state, last_terms
+
+
+def _check_same(folder: Path, there: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+  """Raises UserError where checkpoints are of another training."""
+  if there.get(WARM_START) != now.get(WARM_START):
+    raise UserError(
+      f'{folder} began with another model than --warm-start has now; give it the same one, or '
+      'choose another --workdir.'
+    )
+  if there != now:
+    raise UserError(
+      f'{folder} began with other training images; give it the same ones, or choose another '
+      '--workdir.'
+    )

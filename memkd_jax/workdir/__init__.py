@@ -17,20 +17,26 @@ results.json, results.md, report.html    all tasks together
 A task is a category, as a rule.
 """
 
-from memkd_jax.workdir.folder import Workdir
+from memkd_jax.workdir.folder import ORIGIN, Workdir
 from memkd_jax.workdir.model import (
+  UNFOLDING,
   TrainedModel,
+  damage_explained,
   read_model_folder,
   write_calibration,
   write_threshold,
 )
-from memkd_jax.workdir.shared import SharedWorkdir
+from memkd_jax.workdir.shared import SharedWorkdir, read_model_in_all
 
 __all__ = [
+  'ORIGIN',
+  'UNFOLDING',
   'SharedWorkdir',
   'TrainedModel',
   'Workdir',
+  'damage_explained',
   'read_model_folder',
+  'read_model_in_all',
   'write_calibration',
   'write_threshold',
 ]

@@ -25,6 +25,8 @@ from memkd_jax.workdir.model import (
   write_threshold,
 )
 
+ORIGIN = 'warm_start'  # the field of config.json that holds the path given as --warm-start
+
 
 class Workdir:
   """Paths of a run's folder, and what is read and written there."""
@@ -75,6 +77,14 @@ class Workdir:
       return str(read_json(self.root / 'config.json')['model']['backbone'])
     except (OSError, ValueError, KeyError, TypeError):
       return None  # `claim` says what is wrong with it
+
+  def read_origin(self) -> str | None:
+    """The --warm-start of the run that is there; None where there is none."""
+    try:
+      origin = read_json(self.root / 'config.json').get(ORIGIN)
+    except (OSError, ValueError, AttributeError):
+      return None  # `claim` says what is wrong with it
+    return None if origin is None else str(origin)
 
   def claim(
     self,

@@ -15,6 +15,10 @@ from memkd_jax.errors import UserError
 from memkd_jax.files import model
 from memkd_jax.scoring.calibration import Calibration, parse_calibration
 
+# The section of model.safetensors that only a further training reads; no method has parameters
+# of that name.
+UNFOLDING = 'unfolding'
+
 
 @dataclasses.dataclass(frozen=True)
 class TrainedModel:
@@ -31,6 +35,9 @@ class TrainedModel:
     diagnosis: see `methods.base.Fitted`.
     calibration: what held-out normal images look like; None where none were held out.
     threshold: of the image score, set by hand; None where it follows from the calibration.
+    unfolding: see `methods.base.Fitted`; it lies in model.safetensors below 'unfolding'.
+    warm_start: the digest of the model that the training went on from (`tensors_sha256` in
+      its model.json); None for one from scratch.
   """
 
   name: str
@@ -43,12 +50,16 @@ class TrainedModel:
   diagnosis: dict[str, Any]
   calibration: Calibration | None
   threshold: float | None = None
+  unfolding: dict[str, Any] | None = None
+  warm_start: str | None = None
 
 
 def write_model(folder: Path, trained: TrainedModel) -> None:
   """Writes a trained model, complete or not at all."""
   facts = {field.name: getattr(trained, field.name) for field in dataclasses.fields(trained)}
-  params = facts.pop('params')
+  params, unfolding = facts.pop('params'), facts.pop('unfolding')
+  if unfolding:
+    params = {**params, UNFOLDING: unfolding}
   facts['config'] = json.loads(trained.config.to_json())
   facts['calibration'] = _calibration_json(trained.calibration)
   model.write(folder, params, facts)
@@ -77,6 +88,18 @@ def read_bit_depth(folder: Path) -> str | None:
   with damage_explained(folder):
     config = _with_tuples(model.read_facts(folder)['config'])
   return str(bit_depth.of_config(config))
+
+
+def read_warm_start(folder: Path) -> str | None:
+  """The `warm_start` of a model; None where there is no model, or it is from scratch.
+
+  Raises:
+    UserError: the model is damaged.
+  """
+  if not model.exists(folder):
+    return None
+  with damage_explained(folder):
+    return _warm_start(model.read_facts(folder))
 
 
 def write_calibration(folder: Path, calibration: Calibration | None) -> None:
@@ -126,17 +149,21 @@ def parse_model(folder: Path, facts: dict[str, Any], content: bytes) -> TrainedM
   """The model that the contents of the two files of a folder make; errors name the folder."""
   with damage_explained(folder):
     try:
+      params = model.parse_params(content, facts)
+      unfolding = params.pop(UNFOLDING, None)
       return TrainedModel(
         name=str(facts['name']),
         seed=int(facts['seed']),
         config=_with_tuples(facts['config']),
         teacher_sha256=str(facts['teacher_sha256']),
-        params=model.parse_params(content, facts),
+        params=params,
         train_images=int(facts['train_images']),
         train_sha256=str(facts['train_sha256']),
         diagnosis=dict(facts['diagnosis']),
         calibration=_calibration(facts),
         threshold=_threshold(facts),
+        unfolding=unfolding,
+        warm_start=_warm_start(facts),
       )
     except (KeyError, TypeError, AttributeError) as error:
       raise ValueError(f'it lacks {error}') from error
@@ -170,6 +197,11 @@ def _threshold(facts: dict[str, Any]) -> float | None:
   if type(value) not in (int, float) or not math.isfinite(value):
     raise ValueError('its threshold is no number')
   return float(value)
+
+
+def _warm_start(facts: dict[str, Any]) -> str | None:
+  value = facts.get('warm_start')
+  return None if value is None else str(value)
 
 
 def _calibration_json(calibration: Calibration | None) -> dict[str, Any] | None:

@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 from memkd_jax.files import model
 from memkd_jax.runtime import hosts
 from memkd_jax.workdir.folder import Workdir
-from memkd_jax.workdir.model import TrainedModel, damage_explained, parse_model
+from memkd_jax.workdir.model import TrainedModel, damage_explained, parse_model, read_warm_start
 
 
 class SharedWorkdir:
@@ -73,16 +73,11 @@ class SharedWorkdir:
 
   def read_model(self, name: str, seed: int) -> TrainedModel:
     """See `Workdir.read_model`."""
-    folder = self.own.category(name, seed)
-    content = b''
-    with hosts.raise_together():
-      facts: dict[str, Any] = {}
-      if hosts.is_main():
-        with damage_explained(folder):
-          facts, content = model.read_facts(folder), model.read_bytes(folder)
-    facts, content = hosts.exchange(facts)[0], hosts.bytes_from_main(content)
-    with hosts.raise_together():
-      return parse_model(folder, facts, content)
+    return read_model_in_all(self.own.category(name, seed))
+
+  def read_warm_start(self, name: str, seed: int) -> str | None:
+    """See `workdir.model.read_warm_start`."""
+    return hosts.on_main(lambda: read_warm_start(self.own.category(name, seed)))
 
   def write_model(self, trained: TrainedModel) -> None:
     """See `Workdir.write_model`."""
@@ -91,3 +86,16 @@ class SharedWorkdir:
   def write_result(self, name: str, seed: int, result: dict[str, Any]) -> None:
     """See `Workdir.write_result`."""
     hosts.on_main(lambda: self.own.write_result(name, seed, result))
+
+
+def read_model_in_all(folder: Path) -> TrainedModel:
+  """`read_model_folder` in all processes, of a folder that only the main one need see."""
+  content = b''
+  with hosts.raise_together():
+    facts: dict[str, Any] = {}
+    if hosts.is_main():
+      with damage_explained(folder):
+        facts, content = model.read_facts(folder), model.read_bytes(folder)
+  facts, content = hosts.exchange(facts)[0], hosts.bytes_from_main(content)
+  with hosts.raise_together():
+    return parse_model(folder, facts, content)

@@ -56,7 +56,7 @@ def test_means_are_those_of_scipy_with_zeros_around(rng):
 def test_maps_are_distances_to_the_chosen_patches(knn_config, images, make_method, tmp_path):
   """From features to maps by loops and scikit-learn."""
   method = make_method(knn_config, Devices(jax.devices()[:1]))
-  params, diagnosis = method.fit(Task.of_category('bolt', 0), images, tmp_path)
+  params, diagnosis, _ = method.fit(Task.of_category('bolt', 0), images, tmp_path)
   assert diagnosis == {}
   extractor = method._extractor
   features = [np.asarray(f) for f in extractor(extractor.params, images, 3)]
