@@ -2,6 +2,7 @@
 
 import json
 import logging
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,14 @@ _TOLERANCE = 1e-4
 # The opset, 2024's, that onnxruntime has run since 1.18.
 _OPSET = 21
 _METADATA_KEY = 'memkd_jax'
+# What onnxruntime and OpenVINO both run: those that the methods need, and others as plain. No
+# loops, and nothing that one of them alone knows.
+_OPERATORS = """
+  Abs Add And ArgMax ArgMin Cast Clip Concat Conv Div Einsum Equal Exp Expand Gather Gemm
+  Greater Identity Less Log MatMul Max MaxPool Min Mul Neg Not Or Pad Pow ReduceMax
+  ReduceMean ReduceMin ReduceProd ReduceSum ReduceSumSquare Relu Reshape Shape Sigmoid Slice
+  Softmax Sqrt Squeeze Sub Tanh Transpose Unsqueeze Where
+"""
 
 
 def write(detector: Detector, out: Path, metadata: dict[str, Any]) -> float:
@@ -33,7 +42,8 @@ def write(detector: Detector, out: Path, metadata: dict[str, Any]) -> float:
 
   Raises:
     UserError: jax2onnx or onnxruntime is not installed, the model does not compute in
-      float32, or the two programs disagree.
+      float32 or with the operators that runtimes have in common, or the two programs
+      disagree.
     OSError: it cannot be written.
   """
   dtype = detector.trained.config.model.dtype
@@ -62,6 +72,7 @@ def write(detector: Detector, out: Path, metadata: dict[str, Any]) -> float:
       input_names=['images'],
       output_names=['maps', 'scores'],
     )
+  _check_operators(model.graph.node)
   entry = model.metadata_props.add()
   entry.key, entry.value = _METADATA_KEY, json.dumps(metadata, allow_nan=False)
   content = model.SerializeToString()
@@ -70,6 +81,21 @@ def write(detector: Detector, out: Path, metadata: dict[str, Any]) -> float:
   with atomic.atomic_write(out) as temporary:
     temporary.write_bytes(content)
   return difference
+
+
+def _check_operators(nodes: Iterable[Any]) -> None:
+  """Raises UserError where a runtime cannot be trusted with the operators of a graph."""
+  known = _OPERATORS.split()
+  unfit = {node.op_type for node in nodes if node.domain or node.op_type not in known}
+  # Of three operands OpenVINO multiplies the constant ones first, whose product can take
+  # gigabytes, as for matrices that act on both axes of a map.
+  products = [len(node.input) for node in nodes if node.op_type == 'Einsum']
+  unfit |= {f'Einsum of {number} operands' for number in products if number > 2}
+  if unfit:
+    raise UserError(
+      f'This model as ONNX needs {", ".join(sorted(unfit))}, which not every runtime can run; '
+      'nothing was written. Export a .memkd file instead.'
+    )
 
 
 def _difference(detector: Detector, session: Any) -> float:

@@ -63,12 +63,13 @@ class NRMemory(nn.Module):
     return self._recall(self._address(features, self.values))
 
   def _address(self, queries: jax.Array, addresses: jax.Array) -> jax.Array:
-    # Full precision: accelerators would otherwise round the cosines to bf16.
-    cosines = jnp.einsum(
-      '...c,lc->...l', normalize(queries), normalize(addresses), precision='highest'
+    # Full precision: accelerators would otherwise round the cosines to bf16. An einsum with
+    # '...' would be exported to ONNX with a copy of the addresses for each position.
+    cosines = jnp.tensordot(
+      normalize(queries), normalize(addresses), (-1, -1), precision='highest'
     )
     return jax.nn.softmax(cosines / self.temperature)
 
   def _recall(self, weights: jax.Array) -> jax.Array:
-    recalled = jnp.einsum('...l,lc->...c', weights, self.values, precision='highest')
+    recalled = jnp.tensordot(weights, self.values, 1, precision='highest')
     return recalled.astype(self.dtype)

@@ -1,28 +1,42 @@
-"""ONNX models: equal to the detector in onnxruntime, and refused where they are not."""
+"""ONNX models: equal to the detector in the runtimes, and refused where they are not."""
 
+import contextlib
+import functools
+import io
 import json
 import sys
 import types
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import memkd_jax
-from memkd_jax import export
+from memkd_jax import export, methods
 from memkd_jax.deploy import exported, onnx
 from memkd_jax.errors import UserError
 from memkd_jax.ops import winograd
+from memkd_jax.ops.resampling import resample
 from memkd_jax.run import run_config
+from memkd_jax.scoring import anomaly_map
 
 SYSTEMS = {
   'memkd': {},
   'rd': {'model.memories': ()},
   'forward': {'model.paradigm': 'forward'},
   'bottleneck': {'model.backbone': 'tiny_bottleneck'},
+  'add': {'model.fusion': 'add'},
+  'knn': {},
 }
+# The others differ from these in the model's layers, not in what is done with maps.
+QUICK = ('memkd', 'knn')
+every_system = pytest.mark.parametrize(
+  'system', [n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in SYSTEMS]
+)
 
 
-@pytest.fixture
+@pytest.fixture(scope='module')
 def onnxruntime():
   pytest.importorskip('jax2onnx', reason="needs pip install '.[onnx]'")
   return pytest.importorskip('onnxruntime')
@@ -30,13 +44,22 @@ def onnxruntime():
 
 @pytest.fixture(scope='module')
 def train_tiny(tmp_path_factory, make_config, make_category):
-  """Gives the folder of a finished tiny run with held-out images."""
+  """Gives the folder of a system's finished tiny run with held-out images."""
 
-  def train_one(**changes):
+  @functools.cache
+  def train_one(system):
     folder = tmp_path_factory.mktemp('run')
     make_category(folder / 'data', train=14, size=40)
-    config = make_config(folder / 'data')
-    config.update_from_flattened_dict({'train.epochs': 1, 'train.holdout': 0.3, **changes})
+    config = tiny = make_config(folder / 'data')
+    if system == 'knn':
+      config = methods.get_config('folder', 'knn')
+      config.data, config.eval = tiny.data, tiny.eval
+      for name in ('backbone', 'teacher_weights'):
+        config.model[name] = tiny.model[name]
+    else:
+      config.train.epochs = 1
+    config.train.holdout = 0.3
+    config.update_from_flattened_dict(SYSTEMS[system])
     run_config(config, folder / 'work', 'train')
     return folder / 'work'
 
@@ -44,44 +67,103 @@ def train_tiny(tmp_path_factory, make_config, make_category):
 
 
 @pytest.fixture(scope='module')
+def export_tiny(train_tiny, onnxruntime):
+  """Gives the ONNX file of a system, and what the command said."""
+
+  @functools.cache
+  def export_one(system):
+    workdir = train_tiny(system)
+    out, shown = workdir.parent / 'bolt.onnx', io.StringIO()
+    arguments = [f'--workdir={workdir}', f'--out={out}', '--false-alarm-rate=0.3']
+    with contextlib.redirect_stdout(shown):
+      assert export.main(arguments) == 0
+    return out, shown.getvalue()
+
+  return export_one
+
+
+@pytest.fixture(scope='module')
 def workdir(train_tiny):
-  return train_tiny()
+  return train_tiny('memkd')
 
 
-@pytest.mark.parametrize(
-  'system',
-  [n if n == 'memkd' else pytest.param(n, marks=pytest.mark.slow) for n in SYSTEMS],
-)
-def test_the_model_is_the_detector(
-  system, train_tiny, workdir, onnxruntime, tmp_path, rng, capsys
-):
-  if SYSTEMS[system]:
-    workdir = train_tiny(**SYSTEMS[system])
-  detector = memkd_jax.load(workdir, false_alarm_rate=0.3)
-  out = tmp_path / 'bolt.onnx'
-  arguments = [f'--workdir={workdir}', f'--out={out}', '--false-alarm-rate=0.3']
-  assert export.main(arguments) == 0
-  shown = capsys.readouterr().out
+@every_system
+def test_the_model_is_the_detector(system, train_tiny, export_tiny, onnxruntime, rng):
+  out, shown = export_tiny(system)
   assert 'in onnxruntime, on random images' in shown
   assert f'Wrote {out}: bolt, threshold ' in shown
   session = onnxruntime.InferenceSession(str(out), providers=['CPUExecutionProvider'])
+  detector = memkd_jax.load(train_tiny(system), false_alarm_rate=0.3)
   metadata = json.loads(session.get_modelmeta().custom_metadata_map['memkd_jax'])
   assert metadata == exported.metadata(detector)
+  check_equal(lambda x: session.run(['maps', 'scores'], {'images': x}), detector, rng)
+  # What is off for the conversion is on again.
+  assert winograd.saves((16, 64, 64, 64), (3, 3, 64, 64))
+
+
+@every_system
+def test_openvino_runs_it(system, train_tiny, export_tiny, rng):
+  openvino = pytest.importorskip('openvino', reason="needs pip install '.[openvino]'")
+  out, _ = export_tiny(system)
+  # By default it computes in bfloat16 where the processor can.
+  exact = {'INFERENCE_PRECISION_HINT': 'f32'}
+  model = openvino.Core().compile_model(str(out), 'CPU', exact)
+
+  def run(images):
+    results = model(images)
+    return results['maps'], results['scores']
+
+  check_equal(run, memkd_jax.load(train_tiny(system)), rng)
+
+
+def check_equal(run, detector, rng):
+  """Whether a runtime gives the detector's maps and scores, for several numbers of images."""
   for number in (1, 2, 5, 16):
     images = rng.integers(0, 256, (number, 32, 32, 3), np.uint8)
-    maps, scores = session.run(['maps', 'scores'], {'images': images})
+    maps, scores = run(images)
     expected = detector(images)
     assert (maps.dtype, scores.dtype) == (np.float32, np.float32)
     np.testing.assert_allclose(maps, expected.maps, atol=1e-4)
     np.testing.assert_allclose(scores, expected.scores, atol=1e-4)
     assert np.ptp(expected.maps) > 1e-3  # or any map would do
-  # What is off for the conversion is on again.
-  assert winograd.saves((16, 64, 64, 64), (3, 3, 64, 64))
+
+
+@every_system
+def test_no_constant_is_expanded(system, export_tiny):
+  """At 256 pixels a copy for each pixel or position takes megabytes to gigabytes."""
+  onnx_format = pytest.importorskip('onnx')
+  nodes = onnx_format.load(export_tiny(system)[0]).graph.node
+  products = [node for node in nodes if node.op_type == 'Einsum']
+  assert products
+  for node in products:
+    assert len(node.input) == 2
+    assert b'...' not in node.attribute[0].s  # for which jax2onnx repeats the smaller operand
 
 
 def test_a_model_that_differs_is_not_written(workdir, onnxruntime, tmp_path, monkeypatch):
   monkeypatch.setattr(onnx, '_TOLERANCE', -1.0)
   with pytest.raises(UserError, match=r'differ from those of JAX by .* nothing was written'):
+    onnx.write(memkd_jax.load(workdir), tmp_path / 'x.onnx', {})
+  assert not list(tmp_path.iterdir())
+
+
+def resample_at_once(maps, matrix):
+  return jnp.einsum('ij,bjk,lk->bil', matrix, maps, matrix)
+
+
+def resample_in_a_loop(maps, matrix):
+  return jax.lax.fori_loop(0, 2, lambda _, x: x / 2, resample(maps, matrix))
+
+
+@pytest.mark.parametrize(
+  ('change', 'operator'),
+  [(resample_at_once, 'Einsum of 3 operands'), (resample_in_a_loop, 'Loop')],
+)
+def test_operators_that_not_all_runtimes_can_run(
+  workdir, onnxruntime, tmp_path, monkeypatch, change, operator
+):
+  monkeypatch.setattr(anomaly_map, 'resample', change)
+  with pytest.raises(UserError, match=f'needs {operator}, which not every runtime can run'):
     onnx.write(memkd_jax.load(workdir), tmp_path / 'x.onnx', {})
   assert not list(tmp_path.iterdir())
 
