@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from memkd_jax.files import atomic
 from memkd_jax.metrics import PixelScores, ranking
@@ -132,7 +133,7 @@ def _draw_scores(
       label=f'highest F1: {f1:.3f}, chosen\non these very test scores',
     )
   axis.grid(alpha=0.3)
-  axis.yaxis.get_major_locator().set_params(integer=True)
+  axis.yaxis.set_major_locator(MaxNLocator(integer=True))
   axis.set(title='image scores', xlabel='score', ylabel='images')
   axis.set_ylim(top=1.6 * axis.get_ylim()[1])  # room for the legend
   axis.legend(loc='upper right', fontsize=9)
