@@ -256,7 +256,7 @@ def test_a_pth_equals_safetensors_without_torch(tmp_path, rng, make_state_dict, 
       r'names argparse\.Namespace.*; save its state dict',
     ),
   ],
-  ids=str,
+  ids=['list', 'number', 'text', 'numbered', 'call', 'object'],
 )
 def test_what_a_pth_holds_beside_tensors(tmp_path, no_torch, value, message):
   torch_files.write(tmp_path / 'source.pth', value)
