@@ -37,6 +37,6 @@ def test_a_category_that_may_not_be_read_fails_alone(
   dataset = datasets.Dataset(None, 'Put your own images there', '', forbidden)
   monkeypatch.setitem(datasets.DATASETS, 'folder', dataset)
   results = run_config(tiny_config, tmp_path / 'run')
-  denied = f'{tmp_path}/data/bolt/test: Permission denied; give this user access to it.'
+  denied = f'{tmp_path}/data/bolt/train: Permission denied; give this user access to it.'
   assert results['failed']['bolt'] == denied
   assert list(results['failed']) == ['bolt', 'nut']

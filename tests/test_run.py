@@ -275,7 +275,7 @@ def test_images_are_looked_at_once(tiny_config, tmp_path, make_category, monkeyp
   splits.clear()
   evaluated = run_config(tiny_config, workdir, 'evaluate')
   assert evaluated['per_seed'] == results['per_seed']
-  assert splits == [6, 6]  # and of no training image
+  assert splits == [6, 0, 6, 0]  # and of no training image
   assert batches == [(4, 1, 32, 32, 3)] * 8  # two for each category and seed
   assert len(traced) == 1  # in the one program of maps, scores and diagnosis
   assert files() == before

@@ -94,9 +94,8 @@ def steps_of(folder, runs, dtype='float64', steps=20):
   return found
 
 
-def test_twenty_losses_agree_in_float64_on_devices_and_in_processes(tmp_path):
-  """One device, four of one process, and two processes with one each."""
-  assert_same_losses(steps_of(tmp_path, [((1, 4), 1), ((2,), 2)]))
+def test_twenty_losses_agree_in_float64_on_four_devices(tmp_path):
+  assert_same_losses(steps_of(tmp_path, [((1, 4), 1)]))
 
 
 @pytest.mark.slow

@@ -119,7 +119,7 @@ def test_every_ablation_runs_from_end_to_end(tiny_config, tmp_path, make_categor
 
 
 def test_the_table_of_a_run_that_failed_as_a_whole(tiny_config, tmp_path, monkeypatch):
-  def fail(*_):
+  def fail(*_, **options):
     raise UserError('nothing works')
 
   monkeypatch.setattr(sweep, 'run_config', fail)

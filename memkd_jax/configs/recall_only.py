@@ -9,12 +9,13 @@ docs/results.md. After the colon stands the data set, one of memkd_jax/data/data
 from ml_collections import ConfigDict
 
 from memkd_jax import methods
+from memkd_jax.configs.folder import EPOCHS
 
 
 def get_config(dataset: str = 'folder') -> ConfigDict:
   config = methods.get_config(dataset)
   config.model.fusion = 'replace'
   if dataset == 'folder':
-    config.train.holdout = 0.1  # as configs/folder.py
-    config.train.calibration = 'auto'
+    config.train.holdout, config.train.calibration = 0.1, 'auto'  # as configs/folder.py
+    config.train.epochs = EPOCHS
   return config

@@ -77,7 +77,9 @@ def test_weights_of_another_backbone_are_refused(
 ):
   tiny_config.model.teacher_weights = save_teacher(tmp_path / 'x.safetensors')
   tiny_config.model.backbone = 'tiny_bottleneck'
-  with pytest.raises(UserError, match=r'holds a tiny_basic, .*py --arch=tiny_bottleneck'):
+  with pytest.raises(
+    UserError, match=r'holds a tiny_basic, .*memkd weights --arch=tiny_bottleneck'
+  ):
     make_method(tiny_config, one_device)
 
 

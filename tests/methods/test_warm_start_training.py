@@ -51,7 +51,7 @@ def test_it_begins_where_the_model_ended(
 
   _, continued = take_steps(trainer, one_device, trained, 1)
   _, warm_losses = take_steps(trainer, one_device, warm, 4)
-  assert warm_losses[0] == pytest.approx(continued[0], abs=1e-6)
+  assert warm_losses[0] == pytest.approx(continued[0], rel=3e-6)  # kernels agree to 3e-7
   assert warm_losses[-1] < warm_losses[0]
   assert warm_losses[-1] < 0.8 * first[3]  # a fresh start's after as many steps
 

@@ -60,7 +60,7 @@ def test_it_counts_by_its_content(tmp_path):
   (digest,) = digests
   assert len(digest) == 64
   config = methods.resolve(demo.get_config())
-  assert run._with_teacher_digest(config, digest).model.teacher_sha256 == digest
+  assert run._with_origins(config, digest, None).model.teacher_sha256 == digest
   assert 'teacher_sha256' not in config.model
 
 

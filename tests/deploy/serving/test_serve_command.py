@@ -52,7 +52,7 @@ def test_what_cannot_be_served(tmp_path, tiny_config, failure):
   nothing = {'x': np.zeros(1, np.float32)}
   folder.write_model(TrainedModel('bolt', 0, config, 'random', nothing, 4, '', {}, None))
   assert 'screw is not among them' in failure(f'--workdir={workdir}', '--category=screw')
-  assert 'none' in failure(f'--workdir={workdir}', '--seed=9')
+  assert 'no model with seed 9' in failure(f'--workdir={workdir}', '--seed=9')
   assert 'between 0 and 1' in failure(f'--workdir={workdir}', '--false-alarm-rate=2')
 
 
