@@ -76,7 +76,7 @@ def clone(tmp_path_factory):
   names = subprocess.run(listing, cwd=ROOT, capture_output=True, text=True, check=True).stdout
   for name in filter(None, names.split('\0')):
     (folder / name).parent.mkdir(parents=True, exist_ok=True)
-    shutil.copy(ROOT / name, folder / name)
+    shutil.copy(ROOT / name, folder / name, follow_symlinks=False)
   return folder
 
 
@@ -108,6 +108,14 @@ def predicted(mine):
   shell(mine, documented('memkd predict'))
   with (mine / 'OUT' / 'scores.csv').open() as file:
     return {row['path']: row for row in csv.DictReader(file)}
+
+
+def test_good_images_end_in_a_detector(mine):
+  shell(mine, documented('--good=FOLDER'), SMALL.replace('epochs=40', 'epochs=4'))
+  assert (mine / 'runs' / 'FOLDER' / 'report.html').stat().st_size > 10_000
+  shell(mine, 'memkd predict --workdir=runs/FOLDER --images=FOLDER --out=SECOND')
+  with (mine / 'SECOND' / 'scores.csv').open() as file:
+    assert {row['decision'] for row in csv.DictReader(file)} <= {'normal', 'anomalous'}
 
 
 def test_the_demo_ends_in_a_results_table(demo):
