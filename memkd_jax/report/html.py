@@ -20,6 +20,7 @@ from memkd_jax.data.decoding import decode
 from memkd_jax.files import atomic
 from memkd_jax.report.comparison import Row, compare
 from memkd_jax.report.paper import BACKBONE, PaperTable, load_table
+from memkd_jax.scoring.calibration import why_undecided
 from memkd_jax.scoring.figures import METRICS
 from memkd_jax.workdir import Workdir
 
@@ -175,7 +176,8 @@ def _describe_category(
   Returns:
     {'name', 'figures': {metric: 0..1}, 'pictures': {file: Picture or None},
     'held_out': number of images behind the thresholds, 'thresholds': [(Threshold,
-    that of pixels)] at the rates that so many images support, 'decisions': see
+    that of pixels)] at the rates that so many images support, 'undecided': why there are none
+    although images were held out, 'decisions': see
     `evaluate.evaluate`, None where nothing was decided}.
   """
   seed, figures = results['seeds'][0], results['categories'][category]
@@ -187,9 +189,8 @@ def _describe_category(
   files += [file for file in ('held_out.png', 'memory.png') if (folder / file).exists()]
   calibration = workdir.read_calibration(category, seed)
   thresholds = []
-  if calibration is not None:
-    smallest = calibration.smallest_rate
-    rates = [rate for rate in _FALSE_ALARM_RATES if rate >= smallest] or [smallest]
+  if calibration is not None and calibration.default_rate() is not None:
+    rates = [rate for rate in _FALSE_ALARM_RATES if rate >= calibration.smallest_rate]
     thresholds = [(calibration.threshold(r), calibration.pixel_threshold(r)) for r in rates]
   return {
     'name': category,
@@ -197,6 +198,7 @@ def _describe_category(
     'pictures': {file: read_picture(folder / file) for file in files},
     'held_out': len(calibration.scores) if calibration else 0,
     'thresholds': thresholds,
+    'undecided': '' if thresholds or calibration is None else why_undecided(calibration),
     'decisions': (workdir.read_result(category, seed) or {}).get('decisions'),
   }
 

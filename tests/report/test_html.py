@@ -160,6 +160,14 @@ def test_tables_have_captions_and_scopes(write):
   assert links <= {value for _, name, value in page.attributes if name == 'id'}
 
 
+def test_few_held_out_images_are_told_with_what_can_be_done(write, monkeypatch):
+  calibration = Calibration(np.arange(3.0), np.linspace(0, 1, 51))
+  monkeypatch.setattr(Workdir, 'read_calibration', lambda *_: calibration)
+  page, _ = write('mvtec_ad', {'bottle': FIGURES})
+  assert '3 held-out images support no false-alarm rate of 10%' in page.text
+  assert 'images above' not in page.text
+
+
 def test_thresholds_are_told(write, monkeypatch):
   calibration = Calibration(np.arange(39.0), np.linspace(0, 1, 51))
   found = {('bottle', 0): calibration}
