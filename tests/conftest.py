@@ -115,6 +115,21 @@ def make_config() -> Callable[[Path], ConfigDict]:
 
 
 @pytest.fixture(scope='session')
+def make_quick_config() -> Callable[[Path], ConfigDict]:
+  """A config of nearest neighbours for any data folder: a run of a second."""
+
+  def make(data: Path) -> ConfigDict:
+    config = methods.get_config('folder', 'knn')
+    tiny = make_tiny_config(data)
+    config.data = tiny.data
+    config.model.backbone, config.model.teacher_weights = 'tiny_basic', base.RANDOM_TEACHER
+    config.eval.batch_size, config.method.share = 4, 1.0
+    return config
+
+  return make
+
+
+@pytest.fixture(scope='session')
 def make_method() -> Callable[[ConfigDict, Devices], Any]:
   """The method of a config with its teacher, on some devices."""
 

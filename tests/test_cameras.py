@@ -12,7 +12,7 @@ from memkd_jax.workdir import Workdir
 
 
 @pytest.fixture(scope='module')
-def runs(tmp_path_factory, make_config, make_category):
+def runs(tmp_path_factory, make_quick_config, make_category):
   """The same images in files of 8 bits, and of 12 bits in 16, with a run of each."""
   root = tmp_path_factory.mktemp('depth')
   make_category(root / 'eight', train=8, size=32)
@@ -25,8 +25,7 @@ def runs(tmp_path_factory, make_config, make_category):
     Image.fromarray(deep).save(root / 'twelve' / path.relative_to(root / 'eight'))
   results = {}
   for name in ('eight', 'twelve'):
-    config = make_config(root / name)
-    config.train.epochs = 1
+    config = make_quick_config(root / name)
     results[name] = run_config(config, root / f'run_{name}')
   return root, results
 
@@ -44,7 +43,7 @@ def test_a_camera_of_12_bits_trains_the_model_that_8_bits_train(runs):
   assert written['config']['data']['bit_depth'] == '12'
 
 
-def test_it_is_used_wherever_the_model_is(runs, make_config):
+def test_it_is_used_wherever_the_model_is(runs, make_quick_config):
   root, results = runs
   files = {
     name: sorted((root / name / 'bolt' / 'test').rglob('*.png')) for name in ('eight', 'twelve')
@@ -52,7 +51,6 @@ def test_it_is_used_wherever_the_model_is(runs, make_config):
   eight = memkd_jax.load(root / 'run_eight')(files['eight'])
   twelve = memkd_jax.load(root / 'run_twelve')(files['twelve'])
   np.testing.assert_array_equal(eight.scores, twelve.scores)
-  config = make_config(root / 'twelve')
-  config.train.epochs = 1
+  config = make_quick_config(root / 'twelve')
   again = run_config(config, root / 'run_twelve', 'evaluate')
   assert again['categories'] == results['twelve']['categories']

@@ -164,11 +164,10 @@ def test_weights_are_stored_in_what_can_be_written():
 
 
 @pytest.fixture(scope='module')
-def run(tmp_path_factory, make_config, make_category):
+def run(tmp_path_factory, make_quick_config, make_category):
   root = tmp_path_factory.mktemp('calibrate')
   make_category(root / 'data', train=12)
-  config = make_config(root / 'data')
-  config.train.epochs = 1
+  config = make_quick_config(root / 'data')
   run_config(config, root / 'run')
   return root
 

@@ -21,11 +21,10 @@ from memkd_jax.workdir import Workdir
 
 
 @pytest.fixture(scope='module')
-def run(tmp_path_factory, make_config, make_category):
+def run(tmp_path_factory, make_quick_config, make_category):
   root = tmp_path_factory.mktemp('predict')
   make_category(root / 'data', train=12, size=48)
-  config = make_config(root / 'data')
-  config.train.epochs = 2
+  config = make_quick_config(root / 'data')
   config.train.holdout = 0.25
   run_config(config, root / 'run')
   return root

@@ -107,7 +107,7 @@ def test_twenty_losses_agree_on_up_to_eight_devices_and_in_two_processes(tmp_pat
 
 def assert_same_losses(runs):
   losses = [run['losses'] for run in runs.values()]
-  assert len(losses) > 2
+  assert len(losses) > 1
   assert losses[0].shape == (20,)
   assert losses[0][-1] < 0.9 * losses[0][0]
   for other in losses[1:]:

@@ -21,6 +21,9 @@ METHODS = {
   'memmkd': 'distillation_config',
   'mkd': 'distillation_config',
   'knn': 'knn',
+  'patchcore': 'patchcore',
+  'padim': 'padim',
+  'spade': 'spade',
 }
 
 

@@ -11,7 +11,7 @@ import memkd_jax
 from memkd_jax import methods
 from memkd_jax.errors import UserError
 from memkd_jax.methods.base import Task
-from memkd_jax.methods.knn import local_mean, nearest_distance
+from memkd_jax.methods.patches import local_mean
 from memkd_jax.run import run_config
 from memkd_jax.runtime.devices import Devices
 
@@ -32,20 +32,6 @@ def images(rng):
   return rng.integers(0, 256, (7, 64, 64, 3), dtype=np.uint8)
 
 
-@pytest.mark.parametrize('items', [1, 5, 2048, 5000])
-def test_distances_are_those_of_scikit_learn(rng, items):
-  queries = rng.normal(size=(300, 12)).astype(np.float32)
-  memory = rng.normal(size=(items, 12)).astype(np.float32)
-  expected, _ = NearestNeighbors(n_neighbors=1).fit(memory).kneighbors(queries)
-  found = jax.jit(nearest_distance)(queries, memory)
-  np.testing.assert_allclose(found, expected[:, 0], rtol=1e-4)
-
-
-def test_a_query_in_the_memory_is_at_no_distance(rng):
-  rows = 100 + rng.normal(size=(50, 12)).astype(np.float32)
-  assert np.all(np.asarray(nearest_distance(rows, rows)) < 0.01)
-
-
 def test_means_are_those_of_scipy_with_zeros_around(rng):
   features = rng.normal(size=(2, 6, 6, 3)).astype(np.float32)
   for side in (1, 3, 5):
@@ -58,7 +44,7 @@ def test_maps_are_distances_to_the_chosen_patches(knn_config, images, make_metho
   method = make_method(knn_config, Devices(jax.devices()[:1]))
   params, diagnosis, _ = method.fit(Task.of_category('bolt', 0), images, tmp_path)
   assert diagnosis == {}
-  extractor = method._extractor
+  extractor = method._patches._extractor
   features = [np.asarray(f) for f in extractor(extractor.params, images, 3)]
   fine, coarse = (
     ndimage.uniform_filter(f, (0, 3, 3, 0), mode='constant') for f in features[1:3]

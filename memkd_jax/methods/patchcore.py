@@ -1,0 +1,187 @@
+"""PatchCore (Roth et al., CVPR 2022): nearest neighbours in a coreset of normal patches.
+
+Patches as in `patches`. The memory is a greedy k-centre coreset of the training images'
+patches, chosen by distances after a random projection. A patch is as abnormal as its distance
+to the nearest of the memory; an image as its most abnormal patch, the more so the lonelier that
+patch's nearest neighbour is among its own.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from memkd_jax.config import Field
+from memkd_jax.data.sampling import category_seed
+from memkd_jax.methods import patches
+from memkd_jax.methods.base import Fitted, Method, Start, Task
+from memkd_jax.ops.coreset import k_centres
+from memkd_jax.ops.neighbours import k_nearest, nearest_distance
+from memkd_jax.runtime import interrupt
+from memkd_jax.runtime.devices import Devices
+from memkd_jax.runtime.progress import progress_bar
+from memkd_jax.teachers.extractor import FeatureExtractor
+
+FIELDS = (
+  *patches.FIELDS,
+  Field(
+    'method.channels',
+    1024,
+    'Number of channels to which those of each stage are averaged; 0 keeps them',
+    high=2**16,
+  ),
+  Field(
+    'method.joint_channels',
+    1024,
+    'Number of channels to which those of all stages together are averaged; 0 keeps them',
+    high=2**16,
+  ),
+  Field(
+    'method.share',
+    0.1,
+    "Share of the training images' patches that is kept",
+    high=1,
+    open_low=True,
+  ),
+  Field(
+    'method.projection',
+    128,
+    'Number of random projections by which patches are chosen; 0 chooses by the patches '
+    'themselves',
+    high=2**16,
+  ),
+  Field(
+    'method.neighbours',
+    9,
+    "Number b of the nearest neighbour's own neighbours that an image's score is re-weighted "
+    'by; 1 leaves it as it is',
+    high=2**10,
+    open_low=True,
+  ),
+)
+
+
+def resolve(config: ConfigDict) -> ConfigDict:
+  """Checks what no field can check by itself."""
+  return patches.resolve(config)
+
+
+def create(config: ConfigDict, extractor: FeatureExtractor, devices: Devices) -> 'PatchCore':
+  """Makes the method of a resolved config."""
+  return PatchCore(config, extractor, devices)
+
+
+class PatchCore(Method):
+  """Distances to a coreset of patches; attributes as in `Method`."""
+
+  name = 'PatchCore'
+  diagnosed_stages = ()
+
+  def __init__(self, config: ConfigDict, extractor: FeatureExtractor, devices: Devices):
+    """See `create`."""
+    fields = config.method
+    self.stages = tuple(fields.stages)
+    self.notes: list[str] = []
+    self._config, self._devices = config, devices
+    self._patches = patches.Patches(
+      extractor, self.stages, fields.neighbourhood, fields.channels, fields.joint_channels
+    )
+
+  def fit(
+    self, task: Task, images: np.ndarray, folder: Path, start: Start | None = None
+  ) -> Fitted:
+    """Keeps a coreset of the patches, the same one for the same seed."""
+    fields, side = self._config.method, self._patches.side(images)
+    number = len(images) * side**2
+    kept = max(1, round(fields.share * number))
+    rows: np.ndarray | None = None
+    with progress_bar(f'{task.name}, patches', len(images)) as progress:
+      size = self._config.eval.batch_size
+      for indices, found in self._patches.of_images(images, self._devices, size):
+        if rows is None:
+          rows = np.empty((len(images), *found.shape[1:]), np.float32)
+        rows[indices] = found
+        progress.update(len(indices))
+    assert rows is not None
+    flat = rows.reshape(number, -1)
+    generator = np.random.default_rng(category_seed(task.seed, task.name))
+    projected = project(flat, fields.projection, generator)
+    first = int(generator.integers(number))
+    with progress_bar(f'{task.name}, coreset', kept) as progress:
+
+      def tell(picks: int) -> None:
+        interrupt.raise_if_asked()
+        progress.update(picks)
+
+      chosen = k_centres(projected, kept, first, tell)
+    return Fitted({'memory': flat[np.sort(chosen)]}, {})
+
+  def maps(
+    self, params: Any, features: tuple[jax.Array, ...], images: jax.Array
+  ) -> dict[int, jax.Array]:
+    """{0: Euclidean distance of each patch to the nearest of the memory}."""
+    found = self._patches(features)
+    flat = found.reshape(-1, found.shape[-1])
+    return {0: nearest_distance(flat, params['memory']).reshape(found.shape[:-1])}
+
+  def image_scores(
+    self,
+    params: Any,
+    features: tuple[jax.Array, ...],
+    maps: dict[int, jax.Array],
+    combined: jax.Array,
+  ) -> jax.Array:
+    """The distance of the most abnormal patch, re-weighted (equation 7 of the paper)."""
+    distances = maps[0].reshape(maps[0].shape[0], -1)
+    memory = jnp.asarray(params['memory'])
+    neighbours = min(self._config.method.neighbours, memory.shape[0])
+    if neighbours == 1:
+      return jnp.max(distances, axis=1)
+    found = self._patches(features)
+    most = jnp.argmax(distances, axis=1)
+    flat = found.reshape(*distances.shape, -1)
+    queries = jnp.take_along_axis(flat, most[:, None, None], axis=1)[:, 0]
+    return reweighted_distances(queries, memory, neighbours)
+
+
+def project(rows: np.ndarray, number: int, generator: np.random.Generator) -> np.ndarray:
+  """Random projections, which keep distances about as they are (Johnson-Lindenstrauss).
+
+  Args:
+    rows: float32 [N, C].
+    number: of projections; 0, or no fewer than C, keeps the rows as they are.
+    generator: draws a Gaussian matrix.
+
+  Returns:
+    float32 [N, number].
+  """
+  channels = rows.shape[1]
+  if number == 0 or number >= channels:
+    return rows
+  matrix = generator.normal(0, number**-0.5, (channels, number)).astype(np.float32)
+  return np.asarray(jnp.matmul(rows, matrix, precision='highest'))
+
+
+def reweighted_distances(queries: jax.Array, memory: jax.Array, neighbours: int) -> jax.Array:
+  """(1 - softmax) d*: the distance to the nearest row, weighed by that row's neighbourhood.
+
+  The softmax is that of the distances from the query to the b rows nearest to its nearest one,
+  which is one of them, taken at that one.
+
+  Args:
+    queries: [N, C].
+    memory: [M, C].
+    neighbours: b, at most M.
+
+  Returns:
+    [N].
+  """
+  distances, nearest = k_nearest(queries, memory, 1)
+  _, around = k_nearest(memory[nearest[:, 0]], memory, neighbours)
+  others = jnp.linalg.norm(queries[:, None] - memory[around], axis=-1)
+  here = distances[:, 0]
+  weights = jax.nn.softmax(jnp.concatenate([here[:, None], others[:, 1:]], axis=1), axis=1)
+  return (1 - weights[:, 0]) * here

@@ -1,0 +1,157 @@
+"""Patches of an image: positions of some of the teacher's stages with their neighbours.
+
+As in PatchCore (Roth et al., CVPR 2022): each position of a stage is averaged over its
+neighbours, deeper stages are resized to the grid of the first, and all are put side by side.
+"""
+
+import functools
+from collections.abc import Iterator
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from memkd_jax.config import Field, require
+from memkd_jax.ops.resampling import resample_features, upsampling_matrix
+from memkd_jax.runtime import interrupt
+from memkd_jax.runtime.devices import Devices
+from memkd_jax.teachers.extractor import FeatureExtractor
+
+FIELDS = (
+  Field(
+    'method.stages', (2, 3), "The teacher's stages that make up a patch", choices=(1, 2, 3)
+  ),
+  Field(
+    'method.neighbourhood',
+    3,
+    'Side of the square of positions that a patch is the mean of; an odd number',
+    high=63,
+    open_low=True,
+  ),
+)
+
+
+def resolve(config: ConfigDict) -> ConfigDict:
+  """Checks what no field of `FIELDS` can check by itself."""
+  stages, side = config.method.stages, config.method.neighbourhood
+  require('method.stages', stages, len(stages) > 0, 'names at least one stage')
+  require('method.neighbourhood', side, side % 2 == 1, 'is odd')
+  config.method.stages = tuple(sorted(set(stages)))
+  return config
+
+
+class Patches:
+  """How images become patches.
+
+  Attributes:
+    stages: of the teacher, ascending.
+  """
+
+  def __init__(
+    self,
+    extractor: FeatureExtractor,
+    stages: tuple[int, ...],
+    neighbourhood: int,
+    channels: int = 0,
+    joint_channels: int = 0,
+  ):
+    """Takes what makes up a patch.
+
+    Args:
+      extractor: the frozen teacher.
+      stages: of the teacher, ascending.
+      neighbourhood: side of the square of positions that are averaged, odd.
+      channels: to which the channels of each stage are averaged; 0 keeps them.
+      joint_channels: to which those of all stages together are averaged; 0 keeps them.
+    """
+    self.stages = stages
+    self._extractor, self._neighbourhood = extractor, neighbourhood
+    self._channels, self._joint_channels = channels, joint_channels
+
+  def __call__(self, features: tuple[jax.Array, ...]) -> jax.Array:
+    """Makes patches of features.
+
+    Args:
+      features: the teacher's stages 1 to the last of `stages`, [B, H_k, W_k, C_k].
+
+    Returns:
+      [B, H, W, C] on the grid of the first of `stages`, float32.
+    """
+    grids = [
+      local_mean(features[k - 1].astype(jnp.float32), self._neighbourhood) for k in self.stages
+    ]
+    side = grids[0].shape[1]
+    matrices = [upsampling_matrix(grid.shape[1], side, align_corners=False) for grid in grids]
+    resized = [resample_features(*pair) for pair in zip(grids[1:], matrices[1:], strict=True)]
+    pooled = [pool_channels(grid, self._channels) for grid in (grids[0], *resized)]
+    return pool_channels(jnp.concatenate(pooled, axis=-1), self._joint_channels)
+
+  def side(self, images: np.ndarray) -> int:
+    """Positions of the grid in a row, for images [N, S, S, 3]."""
+    return images.shape[1] // self._extractor.stride(self.stages[0])
+
+  def of_images(
+    self, images: np.ndarray, devices: Devices, batch_size: int
+  ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """The patches of images, a batch at a time.
+
+    Args:
+      images: uint8 [N, S, S, 3].
+      devices: that share out each batch.
+      batch_size: images of a batch.
+
+    Yields:
+      Indices of the batch's images [b], and their patches, float32 [b, H, W, C].
+
+    Raises:
+      interrupt.Interrupted: a signal came.
+    """
+    size = devices.round_up(batch_size)
+    embed = devices.map(lambda p, x: self(self._extractor(p, x, max(self.stages))))
+    teacher_params = devices.replicate(self._extractor.params)
+    for begin in range(0, len(images), size):
+      interrupt.raise_if_asked()
+      batch = images[begin : begin + size]
+      patches = embed(teacher_params, devices.pad_shard(batch, size))
+      yield np.arange(begin, begin + len(batch)), devices.unshard(patches, len(batch))
+
+
+def local_mean(features: jax.Array, side: int) -> jax.Array:
+  """Means over squares of `side` positions; zeros around the border count.
+
+  Args:
+    features: [B, H, W, C].
+    side: an odd number of positions.
+
+  Returns:
+    [B, H, W, C].
+  """
+  height, width, pad = *features.shape[1:3], side // 2
+  padded = jnp.pad(features, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
+  rows = functools.reduce(jnp.add, [padded[:, i : i + height] for i in range(side)])
+  both = functools.reduce(jnp.add, [rows[:, :, j : j + width] for j in range(side)])
+  return both / side**2
+
+
+def pool_channels(features: jax.Array, number: int) -> jax.Array:
+  """Averages channels as PyTorch's adaptive pooling does.
+
+  Channel i of the result is the mean of the channels from floor(i C / number) to before
+  ceil((i + 1) C / number), so that more than C repeat some of them.
+
+  Args:
+    features: [..., C].
+    number: of channels of the result; 0 keeps them as they are.
+
+  Returns:
+    [..., number].
+  """
+  channels = features.shape[-1]
+  if number in (0, channels):
+    return features
+  matrix = np.zeros((channels, number), np.float32)
+  for i in range(number):
+    begin, end = i * channels // number, -(-(i + 1) * channels // number)
+    matrix[begin:end, i] = 1 / (end - begin)
+  return jnp.matmul(features, jnp.asarray(matrix, features.dtype), precision='highest')

@@ -1,0 +1,133 @@
+"""SPADE (Cohen and Hoshen, 2020): the nearest normal images, and positions among theirs.
+
+An image is as abnormal as its mean distance to its K nearest training images, by the average of
+the teacher's deepest stage. A position of a stage is as abnormal as its distance to the nearest
+position of that stage in those K images. The features of all training images are kept.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from memkd_jax.config import Field, require
+from memkd_jax.methods.base import Fitted, Method, Start, Task
+from memkd_jax.ops.neighbours import k_nearest
+from memkd_jax.runtime import interrupt
+from memkd_jax.runtime.devices import Devices
+from memkd_jax.runtime.progress import progress_bar
+from memkd_jax.teachers.extractor import FeatureExtractor
+
+FIELDS = (
+  Field(
+    'method.stages', (1, 2, 3), "The teacher's stages that have a map each", choices=(1, 2, 3)
+  ),
+  Field(
+    'method.images',
+    50,
+    'Number K of the nearest training images that an image is compared with',
+    high=2**12,
+    open_low=True,
+  ),
+)
+
+
+def resolve(config: ConfigDict) -> ConfigDict:
+  """Checks what no field can check by itself."""
+  stages = config.method.stages
+  require('method.stages', stages, len(stages) > 0, 'names at least one stage')
+  config.method.stages = tuple(sorted(set(stages)))
+  return config
+
+
+def create(config: ConfigDict, extractor: FeatureExtractor, devices: Devices) -> 'SPADE':
+  """Makes the method of a resolved config."""
+  return SPADE(config, extractor, devices)
+
+
+class SPADE(Method):
+  """Distances to the nearest images, and to positions of theirs; attributes as in `Method`."""
+
+  name = 'SPADE'
+  diagnosed_stages = ()
+
+  def __init__(self, config: ConfigDict, extractor: FeatureExtractor, devices: Devices):
+    """See `create`."""
+    self.stages = tuple(config.method.stages)
+    self.notes: list[str] = []
+    self._config, self._extractor, self._devices = config, extractor, devices
+
+  def fit(
+    self, task: Task, images: np.ndarray, folder: Path, start: Start | None = None
+  ) -> Fitted:
+    """Keeps the features of all images."""
+    devices = self._devices
+    size = devices.round_up(self._config.eval.batch_size)
+    extract = devices.map(lambda p, x: self._kept(self._extractor(p, x, max(self.stages))))
+    teacher_params = devices.replicate(self._extractor.params)
+    parts = []
+    with progress_bar(task.name, len(images)) as progress:
+      for begin in range(0, len(images), size):
+        interrupt.raise_if_asked()
+        batch = images[begin : begin + size]
+        found = extract(teacher_params, devices.pad_shard(batch, size))
+        number = len(batch)
+        parts.append(jax.tree.map(lambda x, n=number: devices.unshard(x, n), found))
+        progress.update(number)
+    return Fitted(jax.tree.map(lambda *x: np.concatenate(x), *parts), {})
+
+  def _kept(self, features: tuple[jax.Array, ...]) -> dict[str, jax.Array]:
+    """What is kept of images: the average [B, C], and stages [B, H_k W_k, C_k]."""
+    kept = {'average': _average(features)}
+    for k in self.stages:
+      kept[f'stage{k}'] = _flat(features[k - 1])
+    return kept
+
+  def _nearest(
+    self, params: Any, features: tuple[jax.Array, ...]
+  ) -> tuple[jax.Array, jax.Array]:
+    """Distances [B, K] to the nearest training images, and their indices."""
+    known = jnp.asarray(params['average'])
+    number = min(self._config.method.images, known.shape[0])
+    return k_nearest(_average(features), known, number)
+
+  def maps(
+    self, params: Any, features: tuple[jax.Array, ...], images: jax.Array
+  ) -> dict[int, jax.Array]:
+    """{k: distance of each position to the nearest among the nearest images', of stage k}."""
+    _, nearest = self._nearest(params, features)
+    maps = {}
+    for k in self.stages:
+      known = jnp.asarray(params[f'stage{k}'])
+      queries = _flat(features[k - 1])
+      squared = jnp.asarray(jnp.inf)
+      for i in range(nearest.shape[1]):  # an image at a time: all would take gigabytes
+        others = known[nearest[:, i]]
+        products = jnp.matmul(queries, jnp.swapaxes(others, 1, 2), precision='highest')
+        norms = jnp.sum(others**2, axis=-1)[:, None]
+        squared = jnp.minimum(squared, jnp.min(norms - 2 * products, axis=-1))
+      distances = jnp.sqrt(jnp.maximum(squared + jnp.sum(queries**2, axis=-1), 0))
+      maps[k] = distances.reshape(features[k - 1].shape[:-1])
+    return maps
+
+  def image_scores(
+    self,
+    params: Any,
+    features: tuple[jax.Array, ...],
+    maps: dict[int, jax.Array],
+    combined: jax.Array,
+  ) -> jax.Array:
+    """The mean distance to the nearest training images."""
+    return jnp.mean(self._nearest(params, features)[0], axis=1)
+
+
+def _average(features: tuple[jax.Array, ...]) -> jax.Array:
+  return jnp.mean(features[-1].astype(jnp.float32), axis=(1, 2))
+
+
+def _flat(stage: jax.Array) -> jax.Array:
+  batch, height, width, channels = stage.shape
+  return stage.astype(jnp.float32).reshape(batch, height * width, channels)

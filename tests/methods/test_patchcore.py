@@ -1,0 +1,126 @@
+"""PatchCore against loops, brute force and scikit-learn."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from sklearn.metrics import pairwise_distances
+from sklearn.neighbors import NearestNeighbors
+
+from memkd_jax import methods
+from memkd_jax.errors import UserError
+from memkd_jax.methods.base import Task
+from memkd_jax.methods.patchcore import project, reweighted_distances
+from memkd_jax.methods.patches import pool_channels
+from memkd_jax.runtime.devices import Devices
+
+BOLT = Task.of_category('bolt', 0)
+
+
+@pytest.fixture
+def config(tiny_config):
+  config = methods.get_config('folder', 'patchcore')
+  config.data = tiny_config.data
+  config.model.backbone = tiny_config.model.backbone
+  config.model.teacher_weights = tiny_config.model.teacher_weights
+  config.eval.batch_size = 4
+  config.method.channels, config.method.joint_channels = 12, 10
+  return config
+
+
+@pytest.fixture
+def images(rng):
+  return rng.integers(0, 256, (6, 64, 64, 3), dtype=np.uint8)
+
+
+@pytest.mark.parametrize(('channels', 'number'), [(12, 5), (5, 12), (8, 8), (7, 0), (9, 3)])
+def test_channels_are_pooled_as_by_hand(rng, channels, number):
+  features = rng.normal(size=(2, 3, channels)).astype(np.float32)
+  wanted = number or channels
+  expected = np.stack(
+    [
+      features[..., i * channels // wanted : -(-(i + 1) * channels // wanted)].mean(-1)
+      for i in range(wanted)
+    ],
+    axis=-1,
+  )
+  np.testing.assert_allclose(pool_channels(jnp.asarray(features), number), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize('neighbours', [2, 9, 40])
+def test_scores_are_reweighted_as_by_hand(rng, neighbours):
+  memory = rng.normal(size=(40, 5)).astype(np.float32)
+  queries = rng.normal(size=(7, 5)).astype(np.float32)
+  expected = []
+  for query in queries:
+    distances = np.linalg.norm(memory - query, axis=1)
+    nearest = distances.argmin()
+    order = np.argsort(np.linalg.norm(memory - memory[nearest], axis=1))[:neighbours]
+    weights = np.exp(distances[order])
+    expected.append((1 - np.exp(distances[nearest]) / weights.sum()) * distances[nearest])
+  found = reweighted_distances(jnp.asarray(queries), jnp.asarray(memory), neighbours)
+  np.testing.assert_allclose(found, expected, rtol=1e-4)
+
+
+def test_projections_keep_distances_about_as_they_are(rng):
+  rows = rng.normal(size=(60, 512)).astype(np.float32)
+  projected = project(rows, 256, np.random.default_rng(0))
+  ratio = pairwise_distances(projected)[~np.eye(60, dtype=bool)]
+  ratio /= pairwise_distances(rows)[~np.eye(60, dtype=bool)]
+  assert 0.75 < ratio.min() < ratio.max() < 1.25
+  assert project(rows, 0, None) is rows
+
+
+def test_maps_and_scores_are_those_of_a_slow_twin(config, images, make_method, tmp_path):
+  method = make_method(config, Devices(jax.devices()[:1]))
+  params, diagnosis, _ = method.fit(BOLT, images, tmp_path)
+  assert diagnosis == {}
+  features = method._patches._extractor(method._patches._extractor.params, images, 3)
+  patches = np.asarray(method._patches(features))
+  rows = patches.reshape(-1, patches.shape[-1])
+  memory = params['memory']
+  assert len(memory) == round(0.1 * len(rows))
+  # Each row of the memory is one of the patches.
+  distance, _ = NearestNeighbors(n_neighbors=1).fit(rows).kneighbors(memory)
+  assert distance.max() < 1e-3
+  expected, _ = NearestNeighbors(n_neighbors=1).fit(memory).kneighbors(rows)
+  maps = method.maps(params, features, images)
+  np.testing.assert_allclose(maps[0], expected.reshape(6, 8, 8), atol=1e-2)
+  scores = method.image_scores(params, features, maps, None)
+  most = np.asarray(maps[0]).reshape(6, -1).argmax(1)
+  queries = patches.reshape(6, 64, -1)[np.arange(6), most]
+  weighed = reweighted_distances(jnp.asarray(queries), jnp.asarray(memory), 9)
+  np.testing.assert_allclose(scores, weighed, atol=1e-2)
+
+
+def test_a_training_image_is_at_no_distance_of_all_its_patches(
+  config, images, make_method, tmp_path
+):
+  config.method.share = 1.0
+  method = make_method(config, Devices(jax.devices()[:1]))
+  params = method.fit(BOLT, images, tmp_path).params
+  features = method._patches._extractor(method._patches._extractor.params, images, 3)
+  assert np.asarray(method.maps(params, features, images)[0]).max() < 0.05
+
+
+def test_the_memory_depends_on_the_seed_alone(config, images, make_method, tmp_path):
+  memories = []
+  for number, batch, seed in ((1, 4, 0), (1, 3, 0), (4, 4, 0), (1, 4, 1)):
+    config.eval.batch_size = batch
+    method = make_method(config, Devices(jax.devices()[:number]))
+    memories.append(
+      method.fit(Task.of_category('bolt', seed), images, tmp_path).params['memory']
+    )
+  np.testing.assert_allclose(memories[0], memories[1], atol=1e-5)
+  np.testing.assert_allclose(memories[0], memories[2], atol=1e-5)
+  assert np.abs(memories[0] - memories[3]).max() > 1e-3
+
+
+@pytest.mark.parametrize(
+  ('field', 'value', 'message'),
+  [('neighbourhood', 2, 'is odd'), ('stages', (), 'at least one'), ('share', 0.0, 'share=0.0')],
+)
+def test_what_cannot_be_is_refused(config, field, value, message):
+  config.method[field] = value
+  with pytest.raises(UserError, match=message):
+    methods.resolve(config)

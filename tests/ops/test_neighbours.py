@@ -1,0 +1,38 @@
+import jax
+import numpy as np
+import pytest
+from sklearn.metrics import pairwise_distances
+from sklearn.neighbors import NearestNeighbors
+
+from memkd_jax.ops.neighbours import k_nearest, nearest_distance, squared_distances
+
+
+@pytest.mark.parametrize('items', [1, 5, 2048, 5000])
+def test_distances_are_those_of_scikit_learn(rng, items):
+  queries = rng.normal(size=(300, 12)).astype(np.float32)
+  memory = rng.normal(size=(items, 12)).astype(np.float32)
+  expected, _ = NearestNeighbors(n_neighbors=1).fit(memory).kneighbors(queries)
+  found = jax.jit(nearest_distance)(queries, memory)
+  np.testing.assert_allclose(found, expected[:, 0], rtol=1e-4)
+
+
+def test_a_query_in_the_memory_is_at_no_distance(rng):
+  rows = 100 + rng.normal(size=(50, 12)).astype(np.float32)
+  assert np.all(np.asarray(nearest_distance(rows, rows)) < 0.01)
+
+
+@pytest.mark.parametrize(('items', 'number'), [(1, 1), (5, 5), (2048, 3), (5000, 9), (2050, 4)])
+def test_the_nearest_are_those_of_scikit_learn(rng, items, number):
+  queries = rng.normal(size=(200, 12)).astype(np.float32)
+  memory = rng.normal(size=(items, 12)).astype(np.float32)
+  expected, rows = NearestNeighbors(n_neighbors=number).fit(memory).kneighbors(queries)
+  distances, indices = jax.jit(k_nearest, static_argnums=2)(queries, memory, number)
+  np.testing.assert_allclose(distances, expected, rtol=1e-4, atol=1e-5)
+  assert np.mean(np.asarray(indices) == rows) > 0.999  # ties of float32
+
+
+def test_squared_distances_are_those_of_all_pairs(rng):
+  one, other = rng.normal(size=(30, 6)), rng.normal(size=(20, 6))
+  expected = pairwise_distances(one, other) ** 2
+  found = squared_distances(one.astype(np.float32), other.astype(np.float32))
+  np.testing.assert_allclose(found, expected, atol=1e-4)
