@@ -22,10 +22,10 @@ _METADATA_KEY = 'memkd_jax'
 # What onnxruntime and OpenVINO both run: those that the methods need, and others as plain. No
 # loops, and nothing that one of them alone knows.
 _OPERATORS = """
-  Abs Add And ArgMax ArgMin Cast Clip Concat Conv Div Einsum Equal Exp Expand Gather Gemm
-  Greater Identity Less Log MatMul Max MaxPool Min Mul Neg Not Or Pad Pow ReduceMax
-  ReduceMean ReduceMin ReduceProd ReduceSum ReduceSumSquare Relu Reshape Shape Sigmoid Slice
-  Softmax Sqrt Squeeze Sub Tanh Transpose Unsqueeze Where
+  Abs Add And ArgMax ArgMin Cast Clip Concat Conv Div Einsum Equal Exp Expand Gather GatherND
+  Gemm Greater Identity Less Log MatMul Max MaxPool Min Mul Neg Not Or Pad Pow ReduceL2
+  ReduceMax ReduceMean ReduceMin ReduceProd ReduceSum ReduceSumSquare Relu Reshape Shape
+  Sigmoid Slice Softmax Sqrt Squeeze Sub Tanh TopK Transpose Unsqueeze Where
 """
 
 

@@ -28,9 +28,13 @@ SYSTEMS = {
   'bottleneck': {'model.backbone': 'tiny_bottleneck'},
   'add': {'model.fusion': 'add'},
   'knn': {},
+  'patchcore': {'method.channels': 24, 'method.joint_channels': 16},
+  'padim': {'method.channels': 9},
+  'spade': {'method.images': 3},
 }
+WITHOUT_STEPS = ('knn', 'patchcore', 'padim', 'spade')
 # The others differ from these in the model's layers, not in what is done with maps.
-QUICK = ('memkd', 'knn')
+QUICK = ('memkd', *WITHOUT_STEPS)
 every_system = pytest.mark.parametrize(
   'system', [n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in SYSTEMS]
 )
@@ -51,8 +55,8 @@ def train_tiny(tmp_path_factory, make_config, make_category):
     folder = tmp_path_factory.mktemp('run')
     make_category(folder / 'data', train=14, size=40)
     config = tiny = make_config(folder / 'data')
-    if system == 'knn':
-      config = methods.get_config('folder', 'knn')
+    if system in WITHOUT_STEPS:
+      config = methods.get_config('folder', system)
       config.data, config.eval = tiny.data, tiny.eval
       for name in ('backbone', 'teacher_weights'):
         config.model[name] = tiny.model[name]
