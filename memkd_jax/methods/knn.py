@@ -19,7 +19,6 @@ from memkd_jax.methods import patches
 from memkd_jax.methods.base import Fitted, Method, Start, Task
 from memkd_jax.ops.neighbours import nearest_distance
 from memkd_jax.runtime.devices import Devices
-from memkd_jax.runtime.progress import progress_bar
 from memkd_jax.teachers.extractor import FeatureExtractor
 
 FIELDS = (
@@ -67,14 +66,12 @@ class NearestNeighbours(Method):
     chosen = self._choose(task, images)
     per_image = self._patches.side(images) ** 2
     kept = []
-    with progress_bar(task.name, len(images)) as progress:
-      size = self._config.eval.batch_size
-      for indices, found in self._patches.of_images(images, self._devices, size):
-        rows = found.reshape(-1, found.shape[-1])
-        first = int(indices[0]) * per_image
-        low, high = np.searchsorted(chosen, (first, first + len(rows)))
-        kept.append(rows[chosen[low:high] - first])
-        progress.update(len(indices))
+    size = self._config.eval.batch_size
+    for which, found in self._patches.of_images(task.name, images, self._devices, size):
+      rows = found.reshape(-1, found.shape[-1])
+      first = which.start * per_image
+      low, high = np.searchsorted(chosen, (first, first + len(rows)))
+      kept.append(rows[chosen[low:high] - first])
     return Fitted({'memory': np.concatenate(kept)}, {})
 
   def _choose(self, task: Task, images: np.ndarray) -> np.ndarray:

@@ -13,12 +13,12 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from memkd_jax.config import Field, require
+from memkd_jax.config import Field
 from memkd_jax.data.sampling import category_seed
 from memkd_jax.methods.base import Fitted, Method, Start, Task
+from memkd_jax.methods.one_pass import over_images, resolve_stages
 from memkd_jax.runtime import interrupt
 from memkd_jax.runtime.devices import Devices
-from memkd_jax.runtime.progress import progress_bar
 from memkd_jax.teachers.extractor import FeatureExtractor
 
 # The authors' numbers of channels.
@@ -47,10 +47,7 @@ FIELDS = (
 
 def resolve(config: ConfigDict) -> ConfigDict:
   """Checks what no field can check by itself."""
-  stages = config.method.stages
-  require('method.stages', stages, len(stages) > 0, 'names at least one stage')
-  config.method.stages = tuple(sorted(set(stages)))
-  return config
+  return resolve_stages(config)
 
 
 def create(config: ConfigDict, extractor: FeatureExtractor, devices: Devices) -> 'PaDiM':
@@ -74,24 +71,19 @@ class PaDiM(Method):
     self, task: Task, images: np.ndarray, folder: Path, start: Start | None = None
   ) -> Fitted:
     """Means and covariances in one pass over the images, in float64 on the host."""
-    devices = self._devices
-    size = devices.round_up(self._config.eval.batch_size)
     channels = self._draw(task, images.shape[1])
-    embed = devices.map(
-      lambda p, x: self._embed(self._extractor(p, x, max(self.stages)), channels)
-    )
-    teacher_params = devices.replicate(self._extractor.params)
     side = images.shape[1] // self._extractor.stride(self.stages[0])
     found = np.empty((len(images), side**2, len(channels)), np.float32)
-    with progress_bar(task.name, len(images)) as progress:
-      for begin in range(0, len(images), size):
-        interrupt.raise_if_asked()
-        batch = images[begin : begin + size]
-        embedded = devices.unshard(
-          embed(teacher_params, devices.pad_shard(batch, size)), len(batch)
-        )
-        found[begin : begin + len(batch)] = embedded.reshape(len(batch), side**2, -1)
-        progress.update(len(batch))
+    for which, embedded in over_images(
+      task.name,
+      images,
+      self._extractor,
+      max(self.stages),
+      lambda features: self._embed(features, channels),
+      self._devices,
+      self._config.eval.batch_size,
+    ):
+      found[which] = embedded.reshape(len(embedded), side**2, -1)
     mean = found.mean(axis=0, dtype=np.float64)
     whitening = np.empty((side**2, len(channels), len(channels)), np.float32)
     for begin in range(0, side**2, _POSITIONS):

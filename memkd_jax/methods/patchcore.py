@@ -98,13 +98,11 @@ class PatchCore(Method):
     number = len(images) * side**2
     kept = max(1, round(fields.share * number))
     rows: np.ndarray | None = None
-    with progress_bar(f'{task.name}, patches', len(images)) as progress:
-      size = self._config.eval.batch_size
-      for indices, found in self._patches.of_images(images, self._devices, size):
-        if rows is None:
-          rows = np.empty((len(images), *found.shape[1:]), np.float32)
-        rows[indices] = found
-        progress.update(len(indices))
+    size, name = self._config.eval.batch_size, f'{task.name}, patches'
+    for which, found in self._patches.of_images(name, images, self._devices, size):
+      if rows is None:
+        rows = np.empty((len(images), *found.shape[1:]), np.float32)
+      rows[which] = found
     assert rows is not None
     flat = rows.reshape(number, -1)
     generator = np.random.default_rng(category_seed(task.seed, task.name))

@@ -13,8 +13,8 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from memkd_jax.config import Field, require
+from memkd_jax.methods.one_pass import over_images, resolve_stages
 from memkd_jax.ops.resampling import resample_features, upsampling_matrix
-from memkd_jax.runtime import interrupt
 from memkd_jax.runtime.devices import Devices
 from memkd_jax.teachers.extractor import FeatureExtractor
 
@@ -34,11 +34,9 @@ FIELDS = (
 
 def resolve(config: ConfigDict) -> ConfigDict:
   """Checks what no field of `FIELDS` can check by itself."""
-  stages, side = config.method.stages, config.method.neighbourhood
-  require('method.stages', stages, len(stages) > 0, 'names at least one stage')
+  side = config.method.neighbourhood
   require('method.neighbourhood', side, side % 2 == 1, 'is odd')
-  config.method.stages = tuple(sorted(set(stages)))
-  return config
+  return resolve_stages(config)
 
 
 class Patches:
@@ -92,29 +90,15 @@ class Patches:
     return images.shape[1] // self._extractor.stride(self.stages[0])
 
   def of_images(
-    self, images: np.ndarray, devices: Devices, batch_size: int
-  ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """The patches of images, a batch at a time.
-
-    Args:
-      images: uint8 [N, S, S, 3].
-      devices: that share out each batch.
-      batch_size: images of a batch.
+    self, name: str, images: np.ndarray, devices: Devices, batch_size: int
+  ) -> Iterator[tuple[slice, np.ndarray]]:
+    """The patches of images, a batch at a time; see `one_pass.over_images`.
 
     Yields:
-      Indices of the batch's images [b], and their patches, float32 [b, H, W, C].
-
-    Raises:
-      interrupt.Interrupted: a signal came.
+      Which images a batch is of, and their patches, float32 [b, H, W, C].
     """
-    size = devices.round_up(batch_size)
-    embed = devices.map(lambda p, x: self(self._extractor(p, x, max(self.stages))))
-    teacher_params = devices.replicate(self._extractor.params)
-    for begin in range(0, len(images), size):
-      interrupt.raise_if_asked()
-      batch = images[begin : begin + size]
-      patches = embed(teacher_params, devices.pad_shard(batch, size))
-      yield np.arange(begin, begin + len(batch)), devices.unshard(patches, len(batch))
+    depth = max(self.stages)
+    return over_images(name, images, self._extractor, depth, self, devices, batch_size)
 
 
 def local_mean(features: jax.Array, side: int) -> jax.Array:

@@ -13,12 +13,11 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from memkd_jax.config import Field, require
+from memkd_jax.config import Field
 from memkd_jax.methods.base import Fitted, Method, Start, Task
+from memkd_jax.methods.one_pass import over_images, resolve_stages
 from memkd_jax.ops.neighbours import k_nearest
-from memkd_jax.runtime import interrupt
 from memkd_jax.runtime.devices import Devices
-from memkd_jax.runtime.progress import progress_bar
 from memkd_jax.teachers.extractor import FeatureExtractor
 
 FIELDS = (
@@ -37,10 +36,7 @@ FIELDS = (
 
 def resolve(config: ConfigDict) -> ConfigDict:
   """Checks what no field can check by itself."""
-  stages = config.method.stages
-  require('method.stages', stages, len(stages) > 0, 'names at least one stage')
-  config.method.stages = tuple(sorted(set(stages)))
-  return config
+  return resolve_stages(config)
 
 
 def create(config: ConfigDict, extractor: FeatureExtractor, devices: Devices) -> 'SPADE':
@@ -64,20 +60,17 @@ class SPADE(Method):
     self, task: Task, images: np.ndarray, folder: Path, start: Start | None = None
   ) -> Fitted:
     """Keeps the features of all images."""
-    devices = self._devices
-    size = devices.round_up(self._config.eval.batch_size)
-    extract = devices.map(lambda p, x: self._kept(self._extractor(p, x, max(self.stages))))
-    teacher_params = devices.replicate(self._extractor.params)
-    parts = []
-    with progress_bar(task.name, len(images)) as progress:
-      for begin in range(0, len(images), size):
-        interrupt.raise_if_asked()
-        batch = images[begin : begin + size]
-        found = extract(teacher_params, devices.pad_shard(batch, size))
-        number = len(batch)
-        parts.append(jax.tree.map(lambda x, n=number: devices.unshard(x, n), found))
-        progress.update(number)
-    return Fitted(jax.tree.map(lambda *x: np.concatenate(x), *parts), {})
+    parts = over_images(
+      task.name,
+      images,
+      self._extractor,
+      max(self.stages),
+      self._kept,
+      self._devices,
+      self._config.eval.batch_size,
+    )
+    kept = [found for _, found in parts]
+    return Fitted(jax.tree.map(lambda *x: np.concatenate(x), *kept), {})
 
   def _kept(self, features: tuple[jax.Array, ...]) -> dict[str, jax.Array]:
     """What is kept of images: the average [B, C], and stages [B, H_k W_k, C_k]."""
