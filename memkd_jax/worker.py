@@ -132,7 +132,11 @@ class Worker:
       maps_folder=maps_folder,
     )
     result['counts'] = count(trained.train_images, test.samples)
-    result['images'] = digests
+    # An evaluation may do without the training images, whose digests stay what they were.
+    before = self.folder.read_images(task.name, task.seed) or {}
+    result['images'] = {
+      split: found or before.get(split, {}) for split, found in digests.items()
+    }
     all_counts = result['counts'] | {'train': trained.train_images + len(plan.held)}
     missing = differences(self.config.data.dataset, task.name, all_counts)
     log = folder / 'metrics.jsonl'
