@@ -123,7 +123,7 @@ def test_nearest_neighbours_by_hand(knn_config, make_method, tmp_path, rng):
   method = make_method(knn_config, devices)
   images = rng.integers(0, 256, (6, 64, 64, 3), dtype=np.uint8)
   folds = calibration_plan(0, 'tile', 6, 0.0, 'folds', 3).folds
-  extractor = method._extractor
+  extractor = method._patches._extractor
   pipeline = Pipeline(extractor, method, **knn_config.anomaly_map.to_dict())
   scorer = Scorer(pipeline, extractor.params, devices, 4)
   maps, scores = cross_scores(method, scorer, TASK, images, folds, tmp_path)

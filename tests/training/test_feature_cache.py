@@ -16,7 +16,9 @@ def images(rng):
   return rng.integers(0, 256, (10, 32, 32, 3), dtype=np.uint8)
 
 
-@pytest.mark.parametrize('paradigm', ['reverse', 'forward'])
+@pytest.mark.parametrize(
+  'paradigm', ['reverse', pytest.param('forward', marks=pytest.mark.slow)]
+)
 def test_known_features_change_nothing(
   tiny_config, images, paradigm, one_device, make_method, capsys
 ):
