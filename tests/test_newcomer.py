@@ -121,7 +121,8 @@ def test_good_images_end_in_a_detector(mine):
 def test_the_demo_ends_in_a_results_table(demo):
   results = json.loads((demo / 'runs' / 'demo' / 'results.json').read_text())
   assert sorted(results['categories']) == ['brick', 'grass', 'gravel']
-  assert results['mean']['I-AUC'] > 0.8
+  # Which rounding does not move; I-AUC it does, see docs/demo.md.
+  assert results['mean']['P-AUC'] > 0.88
   assert '| mean ' in (demo / 'runs' / 'demo' / 'results.md').read_text()
   assert (demo / 'runs' / 'demo' / 'report.html').stat().st_size > 10_000
 

@@ -1,8 +1,8 @@
 """The demo, which runs where no config is given: three textures with painted defects.
 
 Nothing is downloaded: the textures come with scikit-image, the teacher with this package.
-Expected (seed 0, mean of the textures): I-AUC 86.5, P-AUC 90.4, P-PRO 70.0, after 162 s on
-two cores of an AMD EPYC.
+Expected (seed 0, mean of the textures, jax 0.10.2): I-AUC 86.5, P-AUC 90.4, P-PRO 70.0, after
+162 s on two cores of an AMD EPYC; docs/demo.md has those of jax 0.12, whose I-AUC is lower.
 
   python -m memkd_jax.main --config=configs/demo.py --workdir=runs/demo
 """
