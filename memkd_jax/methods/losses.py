@@ -14,9 +14,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from memkd_jax.ops.cosine import cosine_similarity, normalize
+from memkd_jax.ops.cosine import cosine_distances, cosine_similarity, normalize
 
 KD_READINGS = ('global_cosine', 'local_cosine')
+ORTHOGONAL_PAIRS = ('within', 'cross')
 
 
 class Pass(NamedTuple):
@@ -155,6 +156,63 @@ def distillation_loss(
   return {k: jnp.mean(1.0 - cosine_similarity(teacher[k], student[k], axis)) for k in student}
 
 
+def hardest_loss(
+  teacher: Mapping[int, jax.Array], student: Mapping[int, jax.Array], number: int
+) -> dict[int, jax.Array]:
+  """The cosine distance of the positions that are rebuilt worst (section 10; AAND).
+
+  A mean over all positions hardly sees what is rare among normal images; this one does.
+
+  Args:
+    teacher: {k: F_T^k}, [B, H_k, W_k, C_k].
+    student: {k: F_S^k}, same shapes.
+    number: of positions of each image and stage, all of them where there are fewer.
+
+  Returns:
+    {k: scalar in [0, 2]}, means over images and their hardest positions.
+  """
+  terms = {}
+  for k, distances in cosine_distances(teacher, student).items():
+    flat = distances.reshape(len(distances), -1)
+    hardest, _ = jax.lax.top_k(flat, min(number, flat.shape[1]))
+    terms[k] = jnp.mean(hardest)
+  return terms
+
+
+def mine(
+  teacher: Mapping[int, jax.Array],
+  student: Mapping[int, jax.Array],
+  share: jax.Array | float,
+  factor: float,
+  axis_name: str | None = None,
+) -> dict[int, jax.Array]:
+  """Hard mining: scales down the gradient at positions that are rebuilt well already.
+
+  Section 10, after Dinomaly and ReContrast. The easiest positions are those of the whole
+  batch, whichever devices hold it, of each stage.
+
+  Args:
+    teacher: {k: F_T^k}, [B, H_k, W_k, C_k].
+    student: {k: F_S^k}, same shapes.
+    share: of the positions that count as easy, in [0, 1]. Of equal ones on the border none
+      does, and the hardest never does.
+    factor: by which their gradient is multiplied.
+    axis_name: the mapped axis over which the batch is shared out, if any.
+
+  Returns:
+    The student's features, unchanged; only the gradient into them differs.
+  """
+  mined = {}
+  for k, distances in jax.lax.stop_gradient(cosine_distances(teacher, student)).items():
+    batch = distances if axis_name is None else jax.lax.all_gather(distances, axis_name)
+    border = jnp.minimum(jnp.round(share * batch.size), batch.size - 1).astype(jnp.int32)
+    easy = distances < jnp.sort(batch, axis=None)[border]
+    scale = jnp.where(easy, factor, 1.0)[..., None].astype(student[k].dtype)
+    still = jax.lax.stop_gradient(student[k])
+    mined[k] = still + scale * (student[k] - still)
+  return mined
+
+
 def normality_loss(
   targets: Mapping[int, jax.Array], recalled: Mapping[int, jax.Array]
 ) -> jax.Array:
@@ -174,26 +232,37 @@ def normality_loss(
   return jnp.mean(jnp.stack(terms)) if terms else jnp.zeros(())
 
 
-def orthogonality_loss(memories: Mapping[Any, Mapping[str, jax.Array]]) -> jax.Array:
-  """L_orth: the mean squared cosine of different items, keys plus values (section 5).
+def orthogonality_loss(
+  memories: Mapping[Any, Mapping[str, jax.Array]], pairs: str = 'within'
+) -> jax.Array:
+  """L_orth: the mean squared cosine of items that are to be different (sections 5 and 9).
 
   Args:
     memories: {name: {'keys': [L, C], 'values': [L, C]}}.
+    pairs: 'within' for different keys plus different values, as the text says; 'cross' for
+      every key with every value, as the paper's figure draws it.
 
   Returns:
-    A scalar in [0, 2], the mean over memories; 0 without memories.
+    A scalar, the mean over memories, in [0, 2] within and in [0, 1] across; 0 without
+    memories.
   """
-  terms = [
-    _mean_squared_cosine(m['keys']) + _mean_squared_cosine(m['values'])
-    for m in memories.values()
-  ]
+  if pairs == 'cross':
+    terms = [jnp.mean(_squared_cosines(m['keys'], m['values'])) for m in memories.values()]
+  else:
+    terms = [
+      _mean_squared_cosine(m['keys']) + _mean_squared_cosine(m['values'])
+      for m in memories.values()
+    ]
   return jnp.mean(jnp.stack(terms)) if terms else jnp.zeros(())
 
 
 def _mean_squared_cosine(items: jax.Array) -> jax.Array:
   """mean_{i != j} cos(x_i, x_j)^2 of the rows of [L, C]; 0 for a single row."""
-  unit = normalize(items)
-  cosines = jnp.einsum('ic,jc->ij', unit, unit, precision='highest')
-  number = items.shape[0]
-  off_diagonal = cosines**2 * (1.0 - jnp.eye(number, dtype=cosines.dtype))
+  squared, number = _squared_cosines(items, items), items.shape[0]
+  off_diagonal = squared * (1.0 - jnp.eye(number, dtype=squared.dtype))
   return jnp.sum(off_diagonal) / max(number * (number - 1), 1)
+
+
+def _squared_cosines(a: jax.Array, b: jax.Array) -> jax.Array:
+  """cos(a_i, b_j)^2 of the rows of [L, C] and [M, C]: [L, M]."""
+  return jnp.einsum('ic,jc->ij', normalize(a), normalize(b), precision='highest') ** 2

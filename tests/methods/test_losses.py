@@ -2,6 +2,7 @@
 
 import math
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -92,9 +93,104 @@ def test_orthogonality_loss_at_its_bounds():
   assert losses.orthogonality_loss({'m': {'keys': single, 'values': single}}) == 0
 
 
+def test_orthogonality_of_keys_and_values(rng):
+  memories = {
+    m: {'keys': rng.normal(size=(4, c)), 'values': rng.normal(size=(4, c))}
+    for m, c in (('m1', 3), ('m3', 6))
+  }
+  per_memory = []
+  for memory in memories.values():
+    squared = [cosine(k, v) ** 2 for k in memory['keys'] for v in memory['values']]
+    per_memory.append(sum(squared) / len(squared))
+  expected = sum(per_memory) / len(per_memory)
+  found = losses.orthogonality_loss(memories, 'cross')
+  np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
+def test_orthogonality_across_at_its_bounds():
+  same, apart = np.ones((3, 4)), np.eye(3, 6, 3)
+  assert losses.orthogonality_loss(
+    {'m': {'keys': same, 'values': 2 * same}}, 'cross'
+  ) == pytest.approx(1)
+  assert losses.orthogonality_loss({'m': {'keys': np.eye(3, 6), 'values': apart}}, 'cross') == 0
+
+
 def test_without_memories_their_losses_are_zero():
   assert losses.normality_loss({}, {}) == 0
-  assert losses.orthogonality_loss({}) == 0
+  for pairs in losses.ORTHOGONAL_PAIRS:
+    assert losses.orthogonality_loss({}, pairs) == 0
+
+
+@pytest.mark.parametrize('number', [1, 3, 10])
+def test_the_hardest_positions(maps, number):
+  """Stage 3 has 4 positions, fewer than the most that are asked for."""
+  teacher, student = maps
+  for k, term in losses.hardest_loss(teacher, student, number).items():
+    means = []
+    for t, s in zip(teacher[k], student[k], strict=True):
+      distances = sorted(1 - cosine(t[p], s[p]) for p in np.ndindex(t.shape[:2]))
+      hardest = distances[-number:]
+      means.append(sum(hardest) / len(hardest))
+    np.testing.assert_allclose(term, sum(means) / len(means), atol=1e-6)
+
+
+def kd_gradients(teacher, student, **mining):
+  def loss(student):
+    mined = losses.mine(teacher, student, **mining) if mining else student
+    return sum(losses.distillation_loss(teacher, mined).values())
+
+  return loss(student), jax.grad(loss)(student)
+
+
+@pytest.mark.parametrize('share', [0.0, 0.3, 0.9, 1.0])
+def test_hard_mining_scales_the_gradient_of_easy_positions(maps, share):
+  teacher, student = (
+    {k: jnp.asarray(x, jnp.float32) for k, x in features.items()} for features in maps
+  )
+  loss, plain = kd_gradients(teacher, student)
+  mined_loss, mined = kd_gradients(teacher, student, share=share, factor=0.1)
+  assert mined_loss == loss  # to the bit: the features stay as they are
+  for k in student:
+    positions = list(np.ndindex(student[k].shape[:3]))
+    distance = {p: 1 - cosine(np.asarray(teacher[k][p]), student[k][p]) for p in positions}
+    ascending = sorted(positions, key=distance.get)
+    easy = ascending[: min(round(share * len(positions)), len(positions) - 1)]
+    assert len(easy) > 0 or share == 0
+    for p in positions:
+      factor = 0.1 if p in easy else 1.0
+      np.testing.assert_allclose(mined[k][p], factor * plain[k][p], rtol=1e-5, atol=1e-9)
+
+
+def test_equally_easy_positions_are_not_mined(maps):
+  """Where all are rebuilt exactly, there is no position that is easier than another."""
+  teacher = {k: jnp.asarray(x) for k, x in maps[0].items()}
+  student = {k: jnp.ones_like(x) for k, x in teacher.items()}
+  same = {k: 2 * x for k, x in student.items()}
+
+  def sums(student):
+    mined = losses.mine(same, student, 0.9, 0.1)
+    return sum(jnp.sum(x) for x in mined.values())
+
+  for gradient in jax.grad(sums)(student).values():
+    np.testing.assert_array_equal(gradient, 1)
+
+
+def test_hard_mining_compares_the_whole_batch(rng):
+  """An image that is rebuilt well is easy as a whole, whichever device has it."""
+  teacher, noise = (np.asarray(rng.normal(size=(4, 2, 2, 5)), np.float32) for _ in range(2))
+  student = teacher + noise * np.array([0.01, 3, 0.1, 2], np.float32)[:, None, None, None]
+
+  def gradient(teacher, student, axis_name):
+    def loss(student):
+      return jnp.sum(losses.mine({1: teacher}, {1: student}, 0.5, 0.0, axis_name)[1])
+
+    return jax.grad(loss)(student)
+
+  expected = np.array([0, 1, 0, 1])[:, None, None, None] * np.ones_like(student)
+  np.testing.assert_array_equal(gradient(teacher, student, None), expected)
+  shared_out = jax.vmap(lambda t, s: gradient(t, s, 'devices'), axis_name='devices')
+  halves = (x.reshape(2, 2, *x.shape[1:]) for x in (teacher, student))
+  np.testing.assert_array_equal(shared_out(*halves).reshape(student.shape), expected)
 
 
 def test_losses_are_float32_for_bfloat16_features(maps):
