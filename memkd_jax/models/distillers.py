@@ -1,235 +1,54 @@
 """Students with memories that imitate teacher features, one class per paradigm."""
 
-import functools
-from collections.abc import Callable, Mapping
-from typing import Any, ClassVar, NamedTuple, TypeVar
+from collections.abc import Callable
+from types import MappingProxyType
 
 import jax
-import jax.numpy as jnp
 from flax import linen as nn
-from jax.typing import DTypeLike
 
 from memkd_jax.errors import UserError
-from memkd_jax.models import folding
 from memkd_jax.models.bottleneck import Bottleneck
 from memkd_jax.models.decoder import DecoderStage
-from memkd_jax.models.layers import Conv, UpConv
-from memkd_jax.models.memory import NRMemory
-from memkd_jax.models.resnet import ARCHITECTURES, ResidualStage
+from memkd_jax.models.distiller import Distilled as Distilled
+from memkd_jax.models.distiller import Distiller as Distiller
+from memkd_jax.models.distiller import Slot as Slot
+from memkd_jax.models.layers import Conv, UpConv, kaiming_normal, param_dtype
+from memkd_jax.models.resnet import ARCHITECTURES, ResidualStage, Teacher
 from memkd_jax.ops.pooling import max_pool
-
-FUSIONS = ('concat', 'add', 'replace')
-
-Layer = TypeVar('Layer', Conv, UpConv)
-
-
-class Slot(NamedTuple):
-  """A place for a memory between two student stages (method, section 4).
-
-  Attributes:
-    memory: m of the memory M_m.
-    stage: the student stage behind it, which takes the query and what is recalled for it.
-    target: the teacher stage that its values imitate, which is as wide as the query.
-  """
-
-  memory: int
-  stage: int
-  target: int
-
-
-class Distilled(NamedTuple):
-  """What one pass through the student gives.
-
-  Attributes:
-    features: {k: F_S^k} for the distilled stages, [B, H_k, W_k, C_k].
-    embedding: phi, [B, H_4, W_4, C_4], from the reverse paradigm; else None.
-  """
-
-  features: dict[int, jax.Array]
-  embedding: jax.Array | None = None
-
-
-class Distiller(nn.Module):
-  """Student stages with memories between them; `setup` of a subclass builds them.
-
-  Attributes:
-    arch: the teacher, a key of `ARCHITECTURES`.
-    stages: the distilled stages, a choice of 1, 2 and 3.
-    memories: the memories switched on, a choice of 1, 2 and 3; one without a built stage
-      behind it is not built.
-    memory_items: L, the number of key-value pairs of each memory.
-    temperature: divides the cosines before the addressing softmax.
-    fusion: 'concat' of query and recall, their sum ('add'), or the recall alone
-      ('replace').
-    dtype: compute dtype.
-    axis_name: the mapped axis over which batch statistics are averaged.
-    folded: whether the parameters are those that `fold` gives.
-  """
-
-  # Every place for a memory, in running order.
-  SLOTS: ClassVar[tuple[Slot, ...]]
-  # The student's stages, as they follow each other.
-  RUNNING_ORDER: ClassVar[tuple[int, int, int]]
-  # The names of their parameters, up to the stage's number.
-  STAGE_NAME: ClassVar[str]
-
-  arch: str
-  stages: tuple[int, ...] = (1, 2, 3)
-  memories: tuple[int, ...] = (1, 2, 3)
-  memory_items: int = 50
-  temperature: float = 1.0
-  fusion: str = 'concat'
-  dtype: DTypeLike = jnp.float32
-  axis_name: str | None = None
-  folded: bool = False
-
-  @classmethod
-  def built_stages(cls, stages: tuple[int, ...]) -> tuple[int, ...]:
-    """Student stages that are distilled or on the way to one, in running order.
-
-    Args:
-      stages: the distilled stages.
-    """
-    return cls.RUNNING_ORDER[: 1 + max(cls.RUNNING_ORDER.index(k) for k in stages)]
-
-  @classmethod
-  def slots(cls, stages: tuple[int, ...], memories: tuple[int, ...]) -> tuple[Slot, ...]:
-    """The slots whose memory is built, in running order.
-
-    Args:
-      stages: the distilled stages.
-      memories: the memories switched on.
-    """
-    built = cls.built_stages(stages)
-    return tuple(slot for slot in cls.SLOTS if slot.memory in memories and slot.stage in built)
-
-  @property
-  def folds_values(self) -> bool:
-    """Whether `fold` leaves nothing to be recalled but the addressing weights."""
-    return self.fusion in ('concat', 'replace')
-
-  def fold(self, params: Mapping[str, Any], batch_stats: Mapping[str, Any]) -> dict[str, Any]:
-    """Gives what this distiller takes for inference where its `folded` is True.
-
-    Args:
-      params: trained parameters.
-      batch_stats: running statistics.
-
-    Returns:
-      Parameters without BatchNorms, float32 at least.
-    """
-    folded = folding.fold_batch_norm(params, batch_stats)
-    if self.folds_values:
-      for slot in self.slots(self.stages, self.memories):
-        behind = f'{self.STAGE_NAME}_stage{slot.stage}'
-        values = params[f'memory_m{slot.memory}']['values']
-        folded[behind] = folding.fold_values(folded[behind], values)
-    return folded
-
-  def unfolding(
-    self, params: Mapping[str, Any], batch_stats: Mapping[str, Any]
-  ) -> dict[str, Any]:
-    """What `fold` loses, and `unfold` takes; arguments as `fold`."""
-    kept = folding.unfolding(params, batch_stats)
-    if self.folds_values:
-      for slot in self.slots(self.stages, self.memories):
-        behind = f'{self.STAGE_NAME}_stage{slot.stage}'
-        values = params[f'memory_m{slot.memory}']['values']
-        kept[behind] = folding.unfolding_of_recall(kept[behind], params[behind], values)
-    return kept
-
-  def unfold(
-    self, folded: Mapping[str, Any], kept: Mapping[str, Any]
-  ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The parameters and running statistics that `fold` was given.
-
-    Args:
-      folded: what `fold` gave.
-      kept: what `unfolding` gave.
-
-    Returns:
-      (params, batch_stats), equal to a unit in the last place.
-    """
-    return folding.unfold(folded, kept, self.memory_items)
-
-  def recall_by_values(self, targets: Mapping[int, jax.Array]) -> dict[int, jax.Array]:
-    """Queries each memory by its values with its target, for L_NM.
-
-    Args:
-      targets: {m: features as wide as the items of memory m}, [B, H, W, C].
-
-    Returns:
-      {m: recalled normality}, of the targets' shapes.
-    """
-    return {m: self.memory[f'm{m}'].recall_by_values(f) for m, f in targets.items()}
-
-  def _partial(self, layer: type[Layer]) -> Callable[..., Layer]:
-    """A layer's class with what all layers of this student share."""
-    return functools.partial(
-      layer, folded=self.folded, dtype=self.dtype, axis_name=self.axis_name
-    )
-
-  def _build_memories(self) -> dict[str, NRMemory]:
-    """Memories as wide as the teacher's stages that they imitate."""
-    arch = ARCHITECTURES[self.arch]
-    return {
-      f'm{slot.memory}': NRMemory(
-        self.memory_items, arch.channels(slot.target), self.temperature, self.dtype
-      )
-      for slot in self.slots(self.stages, self.memories)
-    }
-
-  def _run_stage(self, stage: int, x: jax.Array, train: bool) -> jax.Array:
-    """One student stage: x -> F_S^stage."""
-    raise NotImplementedError
-
-  def _run(self, x: jax.Array, train: bool) -> dict[int, jax.Array]:
-    """Runs stages and memories in turn.
-
-    Args:
-      x: what the first stage or the memory before it takes, [B, H, W, C].
-      train: whether batch statistics are used and updated.
-
-    Returns:
-      {k: F_S^k} for the distilled stages.
-    """
-    memory_before = {slot.stage: slot.memory for slot in self.slots(self.stages, self.memories)}
-    outputs = {}
-    for stage in self.built_stages(self.stages):
-      if stage in memory_before:
-        x = self._fuse(x, self.memory[f'm{memory_before[stage]}'])
-      x = self._run_stage(stage, x, train)
-      if stage in self.stages:
-        outputs[stage] = x
-    return outputs
-
-  def _fuse(self, query: jax.Array, memory: NRMemory) -> jax.Array:
-    """Query and recall as the stage behind the memory takes them."""
-    if self.folded and self.folds_values:
-      recalled = memory.address(query).astype(self.dtype)
-    else:
-      recalled = memory(query)
-    if self.fusion == 'concat':
-      return jnp.concatenate([query, recalled], axis=-1)
-    if self.fusion == 'add':
-      return query + recalled
-    return recalled
 
 
 class ReverseDistiller(Distiller):
   """MemKD, the reverse paradigm (method, section 2): features from their embedding.
 
-  Bottleneck, memories and decoder; without memories this is RD, the baseline. M_3 acts
-  on phi, M_2 on F_S^3, M_1 on F_S^2. Attributes are those of `Distiller`.
+  Bottleneck, memories and decoder; without memories this is RD, the baseline. In the layout
+  'before' M_3 acts on phi, M_2 on F_S^3 and M_1 on F_S^2. In 'aligned' a memory sits behind
+  the stage of its number and imitates the same stage of the teacher: M_3 acts on F_S^3 and
+  M_2 on F_S^2; behind F_S^1 nothing would take what M_1 recalls. Attributes are those of
+  `Distiller`, and:
+
+  Attributes:
+    adapt: whether a trainable copy of the teacher feeds the bottleneck (section 10, after
+      ReContrast). Two 1x1 convolutions behind each distilled stage then rebuild the features
+      of both: F_S^k those of the frozen teacher, and `Distilled.rebuilt` those of the copy.
   """
 
-  SLOTS = (
-    Slot(memory=3, stage=3, target=4),
-    Slot(memory=2, stage=2, target=3),
-    Slot(memory=1, stage=1, target=2),
+  SLOTS = MappingProxyType(
+    {
+      'before': (
+        Slot(memory=3, stage=3, target=4),
+        Slot(memory=2, stage=2, target=3),
+        Slot(memory=1, stage=1, target=2),
+      ),
+      'aligned': (
+        Slot(memory=3, stage=2, target=3),
+        Slot(memory=2, stage=1, target=2),
+      ),
+    }
   )
   RUNNING_ORDER = (3, 2, 1)
   STAGE_NAME = 'student'
+
+  adapt: bool = False
 
   def setup(self) -> None:
     arch = ARCHITECTURES[self.arch]
@@ -239,22 +58,50 @@ class ReverseDistiller(Distiller):
       f'stage{k}': DecoderStage(arch, k, conv, up_conv) for k in self.built_stages(self.stages)
     }
     self.memory = self._build_memories()
+    if self.adapt:
+      self.teacher = Teacher(self.arch, 3, self.dtype)
+      # For the frozen teacher and for the copy: from one map both cannot be rebuilt.
+      self.head, self.adapted_head = (
+        {f'stage{k}': self._linear(arch.channels(k)) for k in self.stages} for _ in range(2)
+      )
 
   def __call__(
-    self, images: jax.Array, features: tuple[jax.Array, ...], train: bool = False
+    self,
+    images: jax.Array,
+    features: tuple[jax.Array, ...],
+    train: bool = False,
+    on_features: Callable[[tuple[jax.Array, ...]], tuple[jax.Array, ...]] | None = None,
+    on_embedding: Callable[[jax.Array], jax.Array] | None = None,
   ) -> Distilled:
     """Reproduces the teacher's features of an image from their embedding.
 
     Args:
-      images: not looked at; the forward paradigm takes them.
+      images: [B, H, W, 3], normalised; looked at with an adapted teacher alone.
       features: teacher stages 1 to 3, [B, H_k, W_k, C_k].
       train: whether batch statistics are used and updated.
+      on_features: disturbs what the bottleneck sees; nothing does if None.
+      on_embedding: disturbs what the first stage or the memory before it sees.
 
     Returns:
       The student's features of the distilled stages, and the embedding.
     """
-    embedding = self.bottleneck(features, train)
-    return Distilled(self._run(embedding, train), embedding)
+    seen = self.teacher(images) if self.adapt else features
+    embedding = self.bottleneck(on_features(seen) if on_features else seen, train)
+    outputs = self._run(on_embedding(embedding) if on_embedding else embedding, train)
+    if not self.adapt:
+      return Distilled(outputs, embedding, {}, {})
+    rebuilt, of_adapted = (
+      {k: head[f'stage{k}'](x) for k, x in outputs.items()}
+      for head in (self.head, self.adapted_head)
+    )
+    adapted = {k: jax.lax.stop_gradient(seen[k - 1]) for k in outputs}
+    return Distilled(rebuilt, embedding, adapted, of_adapted)
+
+  def _linear(self, channels: int) -> nn.Conv:
+    dtype = param_dtype(self.dtype)
+    return nn.Conv(
+      channels, (1, 1), dtype=self.dtype, param_dtype=dtype, kernel_init=kaiming_normal
+    )
 
   def _run_stage(self, stage: int, x: jax.Array, train: bool) -> jax.Array:
     return self.student[f'stage{stage}'](x, train)
@@ -273,7 +120,9 @@ class ForwardDistiller(Distiller):
       the teacher's; what it gives is F_S^k, for the loss and the stage behind.
   """
 
-  SLOTS = (Slot(memory=1, stage=2, target=1), Slot(memory=2, stage=3, target=2))
+  SLOTS = MappingProxyType(
+    {'before': (Slot(memory=1, stage=2, target=1), Slot(memory=2, stage=3, target=2))}
+  )
   RUNNING_ORDER = (1, 2, 3)
   STAGE_NAME = 'encoder'
 
@@ -308,7 +157,8 @@ class ForwardDistiller(Distiller):
     Returns:
       The student's features of the distilled stages.
     """
-    return Distilled(self._run(max_pool(nn.relu(self.stem(images, train))), train))
+    outputs = self._run(max_pool(nn.relu(self.stem(images, train))), train)
+    return Distilled(outputs, None, {}, {})
 
   def _run_stage(self, stage: int, x: jax.Array, train: bool) -> jax.Array:
     x = self.encoder[f'stage{stage}'](x, train)

@@ -7,7 +7,7 @@ import pytest
 
 from memkd_jax.errors import UserError
 from memkd_jax.methods.base import Task
-from memkd_jax.models.distillers import Slot
+from memkd_jax.models.distiller import Slot
 from memkd_jax.runtime.devices import Devices
 from memkd_jax.teachers import weights
 

@@ -4,12 +4,8 @@ import numpy as np
 import pytest
 
 from memkd_jax.errors import UserError
-from memkd_jax.models.distillers import (
-  ForwardDistiller,
-  ReverseDistiller,
-  Slot,
-  check_pair,
-)
+from memkd_jax.models.distiller import LAYOUTS, Slot
+from memkd_jax.models.distillers import ForwardDistiller, ReverseDistiller, check_pair
 from memkd_jax.models.resnet import ARCHITECTURES, Teacher
 
 BACKBONES = ['resnet18', 'resnet34', 'resnet50', 'wide_resnet50_2']
@@ -141,6 +137,111 @@ def test_only_what_leads_to_a_distilled_stage_is_built(features):
   assert set(model.apply(variables, None, features).features) == {2, 3}
   assert 'student_stage1' not in variables['params']
   assert 'memory_m1' not in variables['params']
+
+
+def test_aligned_memories_sit_behind_the_stage_of_their_number(features):
+  """Stage by stage: M_3 recalls for F_S^3 what stage 2 takes, M_2 for F_S^2."""
+  model = ReverseDistiller('tiny_bottleneck', memory_items=4, layout='aligned')
+  variables = model.init(jax.random.key(0), None, features)
+  params = variables['params']
+  widths = {n: p['keys'].shape[1] for n, p in params.items() if n.startswith('memory')}
+  channels = ARCHITECTURES['tiny_bottleneck'].channels
+  assert widths == {'memory_m3': channels(3), 'memory_m2': channels(2)}
+  found = model.apply(variables, None, features)
+
+  def unit(x):
+    return x / np.linalg.norm(x, axis=-1, keepdims=True)
+
+  def recall(m, query):
+    memory = params[f'memory_m{m}']
+    return jax.nn.softmax(unit(query) @ unit(memory['keys']).T) @ memory['values']
+
+  stages = model.bind(variables).student
+  x = found.embedding
+  for k in (3, 2, 1):
+    x = stages[f'stage{k}'](x, False)
+    np.testing.assert_allclose(found.features[k], x, rtol=1e-3, atol=1e-4)
+    if k > 1:
+      x = np.concatenate([x, recall(k, x)], -1)
+
+
+@pytest.mark.parametrize('stages', [(1, 2, 3), (2, 3), (3,)])
+def test_aligned_slots(stages):
+  m3, m2 = Slot(3, 2, 3), Slot(2, 1, 2)
+  built = {1: (m3, m2), 2: (m3,), 3: ()}[min(stages)]
+  assert ReverseDistiller.slots(stages, (1, 2, 3), 'aligned') == built
+  without_m3 = tuple(slot for slot in built if slot is not m3)
+  assert ReverseDistiller.slots(stages, (1, 2), 'aligned') == without_m3
+  assert set(ReverseDistiller.SLOTS) == set(LAYOUTS)
+
+
+def test_an_adapted_teacher_feeds_the_bottleneck(rng, features):
+  """The student behind it is that of a model without, fed with the copy's features."""
+  images = rng.normal(size=(2, 32, 32, 3)).astype(np.float32)
+  model = ReverseDistiller('tiny_bottleneck', (1, 3), memory_items=4, adapt=True)
+  variables = model.init(jax.random.key(0), images, features)
+  params = dict(variables['params'])
+  found = model.apply(variables, images, features)
+  copy = Teacher('tiny_bottleneck', stages=3).apply({'params': params.pop('teacher')}, images)
+  heads = {n: params.pop(n) for n in list(params) if 'head' in n}
+  assert set(heads) == {
+    'head_stage1',
+    'head_stage3',
+    'adapted_head_stage1',
+    'adapted_head_stage3',
+  }
+  plain = ReverseDistiller('tiny_bottleneck', (1, 3), memory_items=4)
+  inner = plain.apply({'params': params, 'batch_stats': variables['batch_stats']}, None, copy)
+  np.testing.assert_allclose(found.embedding, inner.embedding, atol=1e-5)
+  for k in (1, 3):
+    for name, features_ in (('head', found.features), ('adapted_head', found.rebuilt)):
+      head = heads[f'{name}_stage{k}']
+      expected = inner.features[k] @ head['kernel'][0, 0] + head['bias']
+      np.testing.assert_allclose(features_[k], expected, rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(found.adapted[k], copy[k - 1], atol=1e-5)
+
+
+def test_no_gradient_flows_into_the_copy_as_a_target(rng, features):
+  images = rng.normal(size=(2, 32, 32, 3)).astype(np.float32)
+  model = ReverseDistiller('tiny_bottleneck', memories=(), adapt=True)
+  variables = model.init(jax.random.key(0), images, features)
+
+  def through(which):
+    def total(params):
+      found = getattr(model.apply(variables | {'params': params}, images, features), which)
+      return sum(jnp.sum(x) for x in found.values())
+
+    grads = jax.grad(total)(variables['params'])['teacher']
+    return max(float(jnp.abs(x).max()) for x in jax.tree.leaves(grads))
+
+  assert through('adapted') == 0
+  assert through('features') > 0 and through('rebuilt') > 0  # as what the bottleneck sees
+
+
+@pytest.mark.parametrize('adapt', [False, True])
+def test_disturbances_meet_what_the_student_sees(rng, features, adapt):
+  """Not what it is compared with, nor the embedding that a memory imitates."""
+  images = rng.normal(size=(2, 32, 32, 3)).astype(np.float32)
+  model = ReverseDistiller('tiny_bottleneck', memory_items=4, adapt=adapt)
+  variables = model.init(jax.random.key(0), images, features)
+  seen = []
+
+  def double(given):
+    seen.append(given)
+    return jax.tree.map(lambda x: 2 * x, given)
+
+  clean = model.apply(variables, images, features)
+  noisy = model.apply(variables, images, features, on_features=double)
+  assert len(seen[0]) == 3
+  jax.tree.map(np.testing.assert_array_equal, noisy.adapted, clean.adapted)
+  assert np.abs(noisy.embedding - clean.embedding).max() > 1e-3
+  if not adapt:
+    doubled = model.apply(variables, images, double(features))
+    jax.tree.map(np.testing.assert_array_equal, noisy, doubled)
+  dropped = model.apply(variables, images, features, on_embedding=jnp.zeros_like)
+  np.testing.assert_array_equal(dropped.embedding, clean.embedding)
+  for k in (1, 2, 3):
+    assert np.abs(dropped.features[k] - clean.features[k]).max() > 1e-4
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from memkd_jax.models import folding
-from memkd_jax.models.distillers import FUSIONS, ForwardDistiller, ReverseDistiller
+from memkd_jax.models.distiller import FUSIONS
+from memkd_jax.models.distillers import ForwardDistiller, ReverseDistiller
 from memkd_jax.models.resnet import ARCHITECTURES
 
 
@@ -12,9 +13,21 @@ from memkd_jax.models.resnet import ARCHITECTURES
 @pytest.mark.parametrize('kind', [ReverseDistiller, ForwardDistiller])
 @pytest.mark.parametrize('fusion', FUSIONS)
 def test_folded_equals_unfolded(rng, arch, kind, fusion):
-  options = {'fusion': fusion, 'temperature': 0.1}
+  options = {'fusion': fusion}
   if kind is ForwardDistiller:
     options |= {'student': arch, 'projection': True}
+  check_folding(rng, arch, kind, options)
+
+
+@pytest.mark.parametrize(
+  'options', [{'layout': 'aligned'}, {'adapt': True}], ids=['aligned', 'adapted']
+)
+def test_folded_equals_unfolded_of_other_students(rng, options):
+  check_folding(rng, 'tiny_basic', ReverseDistiller, options)
+
+
+def check_folding(rng, arch, kind, options):
+  options = options | {'temperature': 0.1}
   model = kind(arch, memory_items=5, **options)
   images = rng.normal(size=(2, 32, 32, 3)).astype(np.float32)
   features = tuple(
