@@ -10,6 +10,7 @@ from memkd_jax.runtime import hosts, interrupt
 from memkd_jax.runtime.devices import Devices
 from memkd_jax.runtime.progress import progress_bar
 from memkd_jax.training.metrics_log import MetricsLog
+from memkd_jax.training.plateau import Plateau
 from memkd_jax.training.profiler import StepTrace
 from memkd_jax.training.shared_checkpoints import SharedCheckpoints
 from memkd_jax.training.step import TrainState
@@ -56,13 +57,14 @@ def train(
   devices: Devices,
   metadata: Mapping[str, Any],
   options: LoopOptions,
+  plateau: Plateau | None = None,
 ) -> tuple[TrainState, dict[str, float]]:
   """Trains to the last step, from the newest checkpoint where there is one.
 
   The order, which resuming relies on: restore or initialise; then for each step
   draw, step, check and log the terms of the step before (so that the device
-  is never waited for), and save where it is due or a signal came. Only states
-  whose terms were checked are saved.
+  is never waited for), and save where it is due, the training ends or a signal came. Only
+  states whose terms were checked are saved.
 
   Args:
     state: the state before the first step, numpy arrays.
@@ -73,6 +75,7 @@ def train(
     devices: the devices that the step is mapped over.
     metadata: JSON values that tell the training images from others, and `WARM_START`.
     options: how to go about it.
+    plateau: ends the training before its last step, if any.
 
   Returns:
     The final state, as numpy arrays, and the terms of its last step (empty
@@ -90,7 +93,8 @@ def train(
       _check_same(folder / 'checkpoints', checkpoints.read_metadata(), metadata)
       state = checkpoints.restore(state)
     start = int(state.step)
-    if start == steps:
+    ended = plateau is not None and plateau.begin(start)
+    if start == steps or ended:
       return state, last_terms
     draw = prepare()
     on_devices = devices.replicate(state)
@@ -120,11 +124,12 @@ def train(
         done = number + 1
         logger.begin(done, terms)
         stopping = stop_after()
-        if done % options.checkpoint_steps == 0 or done == steps or stopping:
+        ended = done == steps or (plateau is not None and plateau.check(done, on_devices))
+        if done % options.checkpoint_steps == 0 or ended or stopping:
           last_terms = logger.finish()
           state = devices.unreplicate(on_devices)
           checkpoints.save(done, state, dict(metadata))
-        if stopping:
+        if ended or stopping:
           break
       checkpoints.wait()
   return state, last_terms

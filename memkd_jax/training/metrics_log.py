@@ -24,9 +24,9 @@ class Writer(Protocol):
 class JsonLines:
   """metrics.jsonl: one JSON object a line, handed to the operating system at once."""
 
-  def __init__(self, folder: Path, step: int):
+  def __init__(self, folder: Path, step: int, name: str = 'metrics.jsonl'):
     """Opens the log, and drops the lines after `step`, where training resumes."""
-    self._path = folder / 'metrics.jsonl'
+    self._path = folder / name
     kept = [json.dumps(line) for line in read(self._path) if line['step'] <= step]
     atomic.write_text(self._path, ''.join(f'{line}\n' for line in kept))
     self._file = self._path.open('ab', buffering=0)

@@ -58,10 +58,12 @@ def make_train_step(
 
   Returns:
     A pure function which gives the new state and the terms of the global batch,
-    'grad_norm' among them.
+    'grad_norm' among them. `rate`, a scalar, multiplies what the optimizer does.
   """
 
-  def train_step(state: TrainState, *inputs: Any) -> tuple[TrainState, dict[str, jax.Array]]:
+  def train_step(
+    state: TrainState, *inputs: Any, rate: jax.Array | None = None
+  ) -> tuple[TrainState, dict[str, jax.Array]]:
     (_, (terms, batch_stats)), grads = jax.value_and_grad(loss_function, has_aux=True)(
       state.params, state.batch_stats, *inputs
     )
@@ -69,6 +71,8 @@ def make_train_step(
       grads, terms = jax.lax.pmean((grads, terms), axis_name)
     terms['grad_norm'] = optax.tree.norm(grads)
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+    if rate is not None:
+      updates = jax.tree.map(lambda update: rate * update, updates)
     params = optax.apply_updates(state.params, updates)
     return TrainState(state.step + 1, params, batch_stats, opt_state), terms
 

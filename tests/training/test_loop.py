@@ -10,6 +10,7 @@ from memkd_jax.errors import UserError
 from memkd_jax.runtime import interrupt
 from memkd_jax.training import loop
 from memkd_jax.training.checkpoint import Checkpoints
+from memkd_jax.training.plateau import Plateau
 from memkd_jax.training.step import TrainState
 
 METADATA = {'images': 'those'}
@@ -29,7 +30,9 @@ def train(one_device, tmp_path, start):
     params = {'sum': state.params['sum'] + drawn}
     return TrainState(state.step + 1, params, {}, ()), {'other': drawn, 'loss': params['sum']}
 
-  def run(steps, metadata=METADATA, check=lambda step, terms: None, draw=None, **options):
+  def run(
+    steps, metadata=METADATA, check=lambda step, terms: None, draw=None, plateau=None, **options
+  ):
     prepared = []
 
     def prepare():
@@ -55,6 +58,7 @@ def train(one_device, tmp_path, start):
       devices=one_device,
       metadata=metadata,
       options=loop.LoopOptions(**values | options),
+      plateau=plateau,
     )
     return state, terms, len(prepared)
 
@@ -153,3 +157,21 @@ def test_a_signal_saves_the_step_that_it_came_in(train, tmp_path, monkeypatch):
   state, _, _ = train(9, checkpoint_steps=100)
   assert state.params['sum'] == 111111111
   assert [line['step'] for line in logged(tmp_path)] == list(range(1, 10))
+
+
+def test_a_plateau_ends_it_once_and_for_all(train, tmp_path, one_device):
+  """The held-out loss falls until step 4; two checks later it is over."""
+
+  def loss(state):
+    return max(1.0, 5.0 - int(one_device.unreplicate(state).step))
+
+  def plateau():
+    return Plateau(tmp_path, loss, check_steps=2, patience=2)
+
+  state, terms, _ = train(20, plateau=plateau(), checkpoint_steps=100)
+  assert int(state.step) == 8
+  assert terms['loss'] == 11111111
+  assert saved_steps(tmp_path) == [8]
+  again, _, prepared = train(20, plateau=plateau())
+  assert (int(again.step), prepared) == (8, 0)
+  assert int(train(20)[0].step) == 20  # without the rule it goes on

@@ -56,6 +56,16 @@ def test_devices_take_the_step_of_the_global_batch_together(data, number):
   assert (int(state.step), int(state.batch_stats['calls'])) == (5, 1)
 
 
+def test_a_rate_multiplies_the_step(data):
+  w = np.array([1.0, -2.0, 0.5], np.float32)
+  optimizer = optax.sgd(RATE)
+  state = TrainState(np.int32(0), {'w': w}, {'calls': np.int32(0)}, optimizer.init({'w': w}))
+  step = jax.jit(make_train_step(loss_function, optimizer, None))
+  whole, _ = step_by_hand(w, *data)
+  found, _ = step(state, *data, rate=np.float32(0.25))
+  np.testing.assert_allclose(found.params['w'] - w, 0.25 * (whole - w), rtol=1e-4)
+
+
 def test_without_an_axis_each_device_trains_a_model_of_its_own(data):
   w = np.zeros(3, np.float32)
   devices = Devices(jax.devices()[:2])
