@@ -154,7 +154,7 @@ def _run(flags: argparse.Namespace, config: ConfigDict) -> int:
   with interrupt.handled(), hosts.one_run():
     cli.keep_programs()
     results = runner(config, workdir, flags.mode, flags.dump_maps, flags.force, **origin)
-    page = Path(workdir).expanduser() / ('sweep.md' if ablation else 'report.html')
+    page = Path(workdir).expanduser() / ('sweep.html' if ablation else 'report.html')
     print(f'Report: {page}', flush=True)
   return 1 if results['failed'] else 0
 

@@ -1,21 +1,23 @@
-"""An ablation: named variants of one config, run one after the other, and their table."""
+"""Named variants of one config, run one after the other: an ablation, or a comparison."""
 
 import functools
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import jax
 from ml_collections import ConfigDict
 
+from memkd_jax import methods
+from memkd_jax.config import Field, get_value, set_value
 from memkd_jax.errors import UserError, explain, is_disk_full
 from memkd_jax.files import atomic
 from memkd_jax.report import paper
-from memkd_jax.report.results import figure_cell, markdown
+from memkd_jax.report.variants import sweep_table
+from memkd_jax.report.variants_page import write_page
 from memkd_jax.run import run_config
 from memkd_jax.runtime import hosts
-from memkd_jax.scoring.figures import METRICS
 from memkd_jax.workdir import Workdir
 
 
@@ -82,6 +84,7 @@ def _run_all(
     if hosts.is_main():
       atomic.write_json(root / 'sweep.json', summary)
       atomic.write_text(root / 'sweep.md', table)
+      write_page(root, summary, {name: folder_name(name) for name in configs})
   print('\n' + table, flush=True)
   return summary
 
@@ -90,7 +93,8 @@ def variants(config: ConfigDict) -> dict[str, ConfigDict]:
   """The config of each variant, by name.
 
   Args:
-    config: whose `sweep.variants` is ((name, ((field, value), ...)), ...).
+    config: whose `sweep.variants` is ((name, ((field, value), ...)), ...). The field
+      method.name makes a variant one of another method, see `_of_method`.
 
   Raises:
     UserError: a field does not exist or has another type, or no such table of the
@@ -103,7 +107,7 @@ def variants(config: ConfigDict) -> dict[str, ConfigDict]:
       f'{", ".join(paper.ABLATIONS)}, or none.'
     )
   for name, overrides in _checked(config.sweep.variants):
-    variant = config.copy_and_resolve_references()
+    variant = _of_method(config, overrides.pop('method.name', config.method.name))
     variant.sweep.variants, variant.sweep.paper = (), ''
     variant.lock()  # so that no new field appears
     try:
@@ -114,6 +118,29 @@ def variants(config: ConfigDict) -> dict[str, ConfigDict]:
       raise UserError(f'--config.sweep.variants: there are two variants {name}; rename one.')
     configs[name] = variant
   return configs
+
+
+def _of_method(config: ConfigDict, name: str) -> ConfigDict:
+  """A config for another method, with all that differs from the defaults of this one's.
+
+  What a method has no field for is left out, and so are the fields of `method`, and those that
+  make one method of a family another.
+  """
+  if name == config.method.name:
+    return config.copy_and_resolve_references()
+  variant = methods.get_config(config.data.dataset, name)
+  here, there = (_by_name(methods.fields(method)) for method in (config.method.name, name))
+  same_family = here.keys() == there.keys()
+  for field in here.keys() & there.keys():
+    value = get_value(config, field)
+    distinguishes = same_family and here[field] != there[field]
+    if value != here[field] and not distinguishes and not field.startswith('method.'):
+      set_value(variant, field, value)
+  return variant
+
+
+def _by_name(fields: Iterable[Field]) -> dict[str, Any]:
+  return {field.name: field.default for field in fields}
 
 
 def _checked(variants: tuple[Any, ...]) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -134,41 +161,3 @@ def _checked(variants: tuple[Any, ...]) -> Iterator[tuple[str, dict[str, Any]]]:
 def folder_name(name: str) -> str:
   """A variant's folder: its name with what folders should not have replaced."""
   return re.sub(r'[^\w+.-]+', '_', name)
-
-
-def sweep_table(summary: dict[str, Any]) -> str:
-  """The variants as Markdown: means over the categories, the paper's beside them.
-
-  Args:
-    summary: what `run_sweep` returns.
-  """
-  printed = paper.load_rows(summary['paper']) if summary['paper'] else {}
-  compared = list(next(iter(printed.values()), {}))
-  means = {name: _mean(results) for name, results in summary['variants'].items()}
-  columns = [m for m in METRICS if any(m in figures for figures, _ in means.values())]
-  header, rows = ['variant (%)'], []
-  for metric in columns:
-    header += [metric, 'paper'] if metric in compared else [metric]
-  for name, (figures, deviations) in means.items():
-    row = [name]
-    for metric in columns:
-      row.append(figure_cell(metric, figures, deviations))
-      if metric in compared:
-        row.append(f'{printed[name][metric]:.1f}' if name in printed else '-')
-    rows.append(row)
-  lines = [markdown(header, rows), '']
-  lines += [f'{name} failed: {reason}' for name, reason in summary['failed'].items()]
-  if printed:
-    lines.append(
-      'The paper has means over the 15 categories of MVTec AD, and wide_resnet50_2 where no '
-      'backbone is named.'
-    )
-  notes = {n: None for r in summary['variants'].values() if r for n in r['notes']}
-  return '\n'.join([*lines, *notes]) + '\n'
-
-
-def _mean(results: dict[str, Any] | None) -> tuple[dict[str, float], dict[str, float]]:
-  """Mean over the categories, and its deviation over the seeds."""
-  if results is None or results['mean'] is None:
-    return {}, {}
-  return results['mean'], results['deviations'].get('mean', {})

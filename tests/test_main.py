@@ -61,7 +61,7 @@ def flags_of(config, workdir):
     (['--config=configs/gone.py'], '--config cannot be loaded'),
     (['--config=README.md'], '--config cannot be loaded'),
     (['--config=configs'], '--config cannot be loaded'),
-    (['--config=gone'], 'of that name: demo, eyecandies, folder,'),
+    (['--config=gone'], 'of that name: compare, demo, eyecandies, folder,'),
     (
       ['--config=configs/mvtec.py:foo'],
       '--config.method.name=foo: give a value that is one of',
@@ -145,7 +145,8 @@ def test_a_killed_run_resumes_to_the_same_parameters(tiny_config, tmp_path, make
   code, _, err = run(*killed)
   assert code == 0, err
   results = [
-    json.loads((tmp_path / n / 'results.json').read_text()) | {'environment': None}
+    json.loads((tmp_path / n / 'results.json').read_text())
+    | {'environment': None, 'costs': None}
     for n in ('whole', 'killed')
   ]
   assert results[0] == results[1]

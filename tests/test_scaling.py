@@ -150,6 +150,7 @@ def start_two(config, workdirs, port, *others, own=((), ())):
 def figures_of(workdir):
   results = json.loads((workdir / 'results.json').read_text())
   del results['environment']
+  del results['costs']  # they have times
   return results
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from memkd_jax import methods, sweep
+from memkd_jax.configs import compare
 from memkd_jax.errors import UserError
 
 ABLATIONS = sorted((Path(__file__).parents[1] / 'configs' / 'ablations').glob('[!_]*.py'))
@@ -89,6 +90,51 @@ def test_an_override_that_cannot_be_is_named(tiny_config, overrides):
   tiny_config.sweep.variants = (('odd', overrides),)
   with pytest.raises(UserError, match=r'sweep\.variants: odd cannot be made'):
     sweep.variants(tiny_config)
+
+
+def test_methods_share_what_is_set_and_keep_what_is_theirs():
+  config = compare.get_config()
+  config.train.epochs, config.seeds, config.data.image_size = 3, (4, 5), 64
+  config.model.memories, config.method.name = (1, 2), 'memkd'
+  found = sweep.variants(config)
+  assert found.keys() == methods.METHODS.keys()
+  for name, variant in found.items():
+    assert variant.method.name == name
+    assert (variant.seeds, variant.data.image_size) == ((4, 5), 64)
+    assert variant.train.holdout == 0.1
+    assert variant.train.get('epochs', 3) == 3
+    methods.resolve(variant)
+  assert found['memkd'].model.memories == (1, 2)
+  assert found['rd'].model.memories == ()  # else it would be MemKD
+  assert 'share' in found['knn'].method and 'memories' not in found['knn'].model
+
+
+def test_the_methods_of_a_comparison_can_be_chosen():
+  assert list(sweep.variants(compare.get_config('knn,rd'))) == ['knn', 'rd']
+  with pytest.raises(UserError, match=r'method\.name=nothing'):
+    compare.get_config('knn,nothing')
+
+
+def test_methods_are_compared_in_one_report(tiny_config, tmp_path, make_category):
+  make_category(tmp_path / 'data')
+  config = compare.get_config('knn,padim')
+  config.data = tiny_config.data
+  config.model.backbone = tiny_config.model.backbone
+  config.model.teacher_weights = tiny_config.model.teacher_weights
+  config.train.holdout, config.train.calibration = 0.0, 'holdout'
+  config.eval.batch_size = 2
+  summary = sweep.run_sweep(config, tmp_path / 'run')
+  assert summary['failed'] == {}
+  assert [r['method'] for r in summary['variants'].values()] == ['kNN', 'PaDiM']
+  for results in summary['variants'].values():
+    costs = results['costs']['bolt']
+    assert costs.keys() >= {'fit_seconds', 'model_bytes', 'images_per_second'}
+    assert min(costs.values()) > 0
+    assert results['defects']['bolt']['hole']['I-AUC'] == results['mean']['I-AUC']
+  memory = (tmp_path / 'run' / 'knn' / 'bolt' / 'seed_0' / 'model.safetensors').stat().st_size
+  assert summary['variants']['knn']['costs']['bolt']['model_bytes'] < memory
+  page = (tmp_path / 'run' / 'sweep.html').read_text()
+  assert page.count('alt="bolt: ') == 4  # images, truth, and the maps of both
 
 
 def mappings():

@@ -4,7 +4,7 @@ A method adds fields of its own: `methods.get_config` gives the config of a run,
 `methods.resolve` checks it. The files of configs/ start from there.
 """
 
-from memkd_jax.config.field import Field, require
+from memkd_jax.config.field import Field, get_value, require, set_value
 from memkd_jax.config.fields import (
   AUTO_BACKBONE,
   AUTO_TEACHER,
@@ -47,8 +47,10 @@ __all__ = [
   'describe',
   'flatten',
   'get_config',
+  'get_value',
   'require',
   'resolve',
   'resumable',
   'scoring',
+  'set_value',
 ]

@@ -24,7 +24,7 @@ from memkd_jax.scoring.calibration import why_undecided
 from memkd_jax.scoring.figures import METRICS
 from memkd_jax.workdir import Workdir
 
-_NAMES = {
+DATASETS = {
   'mvtec_ad': 'MVTec AD',
   'visa': 'VisA',
   'mpdd': 'MPDD',
@@ -38,7 +38,7 @@ _FALSE_ALARM_RATES = (0.1, 0.05, 0.01, 0.001)
 # The paper shows these without figures.
 _WITHOUT_FIGURES = ('mvtec_3d', 'eyecandies')
 
-_TEMPLATES = jinja2.Environment(
+TEMPLATES = jinja2.Environment(
   loader=jinja2.PackageLoader('memkd_jax.report', ''),
   autoescape=True,
   undefined=jinja2.StrictUndefined,
@@ -86,12 +86,12 @@ def write_report(
     UserError: a category's calibration is damaged.
   """
   fields = tuple(fields)
-  name = _NAMES.get(results['dataset'], results['dataset'])
+  name = DATASETS.get(results['dataset'], results['dataset'])
   paper = load_table(results['dataset'], results['method'])
   rows = compare(results, paper, config.model.backbone)
   scored = [row for row in rows if row.failure is None]
   categories = [row.label for row in scored if not row.is_mean]
-  page = _TEMPLATES.get_template('report.html.j2').render(
+  page = TEMPLATES.get_template('report.html.j2').render(
     title=f'{results["method"]} on {name}',
     config=config,
     results=results,

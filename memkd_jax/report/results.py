@@ -60,17 +60,20 @@ def assemble(
     dataset: the data set's name in configs.
     method: the method's name for people; '' for maps that somebody else made.
     seeds: the seed of each run; empty for maps that somebody else made.
-    runs: {category: {'metrics', 'counts', perhaps 'notes'}} for each seed.
+    runs: {category: {'metrics', 'counts', perhaps 'notes', 'defects', 'costs'}} for each
+      seed.
     failed: {category: reason}.
     notes: sentences that must stand beside the figures.
 
   Returns:
     {'dataset', 'method', 'seeds', 'categories': {category: {metric: 0..1}}, 'counts',
     'mean': {metric: 0..1} or None where a category failed, 'deviations': {category
-    or 'mean': {metric: 0..1}}, 'per_seed': {seed: {category: {metric: 0..1}}},
-    'failed', 'notes'}. The mean over categories is unweighted, of the metrics that
-    every category has. Figures are means over the seeds; deviations are their sample
-    standard deviations, empty for a single seed.
+    or 'mean': {metric: 0..1}}, 'per_seed': {seed: {category: {metric: 0..1}}}, 'defects':
+    {category: {kind: {metric: 0..1}}}, 'costs': {category: {'fit_seconds', 'fit_memory',
+    'model_bytes', 'images_per_second'}} without those that were not measured, 'failed',
+    'notes'}. The mean over categories is unweighted, of the metrics that every category
+    has. Figures are means over the seeds; deviations are their sample standard deviations,
+    empty for a single seed.
   """
   everywhere = [c for c in runs[0] if all(c in run for run in runs)]
   per_seed = [{c: run[c]['metrics'] for c in everywhere} for run in runs]
@@ -99,9 +102,21 @@ def assemble(
     'mean': mean,
     'deviations': deviations,
     'per_seed': {str(seed): run for seed, run in zip(seeds, per_seed, strict=bool(seeds))},
+    'defects': {
+      c: {
+        kind: _over_seeds([run[c]['defects'][kind] for run in runs], np.mean)
+        for kind in runs[0][c].get('defects', {})
+      }
+      for c in everywhere
+    },
+    'costs': {c: _over_seeds([_measured(run[c]) for run in runs], np.mean) for c in everywhere},
     'failed': failed,
     'notes': notes,
   }
+
+
+def _measured(result: dict[str, Any]) -> dict[str, float]:
+  return {name: cost for name, cost in result.get('costs', {}).items() if cost is not None}
 
 
 def mean_over(
@@ -130,7 +145,8 @@ def _mean_over_categories(figures: dict[str, dict[str, float]]) -> dict[str, flo
 def _over_seeds(
   figures: Sequence[dict[str, float]], statistic: Callable[[list[float]], Any]
 ) -> dict[str, float]:
-  return {m: float(statistic([f[m] for f in figures])) for m in figures[0]}
+  shared = [m for m in figures[0] if all(m in f for f in figures)]
+  return {m: float(statistic([f[m] for f in figures])) for m in shared}
 
 
 def _deviation(values: list[float]) -> float:

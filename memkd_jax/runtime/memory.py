@@ -1,4 +1,4 @@
-"""How much memory the host has left."""
+"""How much memory the host has left, and how much this process has taken."""
 
 from pathlib import Path
 
@@ -18,3 +18,23 @@ def free_host_memory() -> int:
     return min(free, int((group / 'memory.max').read_text(encoding='ascii')) - used)
   except (OSError, ValueError):  # 'max' where there is no limit
     return free
+
+
+def reset_peak() -> None:
+  """Lets `peak_memory` begin anew, where the system can."""
+  try:
+    Path('/proc/self/clear_refs').write_text('5', encoding='ascii')
+  except OSError:
+    return
+
+
+def peak_memory() -> int | None:
+  """The most bytes that this process has held in memory since `reset_peak`.
+
+  None where the system does not say.
+  """
+  try:
+    lines = Path('/proc/self/status').read_text(encoding='ascii').splitlines()
+    return next(1024 * int(line.split()[1]) for line in lines if line.startswith('VmHWM'))
+  except (OSError, StopIteration):
+    return None

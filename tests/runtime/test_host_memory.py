@@ -1,8 +1,9 @@
 import pathlib
 
+import numpy as np
 import pytest
 
-from memkd_jax.runtime.memory import free_host_memory
+from memkd_jax.runtime.memory import free_host_memory, peak_memory, reset_peak
 
 MEMINFO = '/proc/meminfo'
 CURRENT, LIMIT = '/sys/fs/cgroup/memory.current', '/sys/fs/cgroup/memory.max'
@@ -27,3 +28,24 @@ def test_a_container_may_have_less_than_the_host(monkeypatch, files, expected):
 
   monkeypatch.setattr(pathlib.Path, 'read_text', read)
   assert free_host_memory() == expected
+
+
+@pytest.mark.skipif(peak_memory() is None, reason='the system does not tell')
+def test_the_peak_is_seen_and_forgotten():
+  before = peak_memory()
+  array = np.ones(2**25)
+  high = peak_memory()
+  assert high >= before and high >= array.nbytes
+  del array
+  reset_peak()
+  assert peak_memory() < high
+
+
+def test_no_peak_is_known_where_the_system_does_not_tell(monkeypatch):
+  def missing(path, *_, **__):
+    raise FileNotFoundError(path)
+
+  monkeypatch.setattr(pathlib.Path, 'read_text', missing)
+  monkeypatch.setattr(pathlib.Path, 'write_text', missing)
+  reset_peak()
+  assert peak_memory() is None

@@ -1,0 +1,70 @@
+"""cases/: the same test images whatever the method, so that runs can be laid side by side."""
+
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+from PIL import Image
+
+from memkd_jax.data.sample import GOOD
+from memkd_jax.data.splits import Split
+from memkd_jax.files import atomic
+
+FOLDER = 'cases'
+_NUMBER = 6
+_TILE, _GAP = 128, 4  # pixels
+_OUTLIERS = 0.999  # quantile of all pixels that has the last colour
+
+
+def choose_same(defects: list[str]) -> list[int]:
+  """Picks images by their kind alone, not by any score.
+
+  Args:
+    defects: the kind of each image, 'good' for a normal one, in the order of the test.
+
+  Returns:
+    Ascending indices of at most 6: the middle one of each kind, a normal one among them, and
+    where there are fewer kinds further ones.
+  """
+  kinds = sorted(set(defects), key=lambda kind: (kind != GOOD, kind))
+  of_kind = {kind: [i for i, d in enumerate(defects) if d == kind] for kind in kinds}
+  # The middle first, then those after it, and round again.
+  turned = {k: own[len(own) // 2 :] + own[: len(own) // 2] for k, own in of_kind.items()}
+  longest = max(map(len, of_kind.values()), default=0)
+  rounds = [own[r] for r in range(longest) for own in turned.values() if r < len(own)]
+  return sorted(rounds[:_NUMBER])
+
+
+def write_cases(folder: Path, test: Split, maps: np.ndarray) -> None:
+  """Writes strips of a few test images, each file complete or not at all.
+
+  Args:
+    folder: where image.png, truth.png (without masks not) and map.png go.
+    test: the decoded split of N images.
+    maps: anomaly maps [N, S, S], which share one scale of colours.
+  """
+  chosen = choose_same([sample.defect for sample in test.samples])
+  if not chosen:
+    return
+  low, high = float(maps.min()), float(np.quantile(maps, _OUTLIERS))
+  heat = np.clip((maps[chosen] - low) / max(high - low, 1e-12), 0, 1)
+  strips = {
+    'image': test.images[chosen],
+    'map': np.rint(255 * matplotlib.colormaps['inferno'](heat)[..., :3]).astype(np.uint8),
+  }
+  if test.masks is not None:
+    masks = 255 * test.masks[chosen].astype(np.uint8)
+    strips['truth'] = np.repeat(masks[..., None], 3, axis=-1)
+  for name, tiles in strips.items():
+    with atomic.atomic_write(folder / f'{name}.png') as temporary:
+      _strip(tiles).save(temporary)
+
+
+def _strip(tiles: np.ndarray) -> Image.Image:
+  """Puts images uint8 [n, S, S, 3] side by side, small."""
+  step = _TILE + _GAP
+  strip = Image.new('RGB', (len(tiles) * step - _GAP, _TILE), 'white')
+  for i, tile in enumerate(tiles):
+    small = Image.fromarray(tile).resize((_TILE, _TILE), Image.Resampling.BILINEAR)
+    strip.paste(small, (i * step, 0))
+  return strip
