@@ -31,7 +31,8 @@ class Result:
   """What a detector says of N images.
 
   Attributes:
-    maps: float32 [N, S, S], anomaly maps at the model's size S, raw.
+    maps: float32 [N, S, S], anomaly maps at the model's size S; raw, or in spreads from what
+      is usual of normal images where `anomaly_map.normalize` says so.
     scores: float32 [N], how abnormal each image is, as a rule its map's highest value.
     p_values: float64 [N], the probability that a normal image scores as high or
       higher; None where there are no held-out images to tell.
@@ -54,8 +55,8 @@ class Program:
     notes: what whoever uses the results must know of the teacher; the method's own notes are
       for those who compare figures.
     device: the device that scores.
-    run: compiled `(params, teacher_params, images) -> (maps, scores)`; compiled once for
-      each number of images, whatever the number of models.
+    run: compiled `(params, teacher_params, images, statistics) -> (maps, scores)`; compiled
+      once for each number of images, whatever the number of models.
     on_device: the extractor's parameters on the device.
   """
 
@@ -145,7 +146,9 @@ class Detector:
     by_hand = trained.threshold if threshold is None else threshold
     self.threshold = choose_threshold(self.calibration, by_hand, false_alarm_rate)
     self.undecided = None if self.threshold else why_undecided(self.calibration)
-    self._on_device = jax.device_put(trained.params, program.device)
+    self._on_device, self._statistics = jax.device_put(
+      (trained.params, trained.statistics), program.device
+    )
 
   def __call__(self, images: Images) -> Result:
     """Scores images.
@@ -215,7 +218,10 @@ class Detector:
       (maps [B, S, S], scores [B]).
     """
     program = self.program
-    return program.pipeline.score(self.trained.params, program.teacher_params, images)
+    trained = self.trained
+    return program.pipeline.score(
+      trained.params, program.teacher_params, images, trained.statistics
+    )
 
   def _score_batch(self, batch: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Pads to a power of two, so that few programs are compiled."""
@@ -223,7 +229,8 @@ class Detector:
     padded = min(1 << (number - 1).bit_length(), self.batch_size)
     padding = ((0, padded - number), (0, 0), (0, 0), (0, 0))
     program = self.program
-    maps, scores = program.run(self._on_device, program.on_device, np.pad(batch, padding))
+    given = (self._on_device, program.on_device, np.pad(batch, padding), self._statistics)
+    maps, scores = program.run(*given)
     return np.asarray(maps)[:number], np.asarray(scores)[:number]
 
   def _decide(self, maps: np.ndarray, scores: np.ndarray) -> Result:

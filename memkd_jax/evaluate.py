@@ -22,6 +22,7 @@ from memkd_jax.runtime.devices import Devices
 from memkd_jax.runtime.progress import progress_bar
 from memkd_jax.scoring.calibration import Calibration, Threshold
 from memkd_jax.scoring.figures import compute_defined, count_decisions
+from memkd_jax.scoring.normalization import Statistics
 from memkd_jax.scoring.pipeline import Pipeline
 from memkd_jax.scoring.resolution import dump_maps, masks_and_maps
 from memkd_jax.training import metrics_log
@@ -34,6 +35,7 @@ class Scorer:
   """A pipeline compiled for all devices, for any number of images and for any params.
 
   Attributes:
+    pipeline: what is computed.
     devices: the devices that score.
   """
 
@@ -48,26 +50,44 @@ class Scorer:
       devices: the devices that share out every batch.
       batch_size: images of a batch, of all devices together; rounded up to their number.
     """
-    self.devices = devices
+    self.pipeline, self.devices = pipeline, devices
     self._batch_size = devices.round_up(batch_size)
     self._step: Callable[..., Any] = devices.map(pipeline.score_and_diagnose)
+    self._maps_step: Callable[..., Any] = devices.map(pipeline.stage_maps)
     self._teacher_params = devices.replicate(teacher_params)
 
   def __call__(
-    self, params: Any, images: np.ndarray
+    self, params: Any, images: np.ndarray, statistics: Statistics | None = None
   ) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:
     """Scores images.
 
     Args:
       params: what the method has learned, numpy arrays.
       images: uint8 [N, S, S, 3].
+      statistics: of normal images, where maps are normalised: those of the model, or those of
+        each image.
 
     Returns:
-      (maps [N, S, S], scores [N], diagnosis: a tree of arrays [N, ...], empty without images),
-      raw.
+      (maps [N, S, S], scores [N], diagnosis: a tree of arrays [N, ...], empty without images).
     """
     if not len(images):
       return np.empty(images.shape[:-1], np.float32), np.empty(0, np.float32), {}
+    maps, scores, diagnosis = self._over(self._step, params, images, statistics)
+    return maps, scores, diagnosis
+
+  def stage_maps(self, params: Any, images: np.ndarray) -> dict[int, np.ndarray]:
+    """What the method gives before anything is done with it: {k: [N, H_k, W_k]}, N > 0."""
+    maps: dict[int, np.ndarray] = self._over(self._maps_step, params, images)
+    return maps
+
+  def _over(
+    self,
+    step: Callable[..., Any],
+    params: Any,
+    images: np.ndarray,
+    statistics: Statistics | None = None,
+  ) -> Any:
+    """Calls a step batch by batch; a tree of arrays [N, ...]."""
     devices, results = self.devices, []
     replicated = devices.replicate(params)
     with progress_bar('scoring', len(images)) as progress:
@@ -75,12 +95,24 @@ class Scorer:
         interrupt.raise_if_asked()
         batch = images[begin : begin + self._batch_size]
         padded = devices.pad_shard(batch, self._batch_size)
-        outputs = self._step(replicated, self._teacher_params, padded)
+        usual = self._of_batch(statistics, slice(begin, begin + len(batch)))
+        outputs = step(replicated, self._teacher_params, padded, *usual)
         unpad = functools.partial(devices.unshard, number=len(batch))
         results.append(jax.tree.map(unpad, outputs))
         progress.update(len(batch))
-    maps, scores, diagnosis = jax.tree.map(lambda *parts: np.concatenate(parts), *results)
-    return maps, scores, diagnosis
+    return jax.tree.map(lambda *parts: np.concatenate(parts), *results)
+
+  def _of_batch(self, statistics: Statistics | None, rows: slice) -> tuple[Statistics, ...]:
+    """The statistics of a batch's images on the devices, if there are any."""
+    if statistics is None:
+      return ()
+
+    def share_out(values: np.ndarray) -> Any:
+      if len(values) == 1:
+        return self.devices.replicate(values)
+      return self.devices.pad_shard(values[rows], self._batch_size)
+
+    return (jax.tree.map(share_out, statistics),)
 
 
 class Scored(NamedTuple):
@@ -110,6 +142,7 @@ def evaluate(
   threshold: Threshold | None = None,
   held_out: Scored | None = None,
   maps_folder: Path | None = None,
+  statistics: Statistics | None = None,
 ) -> dict[str, Any]:
   """Scores a test split, and writes its figure, its curves, and what its memories do.
 
@@ -129,6 +162,7 @@ def evaluate(
     threshold: by which images are decided; None where they are not.
     held_out: the normal images that the threshold was made of, where they are at hand.
     maps_folder: where the maps go as TIFF files, None for nowhere.
+    statistics: of normal images, where maps are normalised.
 
   Returns:
     {'metrics': the figures by their names in the protocol, all in [0, 1], 'notes': sentences on
@@ -138,7 +172,7 @@ def evaluate(
   Raises:
     UserError: a score is not finite.
   """
-  maps, scores, diagnosis = scorer(params, test.images)
+  maps, scores, diagnosis = scorer(params, test.images, statistics)
 
   def report() -> dict[str, Any]:
     if maps_folder is not None:

@@ -30,7 +30,10 @@ from memkd_jax.methods.cross_calibration import cross_scores
 from memkd_jax.methods.warm_start import WarmStart
 from memkd_jax.runtime import hosts
 from memkd_jax.runtime.devices import Devices
+from memkd_jax.scoring import held_out as scoring
 from memkd_jax.scoring.calibration import Calibration, choose_threshold
+from memkd_jax.scoring.held_out import HeldOut, Part
+from memkd_jax.scoring.normalization import Statistics, check_number
 from memkd_jax.scoring.pipeline import Pipeline
 from memkd_jax.teachers.extractor import FeatureExtractor
 from memkd_jax.training import divergence, shared_checkpoints
@@ -92,9 +95,12 @@ class Worker:
 
   @functools.cached_property
   def _scorer(self) -> Scorer:
-    pipeline = Pipeline(self.extractor, self.method, **self.config.anomaly_map.to_dict())
     size = self.config.eval.batch_size
-    return Scorer(pipeline, self.extractor.params, self._devices, size)
+    return Scorer(self._pipeline(self.config), self.extractor.params, self._devices, size)
+
+  def _pipeline(self, config: ConfigDict) -> Pipeline:
+    """What scores with the maps of a config, perhaps one that knew fewer fields of them."""
+    return Pipeline(self.extractor, self.method, **config.anomaly_map.to_dict())
 
   def run(self, task: Task, name: str) -> None:
     """Fits and evaluates one task, and writes its result last of all.
@@ -130,6 +136,7 @@ class Worker:
       threshold=choose_threshold(trained.calibration, trained.threshold),
       held_out=held_out,
       maps_folder=maps_folder,
+      statistics=trained.statistics,
     )
     result['counts'] = count(trained.train_images, test.samples)
     # An evaluation may do without the training images, whose digests stay what they were.
@@ -213,8 +220,12 @@ class Worker:
           f'{folder} holds a model of other training images; give it the same ones, '
           f'{self._remedies()}.'
         )
-      held_out = self._score(trained.params, held)
-      if trained.config.anomaly_map.to_dict() != self.config.anomaly_map.to_dict():
+      held_out, statistics = self._score(task, trained.params, held)
+      before = self._pipeline(trained.config)
+      if before != self._scorer.pipeline:
+        if statistics is None and before.normalize == self.config.anomaly_map.normalize:
+          statistics = trained.statistics
+        self._check_statistics(task, statistics)
         # After an evaluation with other maps a detector gives those, and decides by them.
         if trained.threshold is not None or (trained.calibration and held_out is None):
           print(
@@ -223,19 +234,26 @@ class Worker:
             flush=True,
           )
         trained = dataclasses.replace(
-          trained, config=config, calibration=_calibrate(held_out), threshold=None
+          trained,
+          config=config,
+          calibration=_calibrate(held_out),
+          threshold=None,
+          statistics=statistics,
         )
         self.folder.write_model(trained)
     else:
       start = self._warm_start.start(task) if self._warm_start else None
       if start:
         print(f'{task.name} goes on from {start.folder}.', flush=True)
+      held_or_in_folds = sum(map(len, plan.folds)) or len(plan.held)
+      check_number(task.name, self.config.anomaly_map.normalize, held_or_in_folds)
       # A method that cannot go on from a model need not take one.
       further = () if start is None else (start,)
       # The folds are fitted from scratch: the model of the warm start has seen their images.
-      crossed = self._cross_score(task, normal, plan, folder)
+      held_out, statistics = self._cross_score(task, normal, plan, folder)
       fitted = self.method.fit(task, images, folder, *further)
-      held_out = crossed or self._score(fitted.params, held)
+      if held_out is None:
+        held_out, statistics = self._score(task, fitted.params, held)
       trained = TrainedModel(
         name=task.name,
         seed=task.seed,
@@ -248,6 +266,7 @@ class Worker:
         calibration=_calibrate(held_out),
         unfolding=fitted.unfolding,
         warm_start=start.sha256 if start else None,
+        statistics=statistics,
       )
       self.folder.write_model(trained)
     cross_calibration.discard(folder)
@@ -255,20 +274,38 @@ class Worker:
       shared_checkpoints.discard(folder / 'checkpoints')
     return trained, held_out
 
-  def _cross_score(self, task: Task, normal: Split, plan: Plan, folder: Path) -> Scored | None:
+  def _cross_score(
+    self, task: Task, normal: Split, plan: Plan, folder: Path
+  ) -> tuple[Scored | None, Statistics | None]:
+    """All normal images, each scored by a further model; None without folds."""
     if not plan.folds:
-      return None
-    settings = self.config.anomaly_map.to_dict()
-    scored = cross_scores(
-      self.method, self._scorer, task, normal.images, plan.folds, folder, settings=settings
+      return None, None
+    kind = self.config.anomaly_map.normalize
+    return _scored(
+      normal,
+      cross_scores(self.method, self._scorer, task, normal.images, plan.folds, folder, kind),
     )
-    return Scored(normal, *scored)
 
-  def _score(self, params: dict[str, Any], held: Split) -> Scored | None:
+  def _score(
+    self, task: Task, params: dict[str, Any], held: Split
+  ) -> tuple[Scored | None, Statistics | None]:
+    """The images that are held out; None where there are none."""
     if not held.samples:
-      return None
-    maps, scores, _ = self._scorer(params, held.images)
-    return Scored(held, maps, scores)
+      return None, None
+    kind = self.config.anomaly_map.normalize
+    check_number(task.name, kind, len(held.samples))
+    part = Part(lambda: params, held.images)
+    return _scored(held, scoring.score(self._scorer, [part], kind))
+
+  def _check_statistics(self, task: Task, statistics: Statistics | None) -> None:
+    """Raises UserError where maps are to be normalised and nothing is known of normal ones."""
+    kind = self.config.anomaly_map.normalize
+    if kind != 'none' and statistics is None:
+      raise UserError(
+        f'--config.anomaly_map.normalize={kind}: of {task.name} no normal images are held out '
+        'any more, by whose mean and spread its maps could be normalised; train anew with '
+        '--force, which replaces the model, or with another --workdir.'
+      )
 
   def _list_images(
     self, train_names: tuple[str, ...], test_names: tuple[str, ...]
@@ -310,6 +347,10 @@ def _describe_images(plan: Plan, test: Split) -> str:
   parts = [f'{len(plan.kept)} normal images to learn from', f'{len(plan.held)} held out']
   parts.append(f'{len(test.samples) - anomalous} normal and {anomalous} anomalous to test')
   return ', '.join(parts) + '.'
+
+
+def _scored(split: Split, found: HeldOut) -> tuple[Scored, Statistics | None]:
+  return Scored(split, found.maps, found.scores), found.statistics
 
 
 def _calibrate(held_out: Scored | None) -> Calibration | None:

@@ -176,6 +176,15 @@ def test_an_error_says_what_would_be_right(field, value, what):
     methods.resolve(config)
 
 
+def test_a_product_of_maps_below_their_means_is_refused():
+  config = methods.get_config(method='knn')
+  config.anomaly_map.combine, config.anomaly_map.normalize = 'product', 'stage'
+  with pytest.raises(
+    UserError, match=r'normalize=stage: .* choose --config.anomaly_map.combine=sum'
+  ):
+    methods.resolve(config)
+
+
 def test_bounds_and_choices_hold_every_default():
   for field in FIELDS.values():
     if field.high is not None:

@@ -187,6 +187,22 @@ FIELDS = (
     scoring=True,
   ),
   Field(
+    'anomaly_map.image_score',
+    'max',
+    "An image's score: the method's own, as a rule its map's highest value; or the mean of the "
+    "map's highest hundredth",
+    choices=('max', 'top'),
+    scoring=True,
+  ),
+  Field(
+    'anomaly_map.normalize',
+    'none',
+    "Whether the stages' maps are given in spreads from the mean of held-out normal images "
+    'before they are combined: of each stage as a whole, or of each of its positions',
+    choices=('none', 'stage', 'position'),
+    scoring=True,
+  ),
+  Field(
     'eval.batch_size',
     16,
     'Number of images that are scored at once, on all devices together',

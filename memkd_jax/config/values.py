@@ -83,6 +83,10 @@ def resolve(config: ConfigDict, fields: Iterable[Field]) -> ConfigDict:
     require(name, config[name], whole, 'is whole, not negative, and below 2**63')
   for field in fields:
     check_value(field, get_value(config, field.name))
+  maps = config.anomaly_map
+  if maps.combine == 'product':  # of two maps below their means it would be high
+    what = 'is none, or choose --config.anomaly_map.combine=sum'
+    require('anomaly_map.normalize', maps.normalize, maps.normalize == 'none', what)
   if '://' not in config.data.dir:  # of a bucket
     config.data.dir = absolute('data.dir', config.data.dir)
   config.seeds = tuple(dict.fromkeys(config.seeds or (config.seed,)))

@@ -32,6 +32,16 @@ _RESIZING = (
   '[image_size, image_size] with Pillow, Image.resize(size, Image.Resampling.BILINEAR), which '
   'antialiases; the aspect ratio is ignored. Pixels stay uint8: normalisation is inside.'
 )
+_USUAL = 'in spreads from the mean of held-out normal images'
+_MAPS = {
+  'none': 'not normalised',
+  'stage': f'{_USUAL}, those of each stage',
+  'position': f'{_USUAL}, those of each position of a stage',
+}
+_SCORES = {
+  'max': "the method's own, as a rule the highest value of each map",
+  'top': 'the mean of the highest hundredth of each map',
+}
 _COMPATIBILITY = (
   'Programs of jax.export run, by its guarantees, with later versions of JAX for six months '
   'and with earlier ones for three weeks; beyond that, export again from the folder of the run.'
@@ -73,6 +83,7 @@ def metadata(detector: Detector) -> dict[str, Any]:
     detector: that is exported.
   """
   model, size = detector.trained.config.model, detector.image_size
+  pipeline = detector.program.pipeline
   calibration, threshold = detector.calibration, detector.threshold
   values: dict[str, Any] = {
     'format': FORMAT,
@@ -88,9 +99,9 @@ def metadata(detector: Detector) -> dict[str, Any]:
     },
     'inputs': {'images': f'uint8 [B, {size}, {size}, 3], RGB, any B of 1 or more'},
     'outputs': {
-      'maps': f'float32 [B, {size}, {size}], anomaly maps: higher is more anomalous; raw, '
-      'neither clipped nor normalised',
-      'scores': 'float32 [B], image scores: the highest value of each map',
+      'maps': f'float32 [B, {size}, {size}], anomaly maps: higher is more anomalous; '
+      f'{_MAPS[pipeline.normalize]}, not clipped',
+      'scores': f'float32 [B], image scores: {_SCORES[pipeline.image_score]}',
     },
     'threshold': None,
     'undecided': detector.undecided,

@@ -3,13 +3,15 @@
 Further models learn from all images but a part, and score that part; so each image has a score
 of a model that has not seen it, and the model itself learns from all of them. It has seen a few
 images more than the further ones have, so new normal images score a little lower with it: what
-is promised of false alarms errs to the safe side.
+is promised of false alarms errs to the safe side. For the same reason mean and spread of their
+maps, by which maps are normalised, are a little too high for the model itself.
 """
 
 import dataclasses
+import functools
 import hashlib
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,27 +22,26 @@ from memkd_jax.errors import UserError
 from memkd_jax.files import atomic, model
 from memkd_jax.methods.base import Method, Task
 from memkd_jax.runtime import hosts
+from memkd_jax.scoring import held_out
+from memkd_jax.scoring.held_out import HeldOut, Part, Scorer
 from memkd_jax.training import shared_checkpoints
 
-# (params, uint8 [N, S, S, 3]) -> (maps [N, S, S], scores [N], anything).
-Score = Callable[[Any, np.ndarray], tuple[np.ndarray, np.ndarray, Any]]
 _FOLDER = 'folds'
 
 
 def cross_scores(
   method: Method,
-  scorer: Score,
+  scorer: Scorer,
   task: Task,
   images: np.ndarray,
   folds: Sequence[np.ndarray],
   folder: Path,
-  settings: Mapping[str, Any] | None = None,
-) -> tuple[np.ndarray, np.ndarray]:
+  normalize: str = 'none',
+) -> HeldOut:
   """Fits a model for each fold without it, and scores it.
 
-  A fold that is done leaves its maps and scores in folds/<number>/, in the format of a model,
-  so that a run that is started again does not repeat it; one that is not resumes as any
-  training does.
+  A fold that is done leaves its model in folds/<number>/, so that a run that is started again
+  does not repeat it; one that is not resumes as any training does.
 
   Args:
     method: that learns.
@@ -49,11 +50,10 @@ def cross_scores(
     images: uint8 [N, S, S, 3], all normal images.
     folds: int [n_k], which of them are scored together, at least two; each image in one.
     folder: the task's folder.
-    settings: JSON values on which the scores depend beside the images and the folder's
-      config, if any.
+    normalize: see `held_out.score`.
 
   Returns:
-    (maps [N, S, S], scores [N]) in the order of the images.
+    Maps and scores in the order of the images; statistics of all of them.
 
   Raises:
     UserError: the images or the config do not allow a training.
@@ -61,33 +61,22 @@ def cross_scores(
   """
   names = [f'{task.name}, fold {k} of {len(folds)}' for k in range(1, len(folds) + 1)]
   homes = [folder / _FOLDER / str(k) for k in range(1, len(folds) + 1)]
-  facts = [
-    {
-      'train_sha256': _sha256(_without(images, fold)),
-      'held_sha256': _sha256(images[fold]),
-      'settings': dict(settings or {}),
-    }
-    for fold in folds
-  ]
-  found = [_read(home, facts_) for home, facts_ in zip(homes, facts, strict=True)]
-  if any(scored is None for scored in found):
+  facts = [{'train_sha256': _sha256(_without(images, fold))} for fold in folds]
+  done = [_read(home, facts_) is not None for home, facts_ in zip(homes, facts, strict=True)]
+  if not all(done):
     print(_announcement(task.name, len(images), len(folds)), flush=True)
   for k, fold in enumerate(folds):
-    if found[k] is not None:
-      continue
-    fitted = method.fit(
-      dataclasses.replace(task, name=names[k]), _without(images, fold), homes[k]
-    )
-    maps, scores, _ = scorer(fitted.params, images[fold])
-    scored = {'maps': maps, 'scores': scores}
-    _write(homes[k], scored, facts[k])
-    found[k] = scored
+    if not done[k]:
+      of_fold = dataclasses.replace(task, name=names[k])
+      fitted = method.fit(of_fold, _without(images, fold), homes[k])
+      _write(homes[k], fitted.params, facts[k])
+  parts = [
+    Part(functools.partial(_read, homes[k], facts[k]), images[fold])
+    for k, fold in enumerate(folds)
+  ]
+  found = held_out.score(scorer, parts, normalize)
   order = np.argsort(np.concatenate(folds))
-  parts = [scored for scored in found if scored is not None]
-  maps, scores = (
-    np.concatenate([p[name] for p in parts])[order] for name in ('maps', 'scores')
-  )
-  return maps, scores
+  return found._replace(maps=found.maps[order], scores=found.scores[order])
 
 
 def discard(folder: Path) -> None:
@@ -122,8 +111,8 @@ def _sha256(images: np.ndarray) -> str:
   return hashlib.sha256(images.data).hexdigest()
 
 
-def _read(home: Path, facts: Mapping[str, Any]) -> dict[str, np.ndarray] | None:
-  """What a finished fold left, in all processes; None where there is nothing of use."""
+def _read(home: Path, facts: Mapping[str, Any]) -> dict[str, Any] | None:
+  """The model of a finished fold, in all processes; None where there is none of use."""
   content: bytes = b''
   found: dict[str, Any] = {}
   with hosts.raise_together():
@@ -139,7 +128,7 @@ def _read(home: Path, facts: Mapping[str, Any]) -> dict[str, np.ndarray] | None:
   return model.parse_params(hosts.bytes_from_main(content), found)
 
 
-def _write(home: Path, scored: Mapping[str, np.ndarray], facts: Mapping[str, Any]) -> None:
-  """Keeps the scores of a fold, and no longer the state of its training."""
-  hosts.on_main(lambda: model.write(home, scored, facts))
+def _write(home: Path, params: Mapping[str, Any], facts: Mapping[str, Any]) -> None:
+  """Keeps the model of a fold, and no longer the state of its training."""
+  hosts.on_main(lambda: model.write(home, params, facts))
   shared_checkpoints.discard(home / 'checkpoints')

@@ -8,6 +8,9 @@ import jax.numpy as jnp
 
 from memkd_jax.ops.resampling import gaussian_matrix, resample, upsampling_matrix
 
+IMAGE_SCORES = ('max', 'top')
+_TOP = 0.01  # the share of a map's positions of which 'top' is the mean
+
 
 def combine_maps(
   maps: Mapping[int, jax.Array],
@@ -39,3 +42,13 @@ def combine_maps(
 def image_scores(maps: jax.Array) -> jax.Array:
   """The highest value of each map: [B, S, S] -> [B]."""
   return jnp.max(maps, axis=(1, 2))
+
+
+def top_scores(maps: jax.Array) -> jax.Array:
+  """The mean of the highest hundredth of each map, of one value at least: [B, S, S] -> [B].
+
+  It hangs on no single position, where the highest value of a noisy map does.
+  """
+  flat = maps.reshape(maps.shape[0], -1)
+  highest, _ = jax.lax.top_k(flat, max(1, round(_TOP * flat.shape[1])))
+  return jnp.mean(highest, axis=1)

@@ -6,7 +6,8 @@ from typing import Any, Protocol
 
 import jax
 
-from memkd_jax.scoring.anomaly_map import combine_maps
+from memkd_jax.scoring import normalization
+from memkd_jax.scoring.anomaly_map import combine_maps, top_scores
 
 
 class Scores(Protocol):
@@ -46,6 +47,10 @@ class Pipeline:
     combine: 'sum' or 'product' of the stages' maps.
     align_corners: of the bilinear upsampling to the side S.
     sigma: standard deviation of the Gaussian in pixels of the map.
+    image_score: 'max' for the method's own score, as a rule the map's highest value; 'top'
+      for the mean of the map's highest hundredth.
+    normalize: whether maps are normalised before they are combined, see `normalization`. A
+      score that a method makes of its maps itself is made of those that it gave.
   """
 
   extractor: Callable[[Any, jax.Array, int], tuple[jax.Array, ...]]
@@ -53,9 +58,28 @@ class Pipeline:
   combine: str = 'sum'
   align_corners: bool = True
   sigma: float = 4.0
+  image_score: str = 'max'
+  normalize: str = 'none'
+
+  def stage_maps(
+    self, params: Any, teacher_params: Any, images: jax.Array
+  ) -> dict[int, jax.Array]:
+    """What the method gives, before anything is done with it: {k: [B, H_k, W_k]}.
+
+    Args:
+      params: what the method has learned.
+      teacher_params: the extractor's parameters.
+      images: uint8 [B, S, S, 3].
+    """
+    features = self.extractor(teacher_params, images, max(self.method.stages))
+    return self.method.maps(params, features, images)
 
   def score(
-    self, params: Any, teacher_params: Any, images: jax.Array
+    self,
+    params: Any,
+    teacher_params: Any,
+    images: jax.Array,
+    statistics: normalization.Statistics | None = None,
   ) -> tuple[jax.Array, jax.Array]:
     """Anomaly maps and image scores.
 
@@ -63,15 +87,21 @@ class Pipeline:
       params: what the method has learned.
       teacher_params: the extractor's parameters.
       images: uint8 [B, S, S, 3].
+      statistics: of normal images, where maps are normalised.
 
     Returns:
-      (maps [B, S, S], scores [B]), raw: neither clipped nor normalised.
+      (maps [B, S, S], scores [B]), not clipped.
     """
     features = self.extractor(teacher_params, images, max(self.method.stages))
-    return self._finish(params, features, self.method.maps(params, features, images), images)
+    maps = self.method.maps(params, features, images)
+    return self._finish(params, features, maps, images, statistics)
 
   def score_and_diagnose(
-    self, params: Any, teacher_params: Any, images: jax.Array
+    self,
+    params: Any,
+    teacher_params: Any,
+    images: jax.Array,
+    statistics: normalization.Statistics | None = None,
   ) -> tuple[jax.Array, jax.Array, dict[str, Any]]:
     """`score`, and what the method has to say of each image, in one pass.
 
@@ -79,6 +109,7 @@ class Pipeline:
       params: what the method has learned.
       teacher_params: the extractor's parameters.
       images: uint8 [B, S, S, 3].
+      statistics: see `score`.
 
     Returns:
       (maps [B, S, S], scores [B], diagnosis: a tree of arrays [B, ...]).
@@ -86,7 +117,7 @@ class Pipeline:
     depth = max(self.method.stages + self.method.diagnosed_stages)
     features = self.extractor(teacher_params, images, depth)
     maps, diagnosis = self.method.diagnosed_maps(params, features, images)
-    return *self._finish(params, features, maps, images), diagnosis
+    return *self._finish(params, features, maps, images, statistics), diagnosis
 
   def _finish(
     self,
@@ -94,12 +125,19 @@ class Pipeline:
     features: tuple[jax.Array, ...],
     maps: dict[int, jax.Array],
     images: jax.Array,
+    statistics: normalization.Statistics | None,
   ) -> tuple[jax.Array, jax.Array]:
+    shown = maps
+    if self.normalize != 'none':
+      assert statistics is not None, 'of a model whose maps are normalised'
+      shown = normalization.normalize(maps, statistics)
     combined = combine_maps(
-      maps,
+      shown,
       images.shape[1],
       combine=self.combine,
       align_corners=self.align_corners,
       sigma=self.sigma,
     )
+    if self.image_score == 'top':
+      return combined, top_scores(combined)
     return combined, self.method.image_scores(params, features, maps, combined)

@@ -14,10 +14,12 @@ from memkd_jax.data import bit_depth
 from memkd_jax.errors import UserError
 from memkd_jax.files import model
 from memkd_jax.scoring.calibration import Calibration, parse_calibration
+from memkd_jax.scoring.normalization import Statistics
 
-# The section of model.safetensors that only a further training reads; no method has parameters
-# of that name.
+# Sections of model.safetensors beside what the method has learned; no method has parameters of
+# these names. The first one is read by a further training alone.
 UNFOLDING = 'unfolding'
+_STATISTICS = 'map_statistics'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,6 +40,8 @@ class TrainedModel:
     unfolding: see `methods.base.Fitted`; it lies in model.safetensors below 'unfolding'.
     warm_start: the digest of the model that the training went on from (`tensors_sha256` in
       its model.json); None for one from scratch.
+    statistics: of the maps of normal images that it has not learned from, by which maps are
+      normalised; None where they are not. They lie below 'map_statistics'.
   """
 
   name: str
@@ -52,14 +56,16 @@ class TrainedModel:
   threshold: float | None = None
   unfolding: dict[str, Any] | None = None
   warm_start: str | None = None
+  statistics: Statistics | None = None
 
 
 def write_model(folder: Path, trained: TrainedModel) -> None:
   """Writes a trained model, complete or not at all."""
   facts = {field.name: getattr(trained, field.name) for field in dataclasses.fields(trained)}
-  params, unfolding = facts.pop('params'), facts.pop('unfolding')
-  if unfolding:
-    params = {**params, UNFOLDING: unfolding}
+  params = dict(facts.pop('params'))
+  for section, name in ((UNFOLDING, 'unfolding'), (_STATISTICS, 'statistics')):
+    if found := facts.pop(name):
+      params[section] = found
   facts['config'] = json.loads(trained.config.to_json())
   facts['calibration'] = _calibration_json(trained.calibration)
   model.write(folder, params, facts)
@@ -150,11 +156,14 @@ def parse_model(folder: Path, facts: dict[str, Any], content: bytes) -> TrainedM
   with damage_explained(folder):
     try:
       params = model.parse_params(content, facts)
-      unfolding = params.pop(UNFOLDING, None)
+      unfolding, statistics = (params.pop(name, None) for name in (UNFOLDING, _STATISTICS))
+      config = _with_tuples(facts['config'])
+      if config.anomaly_map.get('normalize', 'none') != 'none' and not statistics:
+        raise ValueError('the statistics of its maps are missing')
       return TrainedModel(
         name=str(facts['name']),
         seed=int(facts['seed']),
-        config=_with_tuples(facts['config']),
+        config=config,
         teacher_sha256=str(facts['teacher_sha256']),
         params=params,
         train_images=int(facts['train_images']),
@@ -164,6 +173,7 @@ def parse_model(folder: Path, facts: dict[str, Any], content: bytes) -> TrainedM
         threshold=_threshold(facts),
         unfolding=unfolding,
         warm_start=_warm_start(facts),
+        statistics=statistics,
       )
     except (KeyError, TypeError, AttributeError) as error:
       raise ValueError(f'it lacks {error}') from error

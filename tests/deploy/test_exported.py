@@ -66,6 +66,27 @@ def read(path):
     return json.loads(file.read(exporting.METADATA)), file.read(exporting.PROGRAM)
 
 
+@pytest.mark.parametrize('kind', ['stage', 'position'])
+def test_normalised_maps_are_in_the_program(
+  tmp_path, make_quick_config, make_category, rng, kind
+):
+  make_category(tmp_path / 'data', train=14)
+  config = make_quick_config(tmp_path / 'data')
+  config.train.holdout = 0.3
+  config.anomaly_map.normalize, config.anomaly_map.image_score = kind, 'top'
+  run_config(config, tmp_path / 'work')
+  detector = memkd_jax.load(tmp_path / 'work')
+  exporting.write(detector, tmp_path / 'bolt.memkd')
+  metadata, content = read(tmp_path / 'bolt.memkd')
+  images = rng.integers(0, 256, (3, 32, 32, 3), np.uint8)
+  maps, scores = jax_export.deserialize(bytearray(content)).call(images)
+  expected = detector(images)
+  np.testing.assert_allclose(maps, expected.maps, rtol=1e-4, atol=1e-4)
+  np.testing.assert_allclose(scores, expected.scores, rtol=1e-4)
+  assert kind in metadata['outputs']['maps']
+  assert 'highest hundredth' in metadata['outputs']['scores']
+
+
 @pytest.mark.parametrize('number', [1, 3, 16])
 def test_the_program_is_the_detector(exported, detector, number, rng):
   _, content = read(exported)

@@ -57,7 +57,8 @@ def folds():
 
 def test_each_image_is_scored_without_it(images, folds, tmp_path, capsys):
   method = Mean()
-  maps, scores = cross_scores(method, method.score, TASK, images, folds, tmp_path)
+  maps, scores, statistics = cross_scores(method, method.score, TASK, images, folds, tmp_path)
+  assert statistics is None
   for i, image in enumerate(images):
     (fold,) = [fold for fold in folds if i in fold]
     others = [images[j] for j in range(10) if j not in fold]
@@ -82,23 +83,21 @@ def test_finished_folds_are_not_repeated(images, folds, tmp_path, capsys):
   found = cross_scores(resumed, Mean.score, TASK, images, folds, tmp_path / 'run')
   assert resumed.names == ['tile, fold 3 of 4', 'tile, fold 4 of 4']
   assert '4 further models' in capsys.readouterr().out
-  for a, b in zip(found, whole, strict=True):
-    np.testing.assert_array_equal(a, b)
+  np.testing.assert_array_equal(found.maps, whole.maps)
+  np.testing.assert_array_equal(found.scores, whole.scores)
 
   again = Mean()
   cross_scores(again, Mean.score, TASK, images, folds, tmp_path / 'run')
   assert again.names == [] and capsys.readouterr().out == ''
 
-  # What is damaged, or of other images or maps, is made again.
+  # What is damaged, or of other images, is made again.
   path = tmp_path / 'run' / 'folds' / '2' / 'model.json'
-  path.write_text(path.read_text().replace('held_sha256', 'other'))
+  path.write_text(path.read_text().replace('train_sha256', 'other'))
   cross_scores(again, Mean.score, TASK, images, folds, tmp_path / 'run')
   assert again.names == ['tile, fold 2 of 4']
-  cross_scores(again, Mean.score, TASK, images, folds, tmp_path / 'run', {'sigma': 1.0})
-  assert len(again.names) == 5
-  images[folds[0][0]] = 0
-  cross_scores(again, Mean.score, TASK, images, folds, tmp_path / 'run', {'sigma': 1.0})
-  assert len(again.names) == 9
+  images[folds[0][0]] = 0  # of which the first fold's model has not learned
+  cross_scores(again, Mean.score, TASK, images, folds, tmp_path / 'run')
+  assert again.names == [f'tile, fold {k} of 4' for k in (2, 2, 3, 4)]
 
   for _ in range(2):
     discard(tmp_path / 'run')
@@ -126,7 +125,7 @@ def test_nearest_neighbours_by_hand(knn_config, make_method, tmp_path, rng):
   extractor = method._patches._extractor
   pipeline = Pipeline(extractor, method, **knn_config.anomaly_map.to_dict())
   scorer = Scorer(pipeline, extractor.params, devices, 4)
-  maps, scores = cross_scores(method, scorer, TASK, images, folds, tmp_path)
+  maps, scores, _ = cross_scores(method, scorer, TASK, images, folds, tmp_path)
   assert maps.shape == (6, 64, 64)
 
   features = [np.asarray(f) for f in extractor(extractor.params, images, 3)]
@@ -199,6 +198,26 @@ def test_folds_train_as_the_model_does(tiny_config, tmp_path, make_category):
   tiny_config.train.epochs = 1
   results = run_config(tiny_config, tmp_path / 'other')
   assert 'bolt, fold 1 of 2: 5 images in 1 epochs fill no batch' in results['failed']['bolt']
+
+
+def test_normalised_maps_of_few_images(knn_config, tmp_path, make_category):
+  """Mean and spread are those of all images, each scored by a model without it."""
+  make_category(tmp_path / 'data', train=12)
+  raw, normalised = [], []
+  for kind, found in (('none', raw), ('stage', normalised)):
+    knn_config.anomaly_map.normalize, knn_config.anomaly_map.sigma = kind, 0.0
+    run_config(knn_config, tmp_path / kind)
+    found.append(memkd_jax.load(tmp_path / kind))
+  (raw,), (normalised,) = raw, normalised
+  usual = normalised.trained.statistics['stage0']
+  assert raw.trained.statistics is None and usual['mean'].shape == (1, 1, 1)
+  images = np.random.default_rng(5).integers(0, 256, (3, 32, 32, 3), dtype=np.uint8)
+  expected = (raw(images).maps - usual['mean']) / usual['spread']
+  np.testing.assert_allclose(normalised(images).maps, expected, rtol=1e-3, atol=1e-3)
+  # The method's own score, which is that of the nearest neighbour, stays as it is.
+  np.testing.assert_allclose(normalised(images).scores, raw(images).scores, rtol=1e-6)
+  np.testing.assert_allclose(normalised.calibration.scores, raw.calibration.scores, rtol=1e-6)
+  assert usual['mean'].item() > raw.calibration.pixels.min()
 
 
 def test_p_values_of_exchangeable_scores_are_valid(rng):

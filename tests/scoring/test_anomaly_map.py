@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
+from memkd_jax import config as base
 from memkd_jax.ops.resampling import upsampling_matrix
-from memkd_jax.scoring.anomaly_map import combine_maps, image_scores
+from memkd_jax.scoring import anomaly_map
+from memkd_jax.scoring.anomaly_map import combine_maps, image_scores, top_scores
 
 
 @pytest.mark.parametrize('combine', ['sum', 'product'])
@@ -38,3 +40,15 @@ def test_a_batch_gives_what_its_images_give_one_by_one(rng):
 def test_one_map_of_any_grid_is_enough(rng):
   maps = jnp.asarray(rng.random((1, 5, 5), np.float32))
   np.testing.assert_allclose(combine_maps({0: maps}, 5, sigma=0), maps, atol=1e-6)
+
+
+@pytest.mark.parametrize(('side', 'number'), [(4, 1), (32, 10), (64, 41)])
+def test_the_mean_of_the_highest_hundredth(rng, side, number):
+  maps = rng.random((3, side, side), np.float32)
+  expected = [np.mean(sorted(map_.ravel())[-number:]) for map_ in maps]
+  np.testing.assert_allclose(jax.jit(top_scores)(maps), expected, rtol=1e-6)
+
+
+def test_choices_are_those_of_the_field():
+  choices = {field.name: field.choices for field in base.FIELDS}
+  assert choices['anomaly_map.image_score'] == anomaly_map.IMAGE_SCORES

@@ -68,6 +68,47 @@ def test_a_diagnosis_changes_no_map_and_no_score(images, method):
     np.testing.assert_allclose(scores, expected, rtol=1e-5)
 
 
+@pytest.mark.parametrize('method', [Fake(), Mean()])
+def test_the_highest_hundredth_takes_the_place_of_any_score(images, method):
+  maps, scores = Pipeline(extractor, method, image_score='top').score(3.0, 2.0, images)
+  highest = np.sort(np.asarray(maps).reshape(3, -1))[:, -3:]  # of 256
+  np.testing.assert_allclose(scores, highest.mean(1), rtol=1e-6)
+
+
+@pytest.mark.parametrize('number', [1, 3])
+def test_maps_are_normalised_before_they_are_combined(images, rng, number):
+  """With the statistics of the model, or with some for each image."""
+  statistics = {
+    f'stage{k}': {
+      'mean': rng.random((number, side, side), np.float32),
+      'spread': rng.uniform(0.1, 1, (number, 1, 1)).astype(np.float32),
+    }
+    for k, side in ((1, 8), (2, 4))
+  }
+  pipeline = Pipeline(extractor, Fake(), sigma=0.0, normalize='position')
+  raw = pipeline.stage_maps(3.0, 2.0, images)
+  assert {k: x.shape for k, x in raw.items()} == {1: (3, 8, 8), 2: (3, 4, 4)}
+  shown = []
+  for b in range(3):
+    stages = []
+    for k, x in raw.items():
+      usual = {n: v[b % number] for n, v in statistics[f'stage{k}'].items()}
+      stages.append(
+        ndimage.zoom((np.asarray(x[b]) - usual['mean']) / usual['spread'], 2**k, order=1)
+      )
+    shown.append(sum(stages))
+  maps, scores = jax.jit(pipeline.score)(3.0, 2.0, images, statistics)
+  np.testing.assert_allclose(maps, shown, rtol=1e-3, atol=1e-4)
+  np.testing.assert_allclose(scores, np.max(shown, (1, 2)), rtol=1e-3)
+  seen = pipeline.score_and_diagnose(3.0, 2.0, images, statistics)
+  np.testing.assert_allclose(seen[0], maps, rtol=1e-5, atol=1e-5)
+  # A score of the method's own is of the maps as the method gave them.
+  own = Pipeline(extractor, Mean(), normalize='position').score(3.0, 2.0, images, statistics)
+  plain = Pipeline(extractor, Mean()).score(3.0, 2.0, images)
+  np.testing.assert_array_equal(own[1], plain[1])
+  assert np.abs(own[0] - plain[0]).max() > 0.1
+
+
 @pytest.mark.parametrize('paradigm', ['reverse', 'forward'])
 def test_both_programs_of_the_distillation_give_equal_maps(
   tiny_config, one_device, make_method, rng, paradigm
