@@ -2,6 +2,7 @@
 
 import functools
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,9 +11,11 @@ import jax
 import numpy as np
 
 from memkd_jax import metrics
+from memkd_jax.data.sample import GOOD
 from memkd_jax.data.splits import Split
 from memkd_jax.files import atomic
 from memkd_jax.models.memory_use import mean_cosines, split_cosines
+from memkd_jax.report import cases
 from memkd_jax.report.curves import write_curves
 from memkd_jax.report.figure import choose_cases, choose_highest, write_figure
 from memkd_jax.report.memory_figure import write_memory_figure
@@ -37,6 +40,8 @@ class Scorer:
   Attributes:
     pipeline: what is computed.
     devices: the devices that score.
+    images_per_second: of the last call, without its first batch, which may have been
+      compiled; None where it had no other.
   """
 
   def __init__(
@@ -51,6 +56,7 @@ class Scorer:
       batch_size: images of a batch, of all devices together; rounded up to their number.
     """
     self.pipeline, self.devices = pipeline, devices
+    self.images_per_second: float | None = None
     self._batch_size = devices.round_up(batch_size)
     self._step: Callable[..., Any] = devices.map(pipeline.score_and_diagnose)
     self._maps_step: Callable[..., Any] = devices.map(pipeline.stage_maps)
@@ -90,6 +96,7 @@ class Scorer:
     """Calls a step batch by batch; a tree of arrays [N, ...]."""
     devices, results = self.devices, []
     replicated = devices.replicate(params)
+    warm = time.monotonic()
     with progress_bar('scoring', len(images)) as progress:
       for begin in range(0, len(images), self._batch_size):
         interrupt.raise_if_asked()
@@ -100,6 +107,10 @@ class Scorer:
         unpad = functools.partial(devices.unshard, number=len(batch))
         results.append(jax.tree.map(unpad, outputs))
         progress.update(len(batch))
+        if begin == 0:
+          warm = time.monotonic()
+    others = len(images) - min(self._batch_size, len(images))
+    self.images_per_second = others / (time.monotonic() - warm) if others else None
     return jax.tree.map(lambda *parts: np.concatenate(parts), *results)
 
   def _of_batch(self, statistics: Statistics | None, rows: slice) -> tuple[Statistics, ...]:
@@ -154,8 +165,8 @@ def evaluate(
     params: what the method has learned, numpy arrays.
     name: the task's name, for errors.
     test: the decoded split, perhaps without any image.
-    folder: where figure.png, held_out.png, curves.png, memory.png, memory.json and scores.csv
-      go.
+    folder: where figure.png, held_out.png, curves.png, memory.png, memory.json, scores.csv and
+      cases/ go.
     resolution: 'model' or 'original', see `scoring.resolution.masks_and_maps`.
     fitted_diagnosis: what fitting found, see `methods.base.Fitted`.
     calibration: of the model; None where it has none, and no image a p-value.
@@ -165,27 +176,35 @@ def evaluate(
     statistics: of normal images, where maps are normalised.
 
   Returns:
-    {'metrics': the figures by their names in the protocol, all in [0, 1], 'notes': sentences on
-    those that are left out, and, where there is a threshold and a test image, 'decisions': see
-    `figures.count_decisions`, with the 'threshold' itself}.
+    {'metrics': the figures by their names in the protocol, all in [0, 1], 'defects': {kind of
+    defect: its figures against all normal images}, 'notes': sentences on those that are left
+    out, 'images_per_second': see `Scorer`, and, where there is a threshold and a test image,
+    'decisions': see `figures.count_decisions`, with the 'threshold' itself}.
 
   Raises:
     UserError: a score is not finite.
   """
   maps, scores, diagnosis = scorer(params, test.images, statistics)
+  speed = scorer.images_per_second
 
   def report() -> dict[str, Any]:
     if maps_folder is not None:
       dump_maps(maps_folder, test, maps)
     pixels = _pixel_scores(test, maps, resolution)
     figures, notes = compute_defined(name, test.labels, scores, pixels)
-    result: dict[str, Any] = {'metrics': figures, 'notes': notes}
+    result: dict[str, Any] = {
+      'metrics': figures,
+      'defects': _per_defect(test, maps, scores),
+      'notes': notes,
+      'images_per_second': speed,
+    }
     if threshold is not None and len(scores):
       counts = count_decisions(test.labels, scores, threshold.value)
       result['decisions'] = {'threshold': threshold.value} | counts
     _write_scores(folder / 'scores.csv', test, scores, held_out, calibration, threshold)
     with _DRAWING:
       _draw(folder, test, maps, scores, pixels, held_out, threshold)
+      cases.write_cases(folder / cases.FOLDER, test, maps)
       if diagnosis:
         _report_memories(fitted_diagnosis, diagnosis, test, folder)
     return result
@@ -204,6 +223,21 @@ def _pixel_scores(test: Split, maps: np.ndarray, resolution: str) -> metrics.Pix
     pixels.add(mask, map_)
     seen |= set(np.unique(mask).tolist())
   return pixels if len(seen) == 2 else None
+
+
+def _per_defect(
+  test: Split, maps: np.ndarray, scores: np.ndarray
+) -> dict[str, dict[str, float]]:
+  """Each kind's figures; of pixels only where all labels are known, at the model's size."""
+  if len(np.unique(test.labels)) < 2:
+    return {}
+  kinds = [sample.defect for sample in test.samples]
+  marked = test.masks is not None and bool(test.has_pixel_labels.all())
+  if marked and test.masks is not None:
+    seen = {kind for kind, mask in zip(kinds, test.masks, strict=True) if mask.any()}
+    marked = seen >= set(kinds) - {GOOD}
+  pixels = (test.masks, maps) if marked else ()
+  return metrics.per_defect(kinds, scores, *pixels)
 
 
 def _write_scores(

@@ -29,6 +29,7 @@ from memkd_jax.report.results import collect, results_table, write_results
 from memkd_jax.runtime import hosts, interrupt
 from memkd_jax.teachers import cache
 from memkd_jax.teachers.extractor import FeatureExtractor
+from memkd_jax.teachers.kept_features import KeptFeatures
 from memkd_jax.training import lanes, metrics_log
 from memkd_jax.workdir import ORIGIN, SharedWorkdir
 from memkd_jax.worker import Worker
@@ -41,6 +42,7 @@ def run_config(
   dump_maps: bool = False,
   force: bool = False,
   warm_start: Path | str | None = None,
+  kept: KeptFeatures | None = None,
 ) -> dict[str, Any]:
   """Fits and evaluates a model for each category asked for, and writes the results.
 
@@ -56,6 +58,7 @@ def run_config(
     force: whether the models that are there already are replaced.
     warm_start: the folder of another run, or of one model, from which the trainings go on.
       A run that is resumed finds it recorded.
+    kept: the teacher's features of training images, which several runs share.
 
   Returns:
     What results.json holds: see `results.assemble`, and 'environment'.
@@ -81,7 +84,7 @@ def run_config(
       metrics_log.check_tensorboard()
     model = config.model
     model.teacher_weights = cache.locate(model.teacher_weights, model.backbone)
-    extractor = FeatureExtractor(model.backbone, model.teacher_weights, model.dtype)
+    extractor = FeatureExtractor(model.backbone, model.teacher_weights, model.dtype, kept)
     start = None if origin is None else WarmStart(origin, config, extractor.digest)
     shared = (source, folder, mode, dump_maps, force, start, warm_start is None)
     workers = [

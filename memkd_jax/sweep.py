@@ -18,6 +18,7 @@ from memkd_jax.report.variants import sweep_table
 from memkd_jax.report.variants_page import write_page
 from memkd_jax.run import run_config
 from memkd_jax.runtime import hosts
+from memkd_jax.teachers.kept_features import KeptFeatures
 from memkd_jax.workdir import Workdir
 
 
@@ -51,7 +52,9 @@ def run_sweep(
     folder = Workdir(workdir)
     configs = variants(config)
   with hosts.held_by_main(folder.locked()):
-    run_one = functools.partial(run_config, mode=mode, dump_maps=dump_maps, force=force)
+    run_one = functools.partial(
+      run_config, mode=mode, dump_maps=dump_maps, force=force, kept=KeptFeatures()
+    )
     return _run_all(config.sweep.paper, configs, folder.root, run_one)
 
 

@@ -3,9 +3,11 @@
 import dataclasses
 import functools
 import hashlib
+import time
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 from ml_collections import ConfigDict
 
@@ -28,7 +30,7 @@ from memkd_jax.methods import cross_calibration
 from memkd_jax.methods.base import Method, Task
 from memkd_jax.methods.cross_calibration import cross_scores
 from memkd_jax.methods.warm_start import WarmStart
-from memkd_jax.runtime import hosts
+from memkd_jax.runtime import hosts, memory
 from memkd_jax.runtime.devices import Devices
 from memkd_jax.scoring import held_out as scoring
 from memkd_jax.scoring.calibration import Calibration, choose_threshold
@@ -138,6 +140,12 @@ class Worker:
       maps_folder=maps_folder,
       statistics=trained.statistics,
     )
+    result['costs'] = {
+      'fit_seconds': trained.fit_seconds,
+      'fit_memory': trained.fit_memory,
+      'model_bytes': sum(array.nbytes for array in jax.tree.leaves(trained.params)),
+      'images_per_second': result.pop('images_per_second'),
+    }
     result['counts'] = count(trained.train_images, test.samples)
     # An evaluation may do without the training images, whose digests stay what they were.
     before = self.folder.read_images(task.name, task.seed) or {}
@@ -251,7 +259,11 @@ class Worker:
       further = () if start is None else (start,)
       # The folds are fitted from scratch: the model of the warm start has seen their images.
       held_out, statistics = self._cross_score(task, normal, plan, folder)
+      resumed = (folder / 'checkpoints').exists()
+      memory.reset_peak()
+      began = self._fitting_clock()
       fitted = self.method.fit(task, images, folder, *further)
+      seconds, peak = self._fitting_clock() - began, memory.peak_memory()
       if held_out is None:
         held_out, statistics = self._score(task, fitted.params, held)
       trained = TrainedModel(
@@ -267,12 +279,19 @@ class Worker:
         unfolding=fitted.unfolding,
         warm_start=start.sha256 if start else None,
         statistics=statistics,
+        fit_seconds=None if resumed else seconds,
+        fit_memory=peak,
       )
       self.folder.write_model(trained)
     cross_calibration.discard(folder)
     if not self.config.train.get('keep_checkpoints', False):
       shared_checkpoints.discard(folder / 'checkpoints')
     return trained, held_out
+
+  def _fitting_clock(self) -> float:
+    """Seconds, among them those that the features that are kept have saved."""
+    kept = self.extractor.kept
+    return time.monotonic() + (kept.saved_seconds if kept else 0.0)
 
   def _cross_score(
     self, task: Task, normal: Split, plan: Plan, folder: Path

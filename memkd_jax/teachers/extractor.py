@@ -1,5 +1,6 @@
 """The one door from uint8 images to the features of a frozen teacher."""
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from memkd_jax.errors import UserError
 from memkd_jax.models.resnet import ARCHITECTURES, Teacher
 from memkd_jax.ops.normalization import normalize_images
 from memkd_jax.teachers import weights
+from memkd_jax.teachers.kept_features import KeptFeatures
 
 RANDOM = 'random'
 DEMO_FILE = Path(__file__).with_name('demo_teacher.safetensors')
@@ -26,18 +28,22 @@ class FeatureExtractor:
     depth: the number of stages that the weights hold, 3 or 4.
     digest: sha256 of the weights' file in hexadecimal, or 'random'.
     notes: sentences that must stand beside the figures.
+    kept: the features of images that others have learned from or will; None where nobody has.
   """
 
   # The sides of an image must be multiples of this, in pixels.
   MULTIPLE = 32
 
-  def __init__(self, arch: str, source: str, dtype: str = 'float32'):
+  def __init__(
+    self, arch: str, source: str, dtype: str = 'float32', kept: KeptFeatures | None = None
+  ):
     """Loads the weights.
 
     Args:
       arch: the network's name.
       source: path of a converted file, or 'random'.
       dtype: 'float32', 'bfloat16' or 'float64'.
+      kept: keeps the features of training images, for those who learn from the same ones.
 
     Raises:
       UserError: the weights are missing, damaged or of another network; or float64 is
@@ -45,7 +51,7 @@ class FeatureExtractor:
     """
     if dtype == 'float64' and not jax.config.read('jax_enable_x64'):
       raise UserError('--config.model.dtype=float64 needs JAX_ENABLE_X64=1 in the environment.')
-    self.arch = arch
+    self.arch, self.kept = arch, kept
     self.dtype = jnp.dtype(dtype)
     self.notes: list[str] = []
     if source == RANDOM:
@@ -76,6 +82,20 @@ class FeatureExtractor:
     teacher = Teacher(self.arch, stages=stages, dtype=self.dtype)
     features: Any = teacher.apply({'params': params}, self.normalize(images))
     return features
+
+  def of_training_images(
+    self, images: np.ndarray, depth: int, compute: Callable[[], Sequence[np.ndarray]]
+  ) -> Sequence[np.ndarray]:
+    """The features of all training images, which are kept where others share them.
+
+    Args:
+      images: uint8 [N, S, S, 3].
+      depth: the number of stages.
+      compute: gives them, [N, H_k, W_k, C_k] each.
+    """
+    if self.kept is None:
+      return compute()
+    return self.kept.take(f'{self.arch} {self.digest} {self.dtype}', images, depth, compute)
 
   def normalize(self, images: jax.Array) -> jax.Array:
     """What the network sees of uint8 images [B, H, W, 3]: `self.dtype`, same shape."""

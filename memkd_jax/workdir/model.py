@@ -42,6 +42,9 @@ class TrainedModel:
       its model.json); None for one from scratch.
     statistics: of the maps of normal images that it has not learned from, by which maps are
       normalised; None where they are not. They lie below 'map_statistics'.
+    fit_seconds: how long fitting took; None where it was stopped and resumed in between.
+    fit_memory: the most bytes that the process held meanwhile; None where the system does not
+      say.
   """
 
   name: str
@@ -57,6 +60,8 @@ class TrainedModel:
   unfolding: dict[str, Any] | None = None
   warm_start: str | None = None
   statistics: Statistics | None = None
+  fit_seconds: float | None = None
+  fit_memory: float | None = None
 
 
 def write_model(folder: Path, trained: TrainedModel) -> None:
@@ -170,10 +175,12 @@ def parse_model(folder: Path, facts: dict[str, Any], content: bytes) -> TrainedM
         train_sha256=str(facts['train_sha256']),
         diagnosis=dict(facts['diagnosis']),
         calibration=_calibration(facts),
-        threshold=_threshold(facts),
+        threshold=_number(facts, 'threshold'),
         unfolding=unfolding,
         warm_start=_warm_start(facts),
         statistics=statistics,
+        fit_seconds=_number(facts, 'fit_seconds'),
+        fit_memory=_number(facts, 'fit_memory'),
       )
     except (KeyError, TypeError, AttributeError) as error:
       raise ValueError(f'it lacks {error}') from error
@@ -200,12 +207,12 @@ def _calibration(facts: dict[str, Any]) -> Calibration | None:
   return None if content is None else parse_calibration(content)
 
 
-def _threshold(facts: dict[str, Any]) -> float | None:
-  value = facts.get('threshold')
+def _number(facts: dict[str, Any], name: str) -> float | None:
+  value = facts.get(name)
   if value is None:
     return None
   if type(value) not in (int, float) or not math.isfinite(value):
-    raise ValueError('its threshold is no number')
+    raise ValueError(f'its {name} is no number')
   return float(value)
 
 

@@ -1,0 +1,60 @@
+"""The teacher's features of images that several methods learn from, computed once for all."""
+
+import dataclasses
+import hashlib
+import time
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from memkd_jax.runtime.memory import free_host_memory
+
+_SHARE = 0.25  # of the memory that is free: fitting needs its own
+
+
+@dataclasses.dataclass(frozen=True)
+class _Entry:
+  """Features of some images, [N, H_k, W_k, C_k] of stages 1 on, and what they cost."""
+
+  stages: tuple[np.ndarray, ...]
+  seconds: float
+
+
+class KeptFeatures:
+  """Keeps on the host what fits there; the rest is computed again.
+
+  Attributes:
+    saved_seconds: how long it took to compute what was given again instead, in all; who times
+      a fit adds it, so that no method looks faster because another came first.
+  """
+
+  def __init__(self) -> None:
+    """Nothing is kept yet."""
+    self.saved_seconds = 0.0
+    self._entries: dict[tuple[str, str], _Entry] = {}
+
+  def take(
+    self,
+    teacher: str,
+    images: np.ndarray,
+    depth: int,
+    compute: Callable[[], Sequence[np.ndarray]],
+  ) -> tuple[np.ndarray, ...]:
+    """The features of stages 1 to `depth`.
+
+    Args:
+      teacher: tells the teacher and its dtype from others.
+      images: uint8 [N, S, S, 3].
+      depth: the number of stages.
+      compute: gives them, [N, H_k, W_k, C_k] each, where they are not there.
+    """
+    key = teacher, hashlib.sha256(images.data).hexdigest()
+    entry = self._entries.get(key)
+    if entry is not None and len(entry.stages) >= depth:
+      self.saved_seconds += entry.seconds
+      return entry.stages[:depth]
+    began = time.monotonic()
+    stages = tuple(compute())
+    if sum(stage.nbytes for stage in stages) <= _SHARE * free_host_memory():
+      self._entries[key] = _Entry(stages, time.monotonic() - began)
+    return stages
