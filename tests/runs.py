@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from memkd_jax import methods, run, worker
-from memkd_jax.methods import distillation_training, resolve
+from memkd_jax.methods import descent, resolve
 from memkd_jax.methods.base import Task
 from memkd_jax.methods.distillation import Distillation
 from memkd_jax.run import run_config
@@ -57,7 +57,7 @@ def forbid_training(monkeypatch):
 
 def stop_after(monkeypatch, config, workdir, steps, **options):
   """Runs, and interrupts before the next step."""
-  order, calls = distillation_training.batch_indices, []
+  order, calls = descent.batch_indices, []
 
   def interrupted(*arguments):
     calls.append(arguments)
@@ -66,7 +66,7 @@ def stop_after(monkeypatch, config, workdir, steps, **options):
     return order(*arguments)
 
   with monkeypatch.context() as patch:
-    patch.setattr(distillation_training, 'batch_indices', interrupted)
+    patch.setattr(descent, 'batch_indices', interrupted)
     with pytest.raises(KeyboardInterrupt):
       run_config(config, workdir, **options)
 

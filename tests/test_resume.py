@@ -21,7 +21,7 @@ import memkd_jax
 from memkd_jax import worker
 from memkd_jax.data.images import read_image
 from memkd_jax.errors import UserError, explain
-from memkd_jax.methods import distillation_training
+from memkd_jax.methods import descent
 from memkd_jax.run import run_config
 from memkd_jax.runtime import interrupt
 from memkd_jax.training.checkpoint import Checkpoints
@@ -41,15 +41,14 @@ def test_a_stopped_run_ends_as_an_undisturbed_one(
 
   stop_after(monkeypatch, tiny_config, tmp_path / 'stopped', stop)
   assert not (tmp_path / 'stopped' / 'results.json').exists()
-  order, calls = distillation_training.batch_indices, []
+  order, calls = descent.batch_indices, []
   with monkeypatch.context() as patch:
-    patch.setattr(
-      distillation_training, 'batch_indices', lambda *a: calls.append(a) or order(*a)
-    )
+    patch.setattr(descent, 'batch_indices', lambda *a: calls.append(a) or order(*a))
     results = run_config(tiny_config, tmp_path / 'stopped')
   assert len(calls) == STEPS - 2 * (stop // 2)  # from the last checkpoint, not from 0
   whole = json.loads((tmp_path / 'whole' / 'results.json').read_text())
-  assert results | {'environment': None} == whole | {'environment': None}  # it has the time
+  untold = {'environment': None, 'costs': None}  # they have times
+  assert results | untold == whole | untold
   assert_same(*(final_state(tiny_config, tmp_path / n) for n in ('whole', 'stopped')))
   whole, stopped = (log_of(tmp_path / name) for name in ('whole', 'stopped'))
   assert [line['step'] for line in stopped] == [1, 2, 3, 4, 5]
@@ -67,7 +66,7 @@ def test_a_signal_ends_a_run_after_its_step_and_no_step_is_lost(
   assert_same(*(final_state(tiny_config, tmp_path / n) for n in ('whole', 'again')))
   assert again['per_seed'] == whole['per_seed']
 
-  order, calls = distillation_training.batch_indices, []
+  order, calls = descent.batch_indices, []
 
   def signalled(*arguments):
     calls.append(arguments)
@@ -76,7 +75,7 @@ def test_a_signal_ends_a_run_after_its_step_and_no_step_is_lost(
 
   for done in range(1, STEPS + 1):
     with monkeypatch.context() as patch:
-      patch.setattr(distillation_training, 'batch_indices', signalled)
+      patch.setattr(descent, 'batch_indices', signalled)
       with interrupt.handled(), pytest.raises(interrupt.Interrupted, match='SIGTERM'):
         run_config(tiny_config, tmp_path / 'stopped')
     with Checkpoints(tmp_path / 'stopped' / 'bolt' / 'seed_0' / 'checkpoints') as checkpoints:
@@ -218,6 +217,7 @@ def test_checkpoints_go_when_the_model_is_there(tiny_config, tmp_path, make_cate
   home = tmp_path / 'run' / 'bolt' / 'seed_0'
   run_config(tiny_config, tmp_path / 'run')
   assert sorted(p.name for p in home.iterdir()) == [
+    'cases',
     'curves.png',
     'figure.png',
     'memory.json',

@@ -22,7 +22,7 @@ from memkd_jax import metrics, worker
 from memkd_jax.data import folder
 from memkd_jax.data.splits import load_split
 from memkd_jax.evaluate import Scorer
-from memkd_jax.methods import distillation_training
+from memkd_jax.methods import descent
 from memkd_jax.run import run_config
 from memkd_jax.teachers.extractor import FeatureExtractor
 from memkd_jax.training.checkpoint import Checkpoints
@@ -72,13 +72,13 @@ def test_the_time_for_which_the_device_waits_is_logged(
   tiny_config, tmp_path, make_category, monkeypatch
 ):
   make_category(tmp_path / 'data')
-  order = distillation_training.batch_indices
+  order = descent.batch_indices
 
   def slow(*arguments):
     time.sleep(0.2)
     return order(*arguments)
 
-  monkeypatch.setattr(distillation_training, 'batch_indices', slow)
+  monkeypatch.setattr(descent, 'batch_indices', slow)
   run_config(tiny_config, tmp_path / 'run')
   log = (tmp_path / 'run/bolt/seed_0/metrics.jsonl').read_text().splitlines()
   # Each step but the first of an interval that began with none to wait for.
@@ -159,9 +159,9 @@ def test_a_teacher_that_is_not_finite_comes_before_all_terms(
 ):
   make_category(tmp_path / 'data')
   trainer = method_of(tiny_config).trainer
-  params = trainer._teacher_params
+  params = trainer.teacher_params
   broken = jax.tree.map(lambda x: x * np.nan, params['stage2'])
-  monkeypatch.setattr(trainer, '_teacher_params', {**params, 'stage2': broken})
+  monkeypatch.setattr(trainer, 'teacher_params', {**params, 'stage2': broken})
   reason = run_config(tiny_config, tmp_path / 'run')['failed']['bolt']
   assert "at step 1, where the teacher's stage 2 was the first that is not finite" in reason
   assert 'loss=nan' in reason

@@ -5,6 +5,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from memkd_jax.config import BACKBONES, TINY_BACKBONES, Field, require
+from memkd_jax.methods import descent_config
 
 # What a name stands for, in the section 'model'. The first one takes every value, and the
 # last one that fits a config is its name.
@@ -15,13 +16,8 @@ _NAMES: dict[str, dict[str, Any]] = {
   'mkd': {'paradigm': 'forward', 'memories': ()},
 }
 
-FIELDS = (
-  Field(
-    'model.paradigm',
-    'reverse',
-    "What the student sees: an embedding of the teacher's features, or the image",
-    choices=('reverse', 'forward'),
-  ),
+# Of a student that sees the image.
+STUDENT_FIELDS = (
   Field(
     'model.student',
     'auto',
@@ -36,6 +32,15 @@ FIELDS = (
     "Whether 1x1 convolutions lead from the student's width to another one of the teacher, in "
     'the forward paradigm',
   ),
+)
+FIELDS = (
+  Field(
+    'model.paradigm',
+    'reverse',
+    "What the student sees: an embedding of the teacher's features, or the image",
+    choices=('reverse', 'forward'),
+  ),
+  *STUDENT_FIELDS,
   Field(
     'model.stages', (1, 2, 3), "The teacher's stages that are distilled", choices=(1, 2, 3)
   ),
@@ -83,21 +88,7 @@ FIELDS = (
   ),
   Field('loss.lambda_nm', 0.1, 'Weight lambda_1 of the normality loss', high=1e6),
   Field('loss.lambda_orth', 0.1, 'Weight lambda_2 of the orthogonality loss', high=1e6),
-  Field(
-    'train.epochs',
-    200,
-    'Number of passes through the training images',
-    high=10**6,
-    open_low=True,
-  ),
-  Field(
-    'train.batch_size',
-    16,
-    'Number of images in a step, on all devices together',
-    high=2**16,
-    open_low=True,
-  ),
-  Field('train.learning_rate', 0.005, "Adam's learning rate", high=1e6, open_low=True),
+  *descent_config.fields(epochs=200, batch_size=16, learning_rate=0.005),
   Field('train.adam_b1', 0.5, "Adam's decay of the mean gradient", high=1, open_high=True),
   Field(
     'train.adam_b2', 0.999, "Adam's decay of the mean squared gradient", high=1, open_high=True
@@ -115,42 +106,6 @@ FIELDS = (
     'When the exemplars are drawn anew',
     choices=('step', 'epoch', 'never'),
   ),
-  Field(
-    'train.checkpoint_steps',
-    200,
-    'Number of steps between two checkpoints',
-    high=2**31 - 1,
-    open_low=True,
-    resumable=True,
-  ),
-  Field(
-    'train.keep_checkpoints',
-    False,
-    'Keep the checkpoints of a finished training, which are several times the size of its '
-    'model',
-    resumable=True,
-  ),
-  Field(
-    'train.cache_features',
-    'auto',
-    "Where the teacher's features of the training images are kept, which are then computed "
-    'once; auto takes the device where they fit, else the host, else computes them at every '
-    'step',
-    choices=('auto', 'device', 'host', 'off'),
-    resumable=True,
-  ),
-  Field(
-    'train.log_steps',
-    10,
-    'Number of steps between two lines of metrics.jsonl',
-    high=2**31 - 1,
-    open_low=True,
-    resumable=True,
-  ),
-  Field(
-    'train.profile', False, 'Write a trace of a few steps to the folder profile', resumable=True
-  ),
-  Field('train.tensorboard', False, 'Write event files beside metrics.jsonl', resumable=True),
 )
 
 
@@ -185,9 +140,8 @@ def resolve(config: ConfigDict) -> ConfigDict:
     for field, default in (('student', 'auto'), ('projection', False)):
       what = f'is {default}, or choose --config.model.paradigm=forward'
       require(f'model.{field}', model[field], model[field] == default, what)
-  elif model.student == 'auto':
-    wide = model.backbone == 'wide_resnet50_2'
-    model.student = 'resnet50' if wide else model.backbone
+  else:
+    choose_student(model)
   require('model.stages', model.stages, len(model.stages) > 0, 'names at least one stage')
   model.stages = tuple(sorted(set(model.stages)))
   model.memories = tuple(sorted(set(model.memories)))
@@ -195,6 +149,13 @@ def resolve(config: ConfigDict) -> ConfigDict:
     if all(model[field] == value for field, value in values.items()):
       config.method.name = name
   return config
+
+
+def choose_student(model: ConfigDict) -> None:
+  """Gives the architecture that model.student=auto stands for its name."""
+  if model.student == 'auto':
+    wide = model.backbone == 'wide_resnet50_2'
+    model.student = 'resnet50' if wide else model.backbone
 
 
 def create(config: ConfigDict, extractor: Any, devices: Any) -> Any:

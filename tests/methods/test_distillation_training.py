@@ -12,7 +12,7 @@ import pytest
 
 from memkd_jax.data.sampling import batch_indices, exemplar_indices
 from memkd_jax.errors import UserError
-from memkd_jax.methods import distillation_training
+from memkd_jax.methods import descent
 from memkd_jax.methods.base import Task
 from memkd_jax.runtime.devices import Devices
 from memkd_jax.scoring.pipeline import Pipeline
@@ -220,13 +220,13 @@ def cheap_config(tiny_config):
 @pytest.fixture
 def built_caches(monkeypatch):
   """How many images each cache that is built holds."""
-  built, build = [], distillation_training.build_cache
+  built, build = [], descent.build_cache
 
   def counting(devices, step, teacher_params, images, shapes, **options):
     built.append(len(images))
     return build(devices, step, teacher_params, images, shapes, **options)
 
-  monkeypatch.setattr(distillation_training, 'build_cache', counting)
+  monkeypatch.setattr(descent, 'build_cache', counting)
   return built
 
 

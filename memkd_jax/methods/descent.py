@@ -1,0 +1,298 @@
+"""What methods share that learn by gradient descent: all but their loss and their beginning.
+
+It imports the optimizers and the checkpoints, so a method imports it where it is fitted.
+"""
+
+import functools
+import hashlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from ml_collections import ConfigDict
+
+from memkd_jax.data.sampling import batch_indices, number_of_steps
+from memkd_jax.errors import UserError
+from memkd_jax.methods.base import Task
+from memkd_jax.runtime import hosts
+from memkd_jax.runtime.devices import Devices
+from memkd_jax.teachers.extractor import FeatureExtractor
+from memkd_jax.training import loop, nan_guard
+from memkd_jax.training.feature_cache import FeatureCache, build_cache, compute_features
+from memkd_jax.training.step import Batch, LossFunction, TrainState, make_train_step
+
+
+class Descent:
+  """Optimizer, compiled steps and data of one method; all its tasks share them.
+
+  The fields of `descent_config.fields` say how it goes about it. A method whose step takes
+  more than a batch of images overrides `draw`, `inputs` and `loss_inputs`.
+  """
+
+  def __init__(
+    self,
+    config: ConfigDict,
+    extractor: FeatureExtractor,
+    devices: Devices,
+    *,
+    loss: LossFunction,
+    optimizer: optax.GradientTransformation,
+    depth: int,
+    axis_name: str | None,
+  ):
+    """Compiles nothing yet.
+
+    Args:
+      config: the resolved config.
+      extractor: the frozen teacher.
+      devices: that train.
+      loss: `(params, batch_stats, images, features) -> (loss, (terms, batch_stats))`, see
+        `loss_inputs`; means over a device's share of a batch, so that their average over
+        the devices is that of the batch. 'loss' is among the terms, which are logged.
+      optimizer: an optax optimizer.
+      depth: the number of the teacher's stages that are looked at.
+      axis_name: see `descent_config.mapped_axis`.
+    """
+    self._config, self._extractor, self._devices = config, extractor, devices
+    self._loss, self._optimizer = loss, optimizer
+    self._depth, self._axis_name = depth, axis_name
+    self._kept: tuple[str, FeatureCache] | None = None
+
+  def begin(self, params: Any, batch_stats: Any) -> TrainState:
+    """The state before the first step, a tree of numpy arrays, the same in all processes.
+
+    Args:
+      params: what is trained.
+      batch_stats: what a step reads beside it, and may replace: running means and variances,
+        or constants of the training images.
+    """
+    state = TrainState(
+      step=jnp.zeros((), jnp.int32),
+      params=params,
+      batch_stats=batch_stats,
+      opt_state=self._optimizer.init(params),
+    )
+    return hosts.broadcast_from_main(jax.tree.map(np.asarray, state))
+
+  def descend(
+    self,
+    task: Task,
+    images: np.ndarray,
+    folder: Path,
+    begin: Callable[[], TrainState],
+    cached: Callable[[], FeatureCache],
+    metadata: Mapping[str, Any] | None = None,
+  ) -> tuple[TrainState, dict[str, float]]:
+    """Takes the steps that are left; see `training.loop.train`.
+
+    Args:
+      task: the name and the seed, by which the order of the data is drawn.
+      images: uint8 [N, S, S, 3], the normal training images.
+      folder: the task's folder.
+      begin: gives the state before the first step, which must not depend on chance.
+      cached: gives `feature_cache(images)`; called where steps are left.
+      metadata: JSON values that tell the training from others beside the images, if any.
+
+    Raises:
+      UserError: the images fill no batch.
+    """
+    train, name, number = self._config.train, task.name, len(images)
+    steps = number_of_steps(train.epochs, number, train.batch_size)
+    if steps == 0:
+      raise UserError(
+        f'{name}: {number} images in {train.epochs} epochs fill no batch of '
+        f'{train.batch_size}; raise --config.train.epochs or lower --config.train.batch_size.'
+      )
+
+    def prepare() -> loop.Draw:
+      cache = cached()
+      return lambda step: self.inputs(cache, *self.draw(task, number, step))
+
+    def check(step: int, terms: Mapping[str, float]) -> None:
+      nan_guard.check(
+        name,
+        step,
+        terms,
+        self.causal_order,
+        lambda at: self._bad_teacher_stage(
+          images[np.concatenate(self.draw(task, number, at - 1))]
+        ),
+      )
+
+    return loop.train(
+      begin(),
+      self.train_step,
+      prepare,
+      steps,
+      folder,
+      devices=self._devices,
+      metadata={'train_images': number, 'train_sha256': _sha256(images), **(metadata or {})},
+      options=loop.LoopOptions(
+        name=name,
+        batch_size=train.batch_size,
+        checkpoint_steps=train.checkpoint_steps,
+        log_steps=train.log_steps,
+        tensorboard=train.tensorboard,
+        profile=train.profile,
+        check=check,
+        order=self.log_order,
+      ),
+    )
+
+  def feature_cache(self, images: np.ndarray) -> FeatureCache:
+    """The training images with the teacher's features; several seeds share them.
+
+    Args:
+      images: uint8 [N, S, S, 3].
+    """
+    digest = _sha256(images)
+    if self._kept is not None and self._kept[0] == digest:
+      return self._kept[1]
+    self._kept = None  # before others take memory
+    cache = build_cache(
+      self._devices,
+      self._teacher_step,
+      self.teacher_params,
+      images,
+      self._extractor.shapes(images.shape[1], self._depth),
+      wanted=self._config.train.cache_features,
+      batch_size=self._config.train.batch_size,
+    )
+    if len(self._config.seeds) > 1:
+      self._kept = digest, cache
+    return cache
+
+  def over_images(
+    self, cache: FeatureCache, look: Callable[..., Any], params: Any
+  ) -> Iterator[Any]:
+    """Computes something of each training image, in their order, a batch at a time.
+
+    Args:
+      cache: the training images.
+      look: pmapped `(params, teacher_params, batch) -> tree`, leaves [B / D, ...].
+      params: numpy arrays.
+
+    Yields:
+      The trees of numpy arrays [b, ...].
+    """
+    replicated = self._devices.replicate(params)
+    for batch, number in cache.batches(self._config.eval.batch_size):
+      found = look(replicated, self.teacher_params, batch)
+      yield jax.tree.map(functools.partial(self._devices.unshard, number=number), found)
+
+  def draw(self, task: Task, number: int, step: int) -> tuple[np.ndarray, ...]:
+    """Which images a step takes: the indices of its batch, and what else is drawn.
+
+    Args:
+      task: the name and the seed.
+      number: of the training images.
+      step: its number from 0.
+    """
+    size = self._config.train.batch_size
+    return (batch_indices(task.seed, task.name, number, size, step),)
+
+  def inputs(self, cache: FeatureCache, *drawn: np.ndarray) -> tuple[Any, ...]:
+    """What `train_step` takes beside the state.
+
+    Args:
+      cache: the training images.
+      drawn: what `draw` gave.
+    """
+    return (self.teacher_params, *(cache.draw(indices) for indices in drawn))
+
+  def loss_inputs(self, teacher_params: Any, *batches: Batch) -> tuple[Any, ...]:
+    """What the loss takes beside parameters and statistics: images and their features.
+
+    Args:
+      teacher_params: the extractor's parameters.
+      batches: of what `draw` gave.
+
+    Returns:
+      (images as the teacher sees them, [B, S, S, 3]; features, [B, H_k, W_k, C_k] each).
+    """
+    (batch,) = batches
+    images = self._extractor.normalize(batch.images)
+    return images, self.known_or_computed(teacher_params, batch, self._depth)
+
+  def known_or_computed(
+    self, teacher_params: Any, batch: Batch, stages: int
+  ) -> tuple[jax.Array, ...]:
+    """The teacher's features of a batch, [B, H_k, W_k, C_k], from the cache where it has them.
+
+    Args:
+      teacher_params: the extractor's parameters.
+      batch: a device's share.
+      stages: the number of stages that are computed where they are not known.
+    """
+    if batch.features is None:
+      return self._extractor(teacher_params, batch.images, stages)
+    return tuple(f.astype(self._extractor.dtype) for f in batch.features)
+
+  def make_step(self, optimizer: optax.GradientTransformation) -> Callable[..., Any]:
+    """One step of any optimizer, not mapped over devices yet.
+
+    Args:
+      optimizer: an optax optimizer.
+
+    Returns:
+      `(state, teacher_params, *batches) -> (state, terms)`, of a device's shares.
+    """
+    step = make_train_step(self._loss, optimizer, self._axis_name)
+
+    def with_teacher(
+      state: TrainState, teacher_params: Any, *batches: Batch
+    ) -> tuple[TrainState, dict[str, jax.Array]]:
+      # The teacher is frozen: it stays out of what is differentiated.
+      return step(state, *self.loss_inputs(teacher_params, *batches))
+
+    return with_teacher
+
+  def log_order(self, names: Iterable[str]) -> list[str]:
+    """Sorts the names of logged values: the loss, then the others by name."""
+    return sorted(names, key=lambda name: (name != 'loss', name))
+
+  def causal_order(self, names: Iterable[str]) -> list[str]:
+    """Sorts the names of logged values: parts of the loss, the loss, the gradient."""
+    last = ('loss', 'grad_norm')
+    return sorted(names, key=lambda name: (name in last, name == last[1], name))
+
+  @functools.cached_property
+  def train_step(self) -> Callable[..., Any]:
+    """Pmapped `(state, teacher_params, *batches) -> (state, terms)`."""
+    step = self.make_step(self._optimizer)
+    return self._devices.map(step, donate=[0])  # type: ignore[no-any-return]
+
+  @functools.cached_property
+  def teacher_params(self) -> Any:
+    """The extractor's parameters on every device."""
+    return self._devices.replicate(self._extractor.params)
+
+  @functools.cached_property
+  def _teacher_step(self) -> Callable[..., Any]:
+    """Pmapped `(teacher_params, images) -> features` of all stages that a step needs."""
+    return self._devices.map(  # type: ignore[no-any-return]
+      lambda params, images: self._extractor(params, images, self._depth)
+    )
+
+  def _bad_teacher_stage(self, images: np.ndarray) -> tuple[str, str] | None:
+    """Whether the teacher gave anything that is not finite: what, and the remedy."""
+    features = compute_features(
+      self._devices,
+      self._teacher_step,
+      self.teacher_params,
+      images,
+      self._config.train.batch_size,
+    )
+    for stage, values in enumerate(features, start=1):
+      if not np.isfinite(np.asarray(values, np.float32)).all():
+        source = self._config.model.teacher_weights
+        return f"the teacher's stage {stage}", f'Check {source} and the machine.'
+    return None
+
+
+def _sha256(images: np.ndarray) -> str:
+  return hashlib.sha256(images.data).hexdigest()
