@@ -53,11 +53,10 @@ class NearestNeighbours(Method):
 
   def __init__(self, config: ConfigDict, extractor: FeatureExtractor, devices: Devices):
     """See `create`."""
-    fields = config.method
-    self.stages = tuple(fields.stages)
     self.notes: list[str] = []
-    self._config, self._devices = config, devices
-    self._patches = patches.Patches(extractor, self.stages, fields.neighbourhood)
+    self._config = config
+    self._patches = patches.Patches(config, extractor, devices)
+    self.stages = self._patches.stages
 
   def fit(
     self, task: Task, images: np.ndarray, folder: Path, start: Start | None = None
@@ -66,8 +65,7 @@ class NearestNeighbours(Method):
     chosen = self._choose(task, images)
     per_image = self._patches.side(images) ** 2
     kept = []
-    size = self._config.eval.batch_size
-    for which, found in self._patches.of_images(task.name, images, self._devices, size):
+    for which, found in self._patches.of_images(task.name, images):
       rows = found.reshape(-1, found.shape[-1])
       first = which.start * per_image
       low, high = np.searchsorted(chosen, (first, first + len(rows)))

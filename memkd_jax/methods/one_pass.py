@@ -1,5 +1,6 @@
 """What methods share that learn in one pass over the images, without taking steps."""
 
+import functools
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -13,8 +14,6 @@ from memkd_jax.runtime.devices import Devices
 from memkd_jax.runtime.progress import progress_bar
 from memkd_jax.teachers.extractor import FeatureExtractor
 
-_Features = tuple[jax.Array, ...]
-
 
 def resolve_stages(config: ConfigDict) -> ConfigDict:
   """Checks `method.stages`, and puts them into their order, each once."""
@@ -24,43 +23,99 @@ def resolve_stages(config: ConfigDict) -> ConfigDict:
   return config
 
 
-def over_images(
-  name: str,
-  images: np.ndarray,
-  extractor: FeatureExtractor,
-  depth: int,
-  function: Callable[[_Features], Any],
-  devices: Devices,
-  batch_size: int,
-) -> Iterator[tuple[slice, Any]]:
+class ImagePass:
   """Computes something of each image's features, a batch at a time, with a progress bar.
 
-  Args:
-    name: of the progress bar.
-    images: uint8 [N, S, S, 3].
-    extractor: the frozen teacher.
-    depth: number of its stages that are computed.
-    function: of the features [B, H_k, W_k, C_k]; a tree of arrays [B, ...].
-    devices: that share out each batch.
-    batch_size: images of a batch.
-
-  Yields:
-    Which images a batch is of, and what the function gave, a tree of numpy arrays [b, ...].
-
-  Raises:
-    interrupt.Interrupted: a signal came.
+  Compiled once for any number of images, and for all tasks.
   """
-  size = devices.round_up(batch_size)
-  compute = devices.map(lambda params, batch: function(extractor(params, batch, depth)))
-  teacher_params = devices.replicate(extractor.params)
-  with progress_bar(name, len(images)) as progress:
-    for begin in range(0, len(images), size):
-      interrupt.raise_if_asked()
-      batch = images[begin : begin + size]
-      number = len(batch)
-      found = compute(teacher_params, devices.pad_shard(batch, size))
-      yield (
-        slice(begin, begin + number),
-        jax.tree.map(lambda x, n=number: devices.unshard(x, n), found),
+
+  def __init__(
+    self,
+    extractor: FeatureExtractor,
+    depth: int,
+    function: Callable[..., Any],
+    devices: Devices,
+    batch_size: int,
+  ):
+    """Compiles nothing yet.
+
+    Args:
+      extractor: the frozen teacher.
+      depth: number of its stages that are computed.
+      function: `(features, *constants)`, the features [B, H_k, W_k, C_k]; gives a tree of
+        arrays [B, ...].
+      devices: that share out each batch.
+      batch_size: images of a batch.
+    """
+    self._extractor, self._depth, self._function = extractor, depth, function
+    self._devices, self._size = devices, devices.round_up(batch_size)
+
+  def __call__(
+    self, name: str, images: np.ndarray, *constants: Any
+  ) -> Iterator[tuple[slice, Any]]:
+    """Goes over images.
+
+    Args:
+      name: of the progress bar.
+      images: uint8 [N, S, S, 3].
+      constants: what the function takes beside the features, trees of arrays.
+
+    Yields:
+      Which images a batch is of, and what the function gave, a tree of numpy arrays [b, ...].
+
+    Raises:
+      interrupt.Interrupted: a signal came.
+    """
+    constants = self._devices.replicate(constants)
+    if self._extractor.kept is None:
+      yield from self._batches(name, images, self._of_images, self._teacher, *constants)
+      return
+
+    def compute() -> list[np.ndarray]:
+      parts = [
+        found for _, found in self._batches('teacher', images, self._look, self._teacher)
+      ]
+      return [np.concatenate(stage) for stage in zip(*parts, strict=True)]
+
+    features = tuple(self._extractor.of_training_images(images, self._depth, compute))
+    yield from self._batches(name, features, self._of_features, *constants)
+
+  def _batches(
+    self, name: str, rows: Any, step: Callable[..., Any], *others: Any
+  ) -> Iterator[tuple[slice, Any]]:
+    """`step(batch, *others)` of every batch of a tree of rows."""
+    number = len(jax.tree.leaves(rows)[0])
+    with progress_bar(name, number) as progress:
+      for begin in range(0, number, self._size):
+        interrupt.raise_if_asked()
+        which = slice(begin, min(begin + self._size, number))
+        size = which.stop - which.start
+        batch = jax.tree.map(lambda x, w=which: self._devices.pad_shard(x[w], self._size), rows)
+        unpad = functools.partial(self._devices.unshard, number=size)
+        yield which, jax.tree.map(unpad, step(batch, *others))
+        progress.update(size)
+
+  @functools.cached_property
+  def _teacher(self) -> Any:
+    return self._devices.replicate(self._extractor.params)
+
+  @functools.cached_property
+  def _look(self) -> Callable[..., Any]:
+    """Pmapped `(images, teacher_params) -> features`."""
+    return self._devices.map(  # type: ignore[no-any-return]
+      lambda images, params: self._extractor(params, images, self._depth)
+    )
+
+  @functools.cached_property
+  def _of_features(self) -> Callable[..., Any]:
+    """Pmapped `(features, *constants)`."""
+    return self._devices.map(self._function)  # type: ignore[no-any-return]
+
+  @functools.cached_property
+  def _of_images(self) -> Callable[..., Any]:
+    """Pmapped `(images, teacher_params, *constants)`, without features in between."""
+    return self._devices.map(  # type: ignore[no-any-return]
+      lambda images, params, *constants: self._function(
+        self._extractor(params, images, self._depth), *constants
       )
-      progress.update(number)
+    )

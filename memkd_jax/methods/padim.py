@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 from memkd_jax.config import Field
 from memkd_jax.data.sampling import category_seed
 from memkd_jax.methods.base import Fitted, Method, Start, Task
-from memkd_jax.methods.one_pass import over_images, resolve_stages
+from memkd_jax.methods.one_pass import ImagePass, resolve_stages
 from memkd_jax.runtime import interrupt
 from memkd_jax.runtime.devices import Devices
 from memkd_jax.teachers.extractor import FeatureExtractor
@@ -65,7 +65,9 @@ class PaDiM(Method):
     """See `create`."""
     self.stages = tuple(config.method.stages)
     self.notes: list[str] = []
-    self._config, self._extractor, self._devices = config, extractor, devices
+    self._config, self._extractor = config, extractor
+    depth, size = max(self.stages), config.eval.batch_size
+    self._look = ImagePass(extractor, depth, self._embed, devices, size)
 
   def fit(
     self, task: Task, images: np.ndarray, folder: Path, start: Start | None = None
@@ -74,15 +76,7 @@ class PaDiM(Method):
     channels = self._draw(task, images.shape[1])
     side = images.shape[1] // self._extractor.stride(self.stages[0])
     found = np.empty((len(images), side**2, len(channels)), np.float32)
-    for which, embedded in over_images(
-      task.name,
-      images,
-      self._extractor,
-      max(self.stages),
-      lambda features: self._embed(features, channels),
-      self._devices,
-      self._config.eval.batch_size,
-    ):
+    for which, embedded in self._look(task.name, images, channels):
       found[which] = embedded.reshape(len(embedded), side**2, -1)
     mean = found.mean(axis=0, dtype=np.float64)
     whitening = np.empty((side**2, len(channels), len(channels)), np.float32)

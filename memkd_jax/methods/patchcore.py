@@ -82,13 +82,11 @@ class PatchCore(Method):
 
   def __init__(self, config: ConfigDict, extractor: FeatureExtractor, devices: Devices):
     """See `create`."""
-    fields = config.method
-    self.stages = tuple(fields.stages)
     self.notes: list[str] = []
-    self._config, self._devices = config, devices
-    self._patches = patches.Patches(
-      extractor, self.stages, fields.neighbourhood, fields.channels, fields.joint_channels
-    )
+    self._config = config
+    channels = config.method.channels, config.method.joint_channels
+    self._patches = patches.Patches(config, extractor, devices, *channels)
+    self.stages = self._patches.stages
 
   def fit(
     self, task: Task, images: np.ndarray, folder: Path, start: Start | None = None
@@ -98,8 +96,7 @@ class PatchCore(Method):
     number = len(images) * side**2
     kept = max(1, round(fields.share * number))
     rows: np.ndarray | None = None
-    size, name = self._config.eval.batch_size, f'{task.name}, patches'
-    for which, found in self._patches.of_images(name, images, self._devices, size):
+    for which, found in self._patches.of_images(f'{task.name}, patches', images):
       if rows is None:
         rows = np.empty((len(images), *found.shape[1:]), np.float32)
       rows[which] = found

@@ -13,7 +13,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from memkd_jax.config import Field, require
-from memkd_jax.methods.one_pass import over_images, resolve_stages
+from memkd_jax.methods.one_pass import ImagePass, resolve_stages
 from memkd_jax.ops.resampling import resample_features, upsampling_matrix
 from memkd_jax.runtime.devices import Devices
 from memkd_jax.teachers.extractor import FeatureExtractor
@@ -48,24 +48,26 @@ class Patches:
 
   def __init__(
     self,
+    config: ConfigDict,
     extractor: FeatureExtractor,
-    stages: tuple[int, ...],
-    neighbourhood: int,
+    devices: Devices,
     channels: int = 0,
     joint_channels: int = 0,
   ):
     """Takes what makes up a patch.
 
     Args:
+      config: the resolved config, of which `FIELDS` are read, and eval.batch_size.
       extractor: the frozen teacher.
-      stages: of the teacher, ascending.
-      neighbourhood: side of the square of positions that are averaged, odd.
+      devices: that share out the batches of `of_images`.
       channels: to which the channels of each stage are averaged; 0 keeps them.
       joint_channels: to which those of all stages together are averaged; 0 keeps them.
     """
-    self.stages = stages
-    self._extractor, self._neighbourhood = extractor, neighbourhood
+    self.stages = tuple(config.method.stages)
+    self._extractor, self._neighbourhood = extractor, config.method.neighbourhood
     self._channels, self._joint_channels = channels, joint_channels
+    depth, size = max(self.stages), config.eval.batch_size
+    self._look = ImagePass(extractor, depth, self, devices, size)
 
   def __call__(self, features: tuple[jax.Array, ...]) -> jax.Array:
     """Makes patches of features.
@@ -89,16 +91,13 @@ class Patches:
     """Positions of the grid in a row, for images [N, S, S, 3]."""
     return images.shape[1] // self._extractor.stride(self.stages[0])
 
-  def of_images(
-    self, name: str, images: np.ndarray, devices: Devices, batch_size: int
-  ) -> Iterator[tuple[slice, np.ndarray]]:
-    """The patches of images, a batch at a time; see `one_pass.over_images`.
+  def of_images(self, name: str, images: np.ndarray) -> Iterator[tuple[slice, np.ndarray]]:
+    """The patches of images, a batch at a time; see `one_pass.ImagePass`.
 
     Yields:
       Which images a batch is of, and their patches, float32 [b, H, W, C].
     """
-    depth = max(self.stages)
-    return over_images(name, images, self._extractor, depth, self, devices, batch_size)
+    return self._look(name, images)
 
 
 def local_mean(features: jax.Array, side: int) -> jax.Array:

@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 
 from memkd_jax.config import Field
 from memkd_jax.methods.base import Fitted, Method, Start, Task
-from memkd_jax.methods.one_pass import over_images, resolve_stages
+from memkd_jax.methods.one_pass import ImagePass, resolve_stages
 from memkd_jax.ops.neighbours import k_nearest
 from memkd_jax.runtime.devices import Devices
 from memkd_jax.teachers.extractor import FeatureExtractor
@@ -54,22 +54,15 @@ class SPADE(Method):
     """See `create`."""
     self.stages = tuple(config.method.stages)
     self.notes: list[str] = []
-    self._config, self._extractor, self._devices = config, extractor, devices
+    self._config, self._extractor = config, extractor
+    depth, size = max(self.stages), config.eval.batch_size
+    self._look = ImagePass(extractor, depth, self._kept, devices, size)
 
   def fit(
     self, task: Task, images: np.ndarray, folder: Path, start: Start | None = None
   ) -> Fitted:
     """Keeps the features of all images."""
-    parts = over_images(
-      task.name,
-      images,
-      self._extractor,
-      max(self.stages),
-      self._kept,
-      self._devices,
-      self._config.eval.batch_size,
-    )
-    kept = [found for _, found in parts]
+    kept = [found for _, found in self._look(task.name, images)]
     return Fitted(jax.tree.map(lambda *x: np.concatenate(x), *kept), {})
 
   def _kept(self, features: tuple[jax.Array, ...]) -> dict[str, jax.Array]:

@@ -1,0 +1,59 @@
+"""One pass over the images: what every batch gives, and what is computed once."""
+
+import jax
+import numpy as np
+import pytest
+
+from memkd_jax.config import RANDOM_TEACHER
+from memkd_jax.methods.one_pass import ImagePass
+from memkd_jax.runtime.devices import Devices
+from memkd_jax.teachers.extractor import FeatureExtractor
+from memkd_jax.teachers.kept_features import KeptFeatures
+
+
+@pytest.fixture
+def images(rng):
+  return rng.integers(0, 256, (7, 32, 32, 3), dtype=np.uint8)
+
+
+def means(features, scale):
+  return {'mean': scale * features[1].mean(axis=(1, 2))}
+
+
+def gather(parts):
+  parts = list(parts)
+  assert [p for p, _ in parts] == [slice(0, 4), slice(4, 7)]
+  return np.concatenate([found['mean'] for _, found in parts])
+
+
+@pytest.mark.parametrize('number', [1, 4])
+@pytest.mark.parametrize('kept', [False, True], ids=['fused', 'kept'])
+def test_a_pass_is_what_the_function_gives_of_all_features(images, number, kept):
+  extractor = FeatureExtractor(
+    'tiny_basic', RANDOM_TEACHER, kept=KeptFeatures() if kept else None
+  )
+  look = ImagePass(extractor, 2, means, Devices(jax.devices()[:number]), 4)
+  expected = means(extractor(extractor.params, images, 2), 3.0)['mean']
+  found = gather(look('bolt', images, np.float32(3)))
+  np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_functions_are_compiled_once_and_kept_features_computed_once(images, monkeypatch):
+  extractor = FeatureExtractor('tiny_basic', RANDOM_TEACHER, kept=KeptFeatures())
+  computed = []
+  call = FeatureExtractor.__call__
+  monkeypatch.setattr(
+    FeatureExtractor, '__call__', lambda self, *a: computed.append(1) or call(self, *a)
+  )
+  traced = []
+
+  def function(features, scale):
+    traced.append(1)
+    return means(features, scale)
+
+  one = ImagePass(extractor, 2, function, Devices(jax.devices()[:1]), 4)
+  two = ImagePass(extractor, 2, means, Devices(jax.devices()[:1]), 4)
+  gather(one('bolt', images, np.float32(1)))
+  gather(one('bolt', images, np.float32(2)))
+  gather(two('bolt', images, np.float32(2)))
+  assert (len(computed), len(traced)) == (1, 1)  # traces, of the teacher and of the function
