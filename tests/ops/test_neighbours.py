@@ -1,4 +1,5 @@
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from sklearn.metrics import pairwise_distances
@@ -14,6 +15,23 @@ def test_distances_are_those_of_scikit_learn(rng, items):
   expected, _ = NearestNeighbors(n_neighbors=1).fit(memory).kneighbors(queries)
   found = jax.jit(nearest_distance)(queries, memory)
   np.testing.assert_allclose(found, expected[:, 0], rtol=1e-4)
+
+
+@pytest.mark.parametrize('items', [2, 2048, 5000])
+def test_distances_by_bfloat16_are_those_of_rounded_rows(rng, items):
+  queries, half = (
+    (rng.normal(size=(n, 12)) * 512).round().astype(np.float32) / 512 for n in (300, items // 2)
+  )
+  memory = np.concatenate([half, -half])  # whose mean is 0 exactly
+  one, other = (np.asarray(x.astype(jnp.bfloat16), np.float32) for x in (queries, memory))
+  expected, _ = NearestNeighbors(n_neighbors=1).fit(other).kneighbors(one)
+  found = jax.jit(nearest_distance, static_argnums=2)(queries, memory, 'bfloat16')
+  assert found.dtype == np.float32
+  np.testing.assert_allclose(found, expected[:, 0], rtol=1e-4)
+  # Rounding moves each of the two rows by at most 2^-9 of its length.
+  exact = np.asarray(nearest_distance(queries, memory))
+  lengths = [np.linalg.norm(x, axis=1).max() for x in (queries, memory)]
+  assert 0 < np.abs(found - exact).max() < sum(lengths) / 2**9
 
 
 def test_a_query_in_the_memory_is_at_no_distance(rng):
