@@ -17,12 +17,12 @@ from memkd_jax.config import Field
 from memkd_jax.data.sampling import category_seed
 from memkd_jax.methods import patches
 from memkd_jax.methods.base import Fitted, Method, Start, Task
-from memkd_jax.ops.neighbours import nearest_distance
 from memkd_jax.runtime.devices import Devices
 from memkd_jax.teachers.extractor import FeatureExtractor
 
 FIELDS = (
   *patches.FIELDS,
+  patches.PRODUCTS_FIELD,
   Field(
     'method.share',
     0.1,
@@ -62,30 +62,18 @@ class NearestNeighbours(Method):
     self, task: Task, images: np.ndarray, folder: Path, start: Start | None = None
   ) -> Fitted:
     """Keeps a random share of the patches, the same ones for the same seed."""
-    chosen = self._choose(task, images)
-    per_image = self._patches.side(images) ** 2
-    kept = []
-    for which, found in self._patches.of_images(task.name, images):
-      rows = found.reshape(-1, found.shape[-1])
-      first = which.start * per_image
-      low, high = np.searchsorted(chosen, (first, first + len(rows)))
-      kept.append(rows[chosen[low:high] - first])
-    return Fitted({'memory': np.concatenate(kept)}, {})
-
-  def _choose(self, task: Task, images: np.ndarray) -> np.ndarray:
-    """Which of all patches are kept, in ascending order, whatever the size of a batch."""
-    number = len(images) * self._patches.side(images) ** 2
+    number, _ = self._patches.shape(images)
     kept = max(1, round(self._config.method.share * number))
     generator = np.random.default_rng(category_seed(task.seed, task.name))
-    return np.sort(generator.choice(number, kept, replace=False))
+    chosen = np.sort(generator.choice(number, kept, replace=False))
+    return Fitted({'memory': self._patches.choose(task.name, images, chosen)}, {})
 
   def maps(
     self, params: Any, features: tuple[jax.Array, ...], images: jax.Array
   ) -> dict[int, jax.Array]:
     """{0: Euclidean distance of each patch to the nearest of the memory}."""
-    found = self._patches(features)
-    flat = found.reshape(-1, found.shape[-1])
-    return {0: nearest_distance(flat, params['memory']).reshape(found.shape[:-1])}
+    products = self._config.method.products
+    return {0: self._patches.distances(features, params['memory'], products)}
 
   def image_scores(
     self,

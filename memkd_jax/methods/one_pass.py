@@ -1,7 +1,7 @@
 """What methods share that learn in one pass over the images, without taking steps."""
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import jax
@@ -21,6 +21,25 @@ def resolve_stages(config: ConfigDict) -> ConfigDict:
   require('method.stages', stages, len(stages) > 0, 'names at least one stage')
   config.method.stages = tuple(sorted(set(stages)))
   return config
+
+
+def collect(batches: Iterable[tuple[slice, Any]], number: int) -> Any:
+  """Puts what an `ImagePass` yields of all images together, without holding it twice.
+
+  Args:
+    batches: which images, and a tree of numpy arrays [b, ...] of them.
+    number: N, of all images.
+
+  Returns:
+    A tree of numpy arrays [N, ...].
+  """
+  whole: Any = None
+  for which, found in batches:
+    if whole is None:
+      whole = jax.tree.map(lambda x: np.empty((number, *x.shape[1:]), x.dtype), found)
+    for array, part in zip(jax.tree.leaves(whole), jax.tree.leaves(found), strict=True):
+      array[which] = part
+  return whole
 
 
 class ImagePass:
@@ -71,11 +90,9 @@ class ImagePass:
       yield from self._batches(name, images, self._of_images, self._teacher, *constants)
       return
 
-    def compute() -> list[np.ndarray]:
-      parts = [
-        found for _, found in self._batches('teacher', images, self._look, self._teacher)
-      ]
-      return [np.concatenate(stage) for stage in zip(*parts, strict=True)]
+    def compute() -> tuple[np.ndarray, ...]:
+      batches = self._batches('teacher', images, self._look, self._teacher)
+      return collect(batches, len(images))  # type: ignore[no-any-return]
 
     features = tuple(self._extractor.of_training_images(images, self._depth, compute))
     yield from self._batches(name, features, self._of_features, *constants)

@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 from memkd_jax.config import Field
 from memkd_jax.data.sampling import category_seed
 from memkd_jax.methods.base import Fitted, Method, Start, Task
-from memkd_jax.methods.one_pass import ImagePass, resolve_stages
+from memkd_jax.methods.one_pass import ImagePass, collect, resolve_stages
 from memkd_jax.runtime import interrupt
 from memkd_jax.runtime.devices import Devices
 from memkd_jax.teachers.extractor import FeatureExtractor
@@ -74,13 +74,11 @@ class PaDiM(Method):
   ) -> Fitted:
     """Means and covariances in one pass over the images, in float64 on the host."""
     channels = self._draw(task, images.shape[1])
-    side = images.shape[1] // self._extractor.stride(self.stages[0])
-    found = np.empty((len(images), side**2, len(channels)), np.float32)
-    for which, embedded in self._look(task.name, images, channels):
-      found[which] = embedded.reshape(len(embedded), side**2, -1)
+    found = collect(self._look(task.name, images, channels), len(images))
+    found = found.reshape(len(images), -1, len(channels))
     mean = found.mean(axis=0, dtype=np.float64)
-    whitening = np.empty((side**2, len(channels), len(channels)), np.float32)
-    for begin in range(0, side**2, _POSITIONS):
+    whitening = np.empty((len(mean), len(channels), len(channels)), np.float32)
+    for begin in range(0, len(mean), _POSITIONS):
       interrupt.raise_if_asked()
       part = slice(begin, begin + _POSITIONS)
       centred = np.swapaxes(found[:, part] - mean[part], 0, 1)

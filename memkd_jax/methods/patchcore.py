@@ -7,19 +7,21 @@ patch's nearest neighbour is among its own.
 """
 
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from absl import logging
 from ml_collections import ConfigDict
 
 from memkd_jax.config import Field
 from memkd_jax.data.sampling import category_seed
 from memkd_jax.methods import patches
 from memkd_jax.methods.base import Fitted, Method, Start, Task
+from memkd_jax.methods.one_pass import ImagePass, collect
 from memkd_jax.ops.coreset import k_centres
-from memkd_jax.ops.neighbours import k_nearest, nearest_distance
+from memkd_jax.ops.neighbours import k_nearest
 from memkd_jax.runtime import interrupt
 from memkd_jax.runtime.devices import Devices
 from memkd_jax.runtime.progress import progress_bar
@@ -27,6 +29,7 @@ from memkd_jax.teachers.extractor import FeatureExtractor
 
 FIELDS = (
   *patches.FIELDS,
+  patches.PRODUCTS_FIELD,
   Field(
     'method.channels',
     1024,
@@ -61,6 +64,15 @@ FIELDS = (
     high=2**10,
     open_low=True,
   ),
+  Field(
+    'method.host_gigabytes',
+    4.0,
+    "Gigabytes of the host's memory that the training images' patches may take; where they "
+    'need more, those of the coreset are computed a second time; without projection they are '
+    'held in any case',
+    high=2**14,
+    resumable=True,
+  ),
 )
 
 
@@ -72,6 +84,18 @@ def resolve(config: ConfigDict) -> ConfigDict:
 def create(config: ConfigDict, extractor: FeatureExtractor, devices: Devices) -> 'PatchCore':
   """Makes the method of a resolved config."""
   return PatchCore(config, extractor, devices)
+
+
+class _Found(NamedTuple):
+  """What a pass over the images finds.
+
+  Attributes:
+    rows: patches, [B, H, W, C]; None where they are not held.
+    projected: by which they are compared, [B, H, W, P]; None where that is by themselves.
+  """
+
+  rows: Any
+  projected: Any
 
 
 class PatchCore(Method):
@@ -87,40 +111,52 @@ class PatchCore(Method):
     channels = config.method.channels, config.method.joint_channels
     self._patches = patches.Patches(config, extractor, devices, *channels)
     self.stages = self._patches.stages
+    depth, size = max(self.stages), config.eval.batch_size
+    self._look = ImagePass(extractor, depth, self._embed, devices, size)
 
   def fit(
     self, task: Task, images: np.ndarray, folder: Path, start: Start | None = None
   ) -> Fitted:
     """Keeps a coreset of the patches, the same one for the same seed."""
-    fields, side = self._config.method, self._patches.side(images)
-    number = len(images) * side**2
+    fields, (number, channels) = self._config.method, self._patches.shape(images)
     kept = max(1, round(fields.share * number))
-    rows: np.ndarray | None = None
-    for which, found in self._patches.of_images(f'{task.name}, patches', images):
-      if rows is None:
-        rows = np.empty((len(images), *found.shape[1:]), np.float32)
-      rows[which] = found
-    assert rows is not None
-    flat = rows.reshape(number, -1)
     generator = np.random.default_rng(category_seed(task.seed, task.name))
-    projected = project(flat, fields.projection, generator)
+    matrix = projection(channels, fields.projection, generator)
     first = int(generator.integers(number))
+    gigabytes = 4e-9 * number * channels
+    holds = matrix is None or gigabytes <= fields.host_gigabytes
+    how = 'held in memory' if holds else 'computed twice, see method.host_gigabytes'
+    text = '%s: %d patches of %d numbers, %.2f GB, %s'
+    logging.info(text, task.name, number, channels, gigabytes, how)
+    batches = self._look(f'{task.name}, patches', images, matrix)
+    if not holds:
+      batches = ((which, found._replace(rows=None)) for which, found in batches)
+    found = jax.tree.map(lambda x: x.reshape(number, -1), collect(batches, len(images)))
+    compared = found.rows if matrix is None else found.projected
     with progress_bar(f'{task.name}, coreset', kept) as progress:
 
       def tell(picks: int) -> None:
         interrupt.raise_if_asked()
         progress.update(picks)
 
-      chosen = k_centres(projected, kept, first, tell)
-    return Fitted({'memory': flat[np.sort(chosen)]}, {})
+      chosen = np.sort(k_centres(compared, kept, first, tell))
+    if holds:
+      return Fitted({'memory': found.rows[chosen]}, {})
+    memory = self._patches.choose(f'{task.name}, patches of the coreset', images, chosen)
+    return Fitted({'memory': memory}, {})
+
+  def _embed(self, features: tuple[jax.Array, ...], matrix: jax.Array | None) -> '_Found':
+    rows = self._patches(features)
+    if matrix is None:
+      return _Found(rows, None)
+    return _Found(rows, jnp.matmul(rows, matrix, precision='highest'))
 
   def maps(
     self, params: Any, features: tuple[jax.Array, ...], images: jax.Array
   ) -> dict[int, jax.Array]:
     """{0: Euclidean distance of each patch to the nearest of the memory}."""
-    found = self._patches(features)
-    flat = found.reshape(-1, found.shape[-1])
-    return {0: nearest_distance(flat, params['memory']).reshape(found.shape[:-1])}
+    products = self._config.method.products
+    return {0: self._patches.distances(features, params['memory'], products)}
 
   def image_scores(
     self,
@@ -142,22 +178,20 @@ class PatchCore(Method):
     return reweighted_distances(queries, memory, neighbours)
 
 
-def project(rows: np.ndarray, number: int, generator: np.random.Generator) -> np.ndarray:
-  """Random projections, which keep distances about as they are (Johnson-Lindenstrauss).
+def projection(channels: int, number: int, generator: np.random.Generator) -> np.ndarray | None:
+  """Of rows to fewer numbers, which keeps distances about as they are (Johnson-Lindenstrauss).
 
   Args:
-    rows: float32 [N, C].
-    number: of projections; 0, or no fewer than C, keeps the rows as they are.
+    channels: C of the rows.
+    number: P, to how many; 0, or no fewer than C, keeps the rows as they are.
     generator: draws a Gaussian matrix.
 
   Returns:
-    float32 [N, number].
+    float32 [C, P], by which rows [N, C] are multiplied; None where they are kept.
   """
-  channels = rows.shape[1]
   if number == 0 or number >= channels:
-    return rows
-  matrix = generator.normal(0, number**-0.5, (channels, number)).astype(np.float32)
-  return np.asarray(jnp.matmul(rows, matrix, precision='highest'))
+    return None
+  return generator.normal(0, number**-0.5, (channels, number)).astype(np.float32)
 
 
 def reweighted_distances(queries: jax.Array, memory: jax.Array, neighbours: int) -> jax.Array:

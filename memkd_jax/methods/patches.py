@@ -5,7 +5,6 @@ neighbours, deeper stages are resized to the grid of the first, and all are put 
 """
 
 import functools
-from collections.abc import Iterator
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +13,7 @@ from ml_collections import ConfigDict
 
 from memkd_jax.config import Field, require
 from memkd_jax.methods.one_pass import ImagePass, resolve_stages
+from memkd_jax.ops.neighbours import PRODUCTS, nearest_distance
 from memkd_jax.ops.resampling import resample_features, upsampling_matrix
 from memkd_jax.runtime.devices import Devices
 from memkd_jax.teachers.extractor import FeatureExtractor
@@ -30,6 +30,14 @@ FIELDS = (
     open_low=True,
   ),
 )
+# Of methods that use `Patches.distances`.
+PRODUCTS_FIELD = Field(
+  'method.products',
+  'float32',
+  'What patches are multiplied in when their nearest neighbours are sought; sums are float32',
+  choices=PRODUCTS,
+  scoring=True,
+)
 
 
 def resolve(config: ConfigDict) -> ConfigDict:
@@ -40,7 +48,7 @@ def resolve(config: ConfigDict) -> ConfigDict:
 
 
 class Patches:
-  """How images become patches.
+  """How images become patches, and how far these are from a memory of others.
 
   Attributes:
     stages: of the teacher, ascending.
@@ -59,7 +67,7 @@ class Patches:
     Args:
       config: the resolved config, of which `FIELDS` are read, and eval.batch_size.
       extractor: the frozen teacher.
-      devices: that share out the batches of `of_images`.
+      devices: that share out the batches of images.
       channels: to which the channels of each stage are averaged; 0 keeps them.
       joint_channels: to which those of all stages together are averaged; 0 keeps them.
     """
@@ -91,13 +99,47 @@ class Patches:
     """Positions of the grid in a row, for images [N, S, S, 3]."""
     return images.shape[1] // self._extractor.stride(self.stages[0])
 
-  def of_images(self, name: str, images: np.ndarray) -> Iterator[tuple[slice, np.ndarray]]:
-    """The patches of images, a batch at a time; see `one_pass.ImagePass`.
+  def shape(self, images: np.ndarray) -> tuple[int, int]:
+    """(number of patches, channels of each) of images [N, S, S, 3]."""
+    stages = self._extractor.shapes(images.shape[1], max(self.stages))
+    return len(images) * self.side(images) ** 2, jax.eval_shape(self, stages).shape[-1]
 
-    Yields:
-      Which images a batch is of, and their patches, float32 [b, H, W, C].
+  def choose(self, name: str, images: np.ndarray, chosen: np.ndarray) -> np.ndarray:
+    """Some of the patches of images, of which no more than a batch is held.
+
+    Args:
+      name: of the progress bar.
+      images: uint8 [N, S, S, 3].
+      chosen: int64 [M], indices of patches, ascending: image by image, row by row.
+
+    Returns:
+      float32 [M, C].
     """
-    return self._look(name, images)
+    number, channels = self.shape(images)
+    kept = np.empty((len(chosen), channels), np.float32)
+    for which, found in self._look(name, images):
+      first = which.start * (number // len(images))
+      rows = found.reshape(-1, channels)
+      low, high = np.searchsorted(chosen, (first, first + len(rows)))
+      kept[low:high] = rows[chosen[low:high] - first]
+    return kept
+
+  def distances(
+    self, features: tuple[jax.Array, ...], memory: jax.Array, products: str
+  ) -> jax.Array:
+    """How far patches are from a memory.
+
+    Args:
+      features: see `__call__`.
+      memory: [M, C].
+      products: the value of `PRODUCTS_FIELD`.
+
+    Returns:
+      Euclidean distance of each patch to the nearest of the memory, [B, H, W].
+    """
+    found = self(features)
+    flat = found.reshape(-1, found.shape[-1])
+    return nearest_distance(flat, memory, products).reshape(found.shape[:-1])
 
 
 def local_mean(features: jax.Array, side: int) -> jax.Array:

@@ -15,8 +15,8 @@ from ml_collections import ConfigDict
 
 from memkd_jax.config import Field
 from memkd_jax.methods.base import Fitted, Method, Start, Task
-from memkd_jax.methods.one_pass import ImagePass, resolve_stages
-from memkd_jax.ops.neighbours import k_nearest
+from memkd_jax.methods.one_pass import ImagePass, collect, resolve_stages
+from memkd_jax.ops.neighbours import k_nearest, nearest_distance
 from memkd_jax.runtime.devices import Devices
 from memkd_jax.teachers.extractor import FeatureExtractor
 
@@ -62,8 +62,7 @@ class SPADE(Method):
     self, task: Task, images: np.ndarray, folder: Path, start: Start | None = None
   ) -> Fitted:
     """Keeps the features of all images."""
-    kept = [found for _, found in self._look(task.name, images)]
-    return Fitted(jax.tree.map(lambda *x: np.concatenate(x), *kept), {})
+    return Fitted(collect(self._look(task.name, images), len(images)), {})
 
   def _kept(self, features: tuple[jax.Array, ...]) -> dict[str, jax.Array]:
     """What is kept of images: the average [B, C], and stages [B, H_k W_k, C_k]."""
@@ -89,13 +88,10 @@ class SPADE(Method):
     for k in self.stages:
       known = jnp.asarray(params[f'stage{k}'])
       queries = _flat(features[k - 1])
-      squared = jnp.asarray(jnp.inf)
+      distances = jnp.asarray(jnp.inf)
       for i in range(nearest.shape[1]):  # an image at a time: all would take gigabytes
-        others = known[nearest[:, i]]
-        products = jnp.matmul(queries, jnp.swapaxes(others, 1, 2), precision='highest')
-        norms = jnp.sum(others**2, axis=-1)[:, None]
-        squared = jnp.minimum(squared, jnp.min(norms - 2 * products, axis=-1))
-      distances = jnp.sqrt(jnp.maximum(squared + jnp.sum(queries**2, axis=-1), 0))
+        here = jax.vmap(nearest_distance)(queries, known[nearest[:, i]])
+        distances = jnp.minimum(distances, here)
       maps[k] = distances.reshape(features[k - 1].shape[:-1])
     return maps
 

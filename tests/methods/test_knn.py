@@ -62,6 +62,23 @@ def test_maps_are_distances_to_the_chosen_patches(knn_config, images, make_metho
   np.testing.assert_array_equal(scores, np.asarray(maps[0]).max((1, 2)))
 
 
+@pytest.mark.parametrize('name', ['knn', 'patchcore'])
+def test_products_may_be_of_bfloat16(knn_config, images, make_method, tmp_path, name):
+  config = methods.get_config('folder', name)
+  config.data, config.model = knn_config.data, knn_config.model
+  assert config.method.products == 'float32'
+  maps = []
+  for products in ('float32', 'bfloat16'):
+    config.method.products = products
+    method = make_method(config, Devices(jax.devices()[:1]))
+    params = method.fit(Task.of_category('bolt', 0), images, tmp_path).params
+    extractor = method._patches._extractor
+    features = extractor(extractor.params, images, 3)
+    maps.append(np.asarray(method.maps(params, features, images)[0]))
+  difference = np.abs(maps[1] - maps[0]).max()
+  assert 0 < difference < 0.05 * maps[0].max()
+
+
 def test_the_memory_depends_on_the_seed_alone(knn_config, images, make_method, tmp_path):
   memories = []
   for number, batch, seed in ((1, 4, 0), (1, 3, 0), (4, 4, 0), (1, 4, 1)):

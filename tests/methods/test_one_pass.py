@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from memkd_jax.config import RANDOM_TEACHER
-from memkd_jax.methods.one_pass import ImagePass
+from memkd_jax.methods.one_pass import ImagePass, collect
 from memkd_jax.runtime.devices import Devices
 from memkd_jax.teachers.extractor import FeatureExtractor
 from memkd_jax.teachers.kept_features import KeptFeatures
@@ -57,3 +57,15 @@ def test_functions_are_compiled_once_and_kept_features_computed_once(images, mon
   gather(one('bolt', images, np.float32(2)))
   gather(two('bolt', images, np.float32(2)))
   assert (len(computed), len(traced)) == (1, 1)  # traces, of the teacher and of the function
+
+
+@pytest.mark.parametrize('size', [1, 3, 7, 20])
+def test_batches_become_one_tree(rng, size):
+  whole = {'a': rng.normal(size=(7, 2)), 'b': (None, rng.integers(0, 9, (7, 3, 1)))}
+  parts = [slice(begin, min(begin + size, 7)) for begin in range(0, 7, size)]
+  batches = ((p, {'a': whole['a'][p], 'b': (None, whole['b'][1][p])}) for p in parts)
+  found = collect(batches, 7)
+  np.testing.assert_array_equal(found['a'], whole['a'])
+  assert found['b'][0] is None
+  assert found['b'][1].dtype == whole['b'][1].dtype
+  np.testing.assert_array_equal(found['b'][1], whole['b'][1])

@@ -8,9 +8,10 @@ from sklearn.metrics import pairwise_distances
 from sklearn.neighbors import NearestNeighbors
 
 from memkd_jax import methods
+from memkd_jax.data.sampling import category_seed
 from memkd_jax.errors import UserError
 from memkd_jax.methods.base import Task
-from memkd_jax.methods.patchcore import project, reweighted_distances
+from memkd_jax.methods.patchcore import projection, reweighted_distances
 from memkd_jax.methods.patches import pool_channels
 from memkd_jax.runtime.devices import Devices
 
@@ -64,11 +65,15 @@ def test_scores_are_reweighted_as_by_hand(rng, neighbours):
 
 def test_projections_keep_distances_about_as_they_are(rng):
   rows = rng.normal(size=(60, 512)).astype(np.float32)
-  projected = project(rows, 256, np.random.default_rng(0))
+  projected = rows @ projection(512, 256, np.random.default_rng(0))
   ratio = pairwise_distances(projected)[~np.eye(60, dtype=bool)]
   ratio /= pairwise_distances(rows)[~np.eye(60, dtype=bool)]
   assert 0.75 < ratio.min() < ratio.max() < 1.25
-  assert project(rows, 0, None) is rows
+
+
+@pytest.mark.parametrize('number', [0, 512, 600])
+def test_rows_are_kept_where_they_have_no_more_numbers(rng, number):
+  assert projection(512, number, rng) is None
 
 
 def test_maps_and_scores_are_those_of_a_slow_twin(config, images, make_method, tmp_path):
@@ -91,6 +96,41 @@ def test_maps_and_scores_are_those_of_a_slow_twin(config, images, make_method, t
   queries = patches.reshape(6, 64, -1)[np.arange(6), most]
   weighed = reweighted_distances(jnp.asarray(queries), jnp.asarray(memory), 9)
   np.testing.assert_allclose(scores, weighed, atol=1e-2)
+
+
+@pytest.mark.parametrize('numbers', [0, 4])
+def test_the_memory_is_the_coreset_of_a_slow_twin(
+  config, images, make_method, tmp_path, numbers
+):
+  config.method.projection = numbers
+  method = make_method(config, Devices(jax.devices()[:1]))
+  found = method.fit(BOLT, images, tmp_path).params['memory']
+  patches = method._patches(
+    method._patches._extractor(method._patches._extractor.params, images)
+  )
+  rows = np.asarray(patches).reshape(-1, 10)
+  generator = np.random.default_rng(category_seed(BOLT.seed, BOLT.name))
+  compared = rows @ generator.normal(0, 0.5, (10, 4)).astype(np.float32) if numbers else rows
+  picked = [int(generator.integers(len(rows)))]
+  squared = pairwise_distances(compared.astype(np.float64)) ** 2
+  while len(picked) < len(found):
+    picked.append(int(squared[picked].min(axis=0).argmax()))
+  np.testing.assert_allclose(found, rows[sorted(picked)], atol=1e-4)
+
+
+def test_patches_that_are_too_many_to_hold_are_computed_again(
+  config, images, make_method, tmp_path, caplog
+):
+  config.method.projection = 4
+  memories = []
+  for gigabytes, how in ((1.0, 'held in memory'), (0.0, 'computed twice')):
+    config.method.host_gigabytes = gigabytes
+    method = make_method(config, Devices(jax.devices()[:1]))
+    with caplog.at_level('INFO'):
+      memories.append(method.fit(BOLT, images, tmp_path).params['memory'])
+    assert '384 patches of 10 numbers' in caplog.messages[-1]
+    assert how in caplog.messages[-1]
+  np.testing.assert_array_equal(*memories)
 
 
 def test_a_training_image_is_at_no_distance_of_all_its_patches(
