@@ -9,6 +9,7 @@ import pytest
 from memkd_jax import methods, sweep
 from memkd_jax.configs import compare
 from memkd_jax.errors import UserError
+from memkd_jax.teachers.kept_features import KeptFeatures
 
 ABLATIONS = sorted((Path(__file__).parents[1] / 'configs' / 'ablations').glob('[!_]*.py'))
 
@@ -115,17 +116,23 @@ def test_the_methods_of_a_comparison_can_be_chosen():
     compare.get_config('knn,nothing')
 
 
-def test_methods_are_compared_in_one_report(tiny_config, tmp_path, make_category):
+def test_methods_are_compared_in_one_report(tiny_config, tmp_path, make_category, monkeypatch):
+  taken, take = [], KeptFeatures.take
+
+  def counting(self, teacher, images, depth, compute):
+    return take(self, teacher, images, depth, lambda: taken.append(len(images)) or compute())
+
+  monkeypatch.setattr(KeptFeatures, 'take', counting)
   make_category(tmp_path / 'data')
-  config = compare.get_config('knn,padim')
+  config = compare.get_config('knn,padim,rd')
   config.data = tiny_config.data
   config.model.backbone = tiny_config.model.backbone
   config.model.teacher_weights = tiny_config.model.teacher_weights
   config.train.holdout, config.train.calibration = 0.0, 'holdout'
-  config.eval.batch_size = 2
+  config.eval.batch_size, config.train.batch_size, config.train.epochs = 2, 4, 1
   summary = sweep.run_sweep(config, tmp_path / 'run')
   assert summary['failed'] == {}
-  assert [r['method'] for r in summary['variants'].values()] == ['kNN', 'PaDiM']
+  assert [r['method'] for r in summary['variants'].values()] == ['kNN', 'PaDiM', 'RD']
   for results in summary['variants'].values():
     costs = results['costs']['bolt']
     assert costs.keys() >= {'fit_seconds', 'model_bytes', 'images_per_second'}
@@ -134,7 +141,8 @@ def test_methods_are_compared_in_one_report(tiny_config, tmp_path, make_category
   memory = (tmp_path / 'run' / 'knn' / 'bolt' / 'seed_0' / 'model.safetensors').stat().st_size
   assert summary['variants']['knn']['costs']['bolt']['model_bytes'] < memory
   page = (tmp_path / 'run' / 'sweep.html').read_text()
-  assert page.count('alt="bolt: ') == 4  # images, truth, and the maps of both
+  assert len(taken) == 1  # the teacher saw the training images once
+  assert page.count('alt="bolt: ') == 5  # images, truth, and three kinds of maps
 
 
 def mappings():

@@ -155,12 +155,12 @@ class Descent:
     self._kept = None  # before others take memory
     cache = build_cache(
       self._devices,
-      self._teacher_step,
-      self.teacher_params,
+      lambda: self._extractor.of_training_images(
+        images, self._depth, lambda: self._compute_features(images)
+      ),
       images,
       self._extractor.shapes(images.shape[1], self._depth),
       wanted=self._config.train.cache_features,
-      batch_size=self._config.train.batch_size,
     )
     if len(self._config.seeds) > 1:
       self._kept = digest, cache
@@ -278,16 +278,15 @@ class Descent:
       lambda params, images: self._extractor(params, images, self._depth)
     )
 
+  def _compute_features(self, images: np.ndarray) -> list[np.ndarray]:
+    size = self._config.train.batch_size
+    return compute_features(
+      self._devices, self._teacher_step, self.teacher_params, images, size
+    )
+
   def _bad_teacher_stage(self, images: np.ndarray) -> tuple[str, str] | None:
     """Whether the teacher gave anything that is not finite: what, and the remedy."""
-    features = compute_features(
-      self._devices,
-      self._teacher_step,
-      self.teacher_params,
-      images,
-      self._config.train.batch_size,
-    )
-    for stage, values in enumerate(features, start=1):
+    for stage, values in enumerate(self._compute_features(images), start=1):
       if not np.isfinite(np.asarray(values, np.float32)).all():
         source = self._config.model.teacher_weights
         return f"the teacher's stage {stage}", f'Check {source} and the machine.'

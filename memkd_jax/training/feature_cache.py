@@ -72,31 +72,28 @@ class FeatureCache:
 
 def build_cache(
   devices: Devices,
-  step: Callable[..., Any],
-  teacher_params: Any,
+  compute: Callable[[], Sequence[np.ndarray]],
   images: np.ndarray,
   shapes: Sequence[jax.ShapeDtypeStruct],
   *,
   wanted: str,
-  batch_size: int,
 ) -> FeatureCache:
   """Computes the teacher's features where they fit, and says where they are kept.
 
   Args:
     devices: the run's devices.
-    step: pmapped `(teacher_params, images) -> features`.
-    teacher_params: replicated.
+    compute: gives the teacher's features of the images, [N, H_k, W_k, C_k] each, see
+      `compute_features`.
     images: uint8 [N, S, S, 3], the training images.
     shapes: shapes [1, H_k, W_k, C_k] and dtypes of one image's features.
     wanted: one of `CACHES`.
-    batch_size: images of all devices together.
 
   Raises:
     UserError: the place asked for is too small.
   """
   size = len(images) * sum(stage.size * stage.dtype.itemsize for stage in shapes)
   place = choose_place(wanted, size, *devices.free_memory())
-  features = None
+  features: Sequence[np.ndarray] | None = None
   if place == 'off':
     print("Note: the teacher's features are computed at every step.", flush=True)
   else:
@@ -104,7 +101,7 @@ def build_cache(
       f"Note: the teacher's features are kept on the {place}: {size / 1e6:,.0f} MB.",
       flush=True,
     )
-    features = compute_features(devices, step, teacher_params, images, batch_size)
+    features = compute()
   return FeatureCache(devices, images, features, place)
 
 

@@ -222,9 +222,9 @@ def built_caches(monkeypatch):
   """How many images each cache that is built holds."""
   built, build = [], descent.build_cache
 
-  def counting(devices, step, teacher_params, images, shapes, **options):
+  def counting(devices, compute, images, shapes, **options):
     built.append(len(images))
-    return build(devices, step, teacher_params, images, shapes, **options)
+    return build(devices, compute, images, shapes, **options)
 
   monkeypatch.setattr(descent, 'build_cache', counting)
   return built

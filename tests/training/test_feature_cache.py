@@ -6,7 +6,7 @@ from memkd_jax.data.sampling import exemplar_indices
 from memkd_jax.errors import UserError
 from memkd_jax.methods.base import Task
 from memkd_jax.runtime.devices import Devices
-from memkd_jax.training.feature_cache import build_cache, choose_place
+from memkd_jax.training.feature_cache import build_cache, choose_place, compute_features
 
 PLACES = ('off', 'device', 'host')
 
@@ -60,8 +60,13 @@ def cache_of(images, place, devices):
 
   shapes = [jax.ShapeDtypeStruct(shape, np.float32) for shape in ((1, 32, 32, 3), (1,))]
   factor = devices.replicate(np.float32(0.5))
+  step = devices.map(features)
   return build_cache(
-    devices, devices.map(features), factor, images, shapes, wanted=place, batch_size=3
+    devices,
+    lambda: compute_features(devices, step, factor, images, 3),
+    images,
+    shapes,
+    wanted=place,
   )
 
 
