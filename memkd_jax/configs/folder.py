@@ -23,6 +23,6 @@ def get_config(method: str = 'memkd') -> ConfigDict:
   config.model.backbone = 'auto'
   config.train.holdout = 0.1
   config.train.calibration = 'auto'
-  if 'epochs' in config.train:
-    config.train.epochs = EPOCHS
+  if 'epochs' in config.train:  # some methods do with fewer
+    config.train.epochs = min(EPOCHS, config.train.epochs)
   return config

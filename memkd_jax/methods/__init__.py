@@ -24,6 +24,8 @@ METHODS = {
   'patchcore': 'patchcore',
   'padim': 'padim',
   'spade': 'spade',
+  'cfa': 'cfa',
+  'students': 'students',
 }
 
 

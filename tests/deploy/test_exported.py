@@ -16,9 +16,13 @@ from jax import export as jax_export
 from PIL import Image
 
 import memkd_jax
-from memkd_jax import export
+from memkd_jax import export, methods
 from memkd_jax.deploy import exported as exporting
+from memkd_jax.detector import Detector, Program
+from memkd_jax.methods.base import Task
 from memkd_jax.run import run_config
+from memkd_jax.runtime.devices import Devices
+from memkd_jax.workdir import TrainedModel
 
 ROOT = Path(__file__).parents[2]
 EXAMPLE = ROOT / 'examples' / 'run_exported.py'
@@ -98,6 +102,29 @@ def test_the_program_is_the_detector(exported, detector, number, rng):
   np.testing.assert_allclose(maps, expected.maps, atol=1e-6)
   np.testing.assert_allclose(scores, expected.scores, atol=1e-6)
   assert np.ptp(expected.maps) > 1e-3  # or any map would do
+
+
+@pytest.mark.parametrize('name', ['cfa', 'students'])
+def test_the_program_of_another_family_is_its_detector(
+  name, make_config, make_method, tmp_path, rng
+):
+  config, tiny = methods.get_config('folder', name), make_config(tmp_path)
+  config.data, config.eval, config.train.epochs = tiny.data, tiny.eval, 1
+  for field in ('backbone', 'teacher_weights'):
+    config.model[field] = tiny.model[field]
+  config = methods.resolve(config)
+  images = rng.integers(0, 256, (16, 32, 32, 3), np.uint8)
+  method = make_method(config, Devices(jax.devices()[:1]))
+  params = method.fit(Task.of_category('bolt', 0), images, tmp_path).params
+  trained = TrainedModel('bolt', 0, config, 'random', params, len(images), '', {}, None)
+  detector = Detector(trained, Program.build(trained, None), None)
+  exporting.write(detector, tmp_path / 'bolt.memkd')
+  program = jax_export.deserialize(bytearray(read(tmp_path / 'bolt.memkd')[1]))
+  maps, scores = program.call(images[:3])
+  expected = detector(images[:3])
+  np.testing.assert_allclose(maps, expected.maps, atol=1e-5)
+  np.testing.assert_allclose(scores, expected.scores, atol=1e-5)
+  assert np.ptp(expected.maps) > 1e-3
 
 
 def test_the_metadata_says_all(exported, detector):

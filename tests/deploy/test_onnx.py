@@ -36,10 +36,12 @@ SYSTEMS = {
   'patchcore': {'method.channels': 24, 'method.joint_channels': 16},
   'padim': {'method.channels': 9},
   'spade': {'method.images': 3},
+  'cfa': {'method.gamma_c': 2, 'train.epochs': 1},
+  'students': {'method.students': 2, 'method.stages': (1, 2), 'train.epochs': 2},
 }
-WITHOUT_STEPS = ('knn', 'patchcore', 'padim', 'spade')
+OF_OTHER_FAMILIES = ('knn', 'patchcore', 'padim', 'spade', 'cfa', 'students')
 # The others differ from these in the model's layers, not in what is done with maps.
-QUICK = ('memkd', 'normalised', *WITHOUT_STEPS)
+QUICK = ('memkd', 'normalised', *OF_OTHER_FAMILIES)
 every_system = pytest.mark.parametrize(
   'system', [n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in SYSTEMS]
 )
