@@ -23,14 +23,17 @@ from memkd_jax.runtime.devices import Devices
 from memkd_jax.teachers.extractor import FeatureExtractor
 from memkd_jax.training import loop, nan_guard
 from memkd_jax.training.feature_cache import FeatureCache, build_cache, compute_features
-from memkd_jax.training.step import Batch, LossFunction, TrainState, make_train_step
+from memkd_jax.training.plateau import Plateau
+from memkd_jax.training.schedule import rate_factor
+from memkd_jax.training.step import Batch, Course, LossFunction, TrainState, make_train_step
 
 
 class Descent:
   """Optimizer, compiled steps and data of one method; all its tasks share them.
 
   The fields of `descent_config.fields` say how it goes about it. A method whose step takes
-  more than a batch of images overrides `draw`, `inputs` and `loss_inputs`.
+  more than a batch of images overrides `draw`, `inputs` and `loss_inputs`; one whose loss
+  depends on the step's number, or on chance, `course`.
   """
 
   def __init__(
@@ -86,6 +89,7 @@ class Descent:
     begin: Callable[[], TrainState],
     cached: Callable[[], FeatureCache],
     metadata: Mapping[str, Any] | None = None,
+    plateau: Plateau | None = None,
   ) -> tuple[TrainState, dict[str, float]]:
     """Takes the steps that are left; see `training.loop.train`.
 
@@ -96,6 +100,7 @@ class Descent:
       begin: gives the state before the first step, which must not depend on chance.
       cached: gives `feature_cache(images)`; called where steps are left.
       metadata: JSON values that tell the training from others beside the images, if any.
+      plateau: ends the training before its last step, if any.
 
     Raises:
       UserError: the images fill no batch.
@@ -110,7 +115,10 @@ class Descent:
 
     def prepare() -> loop.Draw:
       cache = cached()
-      return lambda step: self.inputs(cache, *self.draw(task, number, step))
+      return lambda step: (
+        *self.inputs(cache, *self.draw(task, number, step)),
+        self.course(task, step, steps),
+      )
 
     def check(step: int, terms: Mapping[str, float]) -> None:
       nan_guard.check(
@@ -141,6 +149,7 @@ class Descent:
         check=check,
         order=self.log_order,
       ),
+      plateau=plateau,
     )
 
   def feature_cache(self, images: np.ndarray) -> FeatureCache:
@@ -204,6 +213,23 @@ class Descent:
     """
     return (self.teacher_params, *(cache.draw(indices) for indices in drawn))
 
+  def course(self, task: Task, step: int, steps: int) -> Course:
+    """What else a step takes, with a leading axis for the devices of this process.
+
+    Args:
+      task: the name and the seed.
+      step: its number from 0.
+      steps: the number of all steps.
+    """
+    train = self._config.train
+    if train.schedule == 'constant':
+      return Course()
+    return Course(rate=self.on_each(rate_factor(train.schedule, train.warmup, step, steps)))
+
+  def on_each(self, value: float) -> np.ndarray:
+    """A number for each device of this process: float32 [P]."""
+    return np.full(len(self._devices.local), value, np.float32)
+
   def loss_inputs(self, teacher_params: Any, *batches: Batch) -> tuple[Any, ...]:
     """What the loss takes beside parameters and statistics: images and their features.
 
@@ -239,15 +265,21 @@ class Descent:
       optimizer: an optax optimizer.
 
     Returns:
-      `(state, teacher_params, *batches) -> (state, terms)`, of a device's shares.
+      `(state, teacher_params, *batches) -> (state, terms)`, of a device's shares; a `Course`
+      may come last.
     """
     step = make_train_step(self._loss, optimizer, self._axis_name)
 
     def with_teacher(
-      state: TrainState, teacher_params: Any, *batches: Batch
+      state: TrainState, teacher_params: Any, *given: Batch | Course
     ) -> tuple[TrainState, dict[str, jax.Array]]:
+      batches = [batch for batch in given if not isinstance(batch, Course)]
+      course = next((c for c in given if isinstance(c, Course)), Course())
       # The teacher is frozen: it stays out of what is differentiated.
-      return step(state, *self.loss_inputs(teacher_params, *batches))
+      inputs = self.loss_inputs(teacher_params, *batches)
+      if course.easy is not None or course.seeds is not None:
+        inputs = (*inputs, course)
+      return step(state, *inputs, rate=course.rate)
 
     return with_teacher
 

@@ -28,6 +28,20 @@ def fields(epochs: int, batch_size: int, learning_rate: float) -> tuple[Field, .
       'train.learning_rate', learning_rate, "Adam's learning rate", high=1e6, open_low=True
     ),
     Field(
+      'train.schedule',
+      'constant',
+      'How the learning rate goes over the training: it stays, or it rises on a line and falls '
+      'on half a cosine to 0',
+      choices=('constant', 'cosine'),
+    ),
+    Field(
+      'train.warmup',
+      0.05,
+      'Share of the steps in which the learning rate rises, with train.schedule=cosine',
+      high=1,
+      open_high=True,
+    ),
+    Field(
       'train.checkpoint_steps',
       200,
       'Number of steps between two checkpoints',

@@ -44,6 +44,21 @@ class Batch:
   features: tuple[Any, ...] | None = None
 
 
+@flax.struct.dataclass
+class Course:
+  """What a step takes beside images, by its number; None where a method does without.
+
+  Attributes:
+    rate: factor of the learning rate, a scalar.
+    easy: share of the positions that count as easy in hard mining, a scalar.
+    seeds: uint32 [B], of what is drawn for each image of the batch.
+  """
+
+  rate: Any = None
+  easy: Any = None
+  seeds: Any = None
+
+
 def make_train_step(
   loss_function: LossFunction, optimizer: optax.GradientTransformation, axis_name: str | None
 ) -> Callable[..., tuple[TrainState, dict[str, jax.Array]]]:
