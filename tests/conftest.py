@@ -77,10 +77,11 @@ def share_compilations(monkeypatch: pytest.MonkeyPatch, compiled: dict[Any, Any]
 
   def shared_method(config, teacher, devices):
     train = config.train
-    optimizer = (train.learning_rate, train.adam_b1, train.adam_b2)
+    optimizer = (train.learning_rate, train.adam_b1, train.adam_b2, train.adapt_rate)
+    noise = (train.feature_noise, train.noise_scale, train.noise_share)
     parts = [json.loads(part.to_json()) for part in (config.model, config.loss)]
     where = (config.parallel.axis, tuple(map(str, devices.local)))
-    key = ('method', id(teacher), json.dumps([*parts, optimizer]), where)
+    key = ('method', id(teacher), json.dumps([*parts, optimizer, noise]), where)
     if key not in compiled:
       compiled[key] = create(config, teacher, devices)
     method = compiled[key]

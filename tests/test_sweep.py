@@ -35,6 +35,17 @@ def test_there_are_ablations():
     'memory_init',
     'm3_target',
     'systems',
+    'orth',
+    'memory_layout',
+    'hard_mining',
+    'hardest',
+    'bottleneck_dropout',
+    'feature_noise',
+    'adapt_teacher',
+    'image_score',
+    'normalize',
+    'schedule',
+    'stop',
   }
 
 
@@ -158,10 +169,15 @@ def test_every_ablation_runs_from_end_to_end(tiny_config, tmp_path, make_categor
   config = load(path)
   tiny_config.sweep = config.sweep
   tiny_config.train.epochs = 1
+  if config.train.holdout:
+    tiny_config.train.holdout = 0.3  # of ten images
   variants = []
   for name, overrides in config.sweep.variants:
-    # Small stand-ins for the four backbones.
-    small = {'model.backbone': 'tiny_basic' if '50' not in name else 'tiny_bottleneck'}
+    # Small stand-ins for the four backbones, and for many epochs.
+    small = {
+      'model.backbone': 'tiny_basic' if '50' not in name else 'tiny_bottleneck',
+      'train.epochs': 1,
+    }
     variants.append((name, tuple((f, small.get(f, value)) for f, value in overrides)))
   tiny_config.sweep.variants = tuple(variants)
   before = mappings()

@@ -137,6 +137,22 @@ def calibration_plan(
   return Plan(np.arange(images), held[:0], tuple(np.sort(part) for part in parts))
 
 
+def image_seeds(seed: int, category: str, step: int, batch_size: int) -> np.ndarray:
+  """A seed for each image of a step's batch, of what disturbs it.
+
+  Args:
+    seed: the run's seed.
+    category: the category's name, which is part of the seed.
+    step: number of the step, from 0.
+    batch_size: images in a batch.
+
+  Returns:
+    uint32 [batch_size].
+  """
+  generator = _generator(seed, category, 'disturbances', step)
+  return generator.integers(2**32, size=batch_size, dtype=np.uint32)
+
+
 def category_seed(seed: int, category: str) -> int:
   """A 32-bit seed for a category that no other category's order influences."""
   return int(_generator(seed, category, 'initialisation', 0).integers(2**32))

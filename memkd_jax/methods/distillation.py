@@ -15,14 +15,10 @@ from ml_collections import ConfigDict
 
 from memkd_jax.errors import UserError
 from memkd_jax.methods.base import Fitted, Method, Start, Task
+from memkd_jax.methods.losses import add
 from memkd_jax.models import memory_use
-from memkd_jax.models.distillers import (
-  Distilled,
-  Distiller,
-  ForwardDistiller,
-  ReverseDistiller,
-  check_pair,
-)
+from memkd_jax.models.distiller import Distilled, Distiller
+from memkd_jax.models.distillers import ForwardDistiller, ReverseDistiller, check_pair
 from memkd_jax.ops.cosine import cosine_distances
 from memkd_jax.runtime.devices import AXIS, Devices
 from memkd_jax.teachers.extractor import FeatureExtractor
@@ -80,12 +76,12 @@ class Distillation(Method):
     if together:
       devices.check_divide(train.batch_size, 'train.batch_size')
     kind: type[Distiller] = ReverseDistiller
-    options: dict[str, Any] = {}
+    options: dict[str, Any] = {'adapt': model.adapt_teacher}
     if model.paradigm == 'forward':
       check_pair(model.backbone, model.student, model.projection)
       kind = ForwardDistiller
       options = {'student': model.student, 'projection': model.projection}
-    self.slots = kind.slots(model.stages, model.memories)
+    self.slots = kind.slots(model.stages, model.memories, model.memory_layout)
     self.targets = {slot.memory: slot.target for slot in self.slots}
     if self.slots and together:
       devices.check_divide(train.exemplars, 'train.exemplars')
@@ -106,6 +102,7 @@ class Distillation(Method):
       model.fusion,
       extractor.dtype,
       AXIS if together else None,
+      layout=model.memory_layout,
       **options,
     )
     self._folded = self.distiller.clone(folded=True)
@@ -126,11 +123,14 @@ class Distillation(Method):
   def maps(
     self, params: Any, features: tuple[jax.Array, ...], images: jax.Array
   ) -> dict[int, jax.Array]:
-    """1 - cos(F_T^k, F_S^k) of the distilled stages (method, section 7)."""
+    """1 - cos(F_T^k, F_S^k) of the distilled stages (method, section 7).
+
+    With an adapted teacher the distance from its features is added.
+    """
     distilled: Any = self._folded.apply(
       {'params': params}, self.extractor.normalize(images), features
     )
-    return cosine_distances(numbered(features), distilled.features)
+    return _maps(features, distilled)
 
   def diagnosed_maps(
     self, params: Any, features: tuple[jax.Array, ...], images: jax.Array
@@ -139,7 +139,7 @@ class Distillation(Method):
     if not self.slots:
       return self.maps(params, features, images), {}
     distilled, diagnosis = self.look_into_memories(params, features, images)
-    return cosine_distances(numbered(features), distilled.features), diagnosis
+    return _maps(features, distilled), diagnosis
 
   def look_into_memories(
     self, params: Any, features: tuple[jax.Array, ...], images: jax.Array
@@ -177,7 +177,7 @@ class Distillation(Method):
   def _choose_m3_target(self) -> int:
     """The number of teacher stages that the memories' targets need."""
     target = self.config.model.m3_target
-    if 3 not in self.targets:
+    if self.targets.get(3) != 4:
       return 3
     if target != 'embedding' and self.extractor.depth == 4:
       return 4
@@ -189,6 +189,13 @@ class Distillation(Method):
     why = '' if target == 'embedding' else ": the teacher's weights hold no stage 4"
     self.notes.append(f'The target of M_3 is the embedding (model.m3_target=embedding){why}.')
     return 3
+
+
+def _maps(features: tuple[jax.Array, ...], distilled: Distilled) -> dict[int, jax.Array]:
+  return add(
+    cosine_distances(numbered(features), distilled.features),
+    cosine_distances(distilled.adapted, distilled.rebuilt),
+  )
 
 
 def numbered(features: tuple[jax.Array, ...]) -> dict[int, jax.Array]:

@@ -4,7 +4,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from memkd_jax.config import BACKBONES, TINY_BACKBONES, Field, require
+from memkd_jax.config import BACKBONES, TINY_BACKBONES, Field, get_value, require
 from memkd_jax.methods import descent_config
 
 # What a name stands for, in the section 'model'. The first one takes every value, and the
@@ -33,6 +33,17 @@ STUDENT_FIELDS = (
     'the forward paradigm',
   ),
 )
+# What one paradigm alone can do, with what it is where nobody asks for it.
+_OF_PARADIGM: dict[str, dict[str, Any]] = {
+  'forward': {'model.student': 'auto', 'model.projection': False},
+  'reverse': {
+    'model.memory_layout': 'before',
+    'model.bottleneck_dropout': 0.0,
+    'model.adapt_teacher': False,
+    'train.feature_noise': 'none',
+  },
+}
+
 FIELDS = (
   Field(
     'model.paradigm',
@@ -76,6 +87,27 @@ FIELDS = (
     choices=('auto', 'stage4', 'embedding'),
   ),
   Field(
+    'model.memory_layout',
+    'before',
+    'Where the memories sit: before the student stages 3, 2 and 1, memory 3 on the embedding; '
+    'or behind the stages 3 and 2, whose features they then imitate, so that nothing needs '
+    'stage 4',
+    choices=('before', 'aligned'),
+  ),
+  Field(
+    'model.bottleneck_dropout',
+    0.0,
+    'Share of the values of the embedding that are dropped in training',
+    high=1,
+    open_high=True,
+  ),
+  Field(
+    'model.adapt_teacher',
+    False,
+    'Whether a trainable copy of the teacher feeds the bottleneck; the student then rebuilds '
+    'the features of both',
+  ),
+  Field(
     'loss.kd',
     'global_cosine',
     "The distance of a student's feature map from the teacher's: by one cosine of the whole "
@@ -88,10 +120,86 @@ FIELDS = (
   ),
   Field('loss.lambda_nm', 0.1, 'Weight lambda_1 of the normality loss', high=1e6),
   Field('loss.lambda_orth', 0.1, 'Weight lambda_2 of the orthogonality loss', high=1e6),
+  Field(
+    'loss.orth',
+    'within',
+    'What the orthogonality loss drives apart: keys from keys and values from values, or every '
+    'key from every value',
+    choices=('within', 'cross'),
+  ),
+  Field(
+    'loss.hardest',
+    0,
+    'Number of the hardest positions of each image and stage whose mean distance is added to '
+    'the loss; 0 for none',
+    high=2**20,
+  ),
+  Field(
+    'loss.hard_mining',
+    False,
+    'Whether positions that are rebuilt well already pull less at the student',
+  ),
+  Field(
+    'loss.easy_share',
+    0.9,
+    'Share of the positions that loss.hard_mining takes for easy; it grows from 0 over the '
+    'first tenth of the steps',
+    high=1,
+  ),
+  Field(
+    'loss.easy_factor',
+    0.1,
+    'Factor of the gradient at easy positions, with loss.hard_mining',
+    high=1,
+  ),
   *descent_config.fields(epochs=200, batch_size=16, learning_rate=0.005),
   Field('train.adam_b1', 0.5, "Adam's decay of the mean gradient", high=1, open_high=True),
   Field(
     'train.adam_b2', 0.999, "Adam's decay of the mean squared gradient", high=1, open_high=True
+  ),
+  Field(
+    'train.adapt_rate',
+    1e-5,
+    "Learning rate of the teacher's copy, with model.adapt_teacher",
+    high=1e6,
+  ),
+  Field(
+    'train.feature_noise',
+    'none',
+    'Noise on some regions of what the student sees in training, while its target stays clean: '
+    'independent at each position, or clouds',
+    choices=('none', 'gaussian', 'simplex'),
+  ),
+  Field(
+    'train.noise_scale',
+    1.0,
+    "Size of train.feature_noise, in root mean squares of a position's features",
+    high=1e6,
+  ),
+  Field(
+    'train.noise_share', 0.5, 'Share of the positions that train.feature_noise meets', high=1
+  ),
+  Field(
+    'train.stop',
+    'epochs',
+    'When the training ends: after train.epochs; or before that, where the loss on normal '
+    'images that are kept out of it falls no more',
+    choices=('epochs', 'plateau'),
+  ),
+  Field(
+    'train.stop_share',
+    0.1,
+    'Share of the training images that train.stop=plateau keeps out to look at; the images of '
+    'train.holdout are others',
+    high=0.5,
+    open_low=True,
+  ),
+  Field(
+    'train.patience',
+    10,
+    'Number of epochs without a lower loss that end a training, with train.stop=plateau',
+    high=10**6,
+    open_low=True,
   ),
   Field(
     'train.exemplars',
@@ -136,11 +244,15 @@ def resolve(config: ConfigDict) -> ConfigDict:
   for field, value in _NAMES[method].items():
     what = f'is {value}, or choose another method than {method}'
     require(f'model.{field}', model[field], model[field] == value, what)
-  if model.paradigm == 'reverse':
-    for field, default in (('student', 'auto'), ('projection', False)):
-      what = f'is {default}, or choose --config.model.paradigm=forward'
-      require(f'model.{field}', model[field], model[field] == default, what)
-  else:
+  other = 'forward' if model.paradigm == 'reverse' else 'reverse'
+  for field, default in _OF_PARADIGM[other].items():
+    value = get_value(config, field)
+    what = f'is {default}, or choose --config.model.paradigm={other}'
+    require(field, value, value == default, what)
+  if model.memory_layout == 'aligned':
+    what = 'is auto, since with --config.model.memory_layout=aligned it is always stage 3'
+    require('model.m3_target', model.m3_target, model.m3_target == 'auto', what)
+  if model.paradigm == 'forward':
     choose_student(model)
   require('model.stages', model.stages, len(model.stages) > 0, 'names at least one stage')
   model.stages = tuple(sorted(set(model.stages)))

@@ -1,5 +1,6 @@
 """How the distillation family is trained (method, sections 4 to 6)."""
 
+import dataclasses
 import functools
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -9,18 +10,29 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from ml_collections import ConfigDict
 
-from memkd_jax.data.sampling import category_seed, exemplar_indices
+from memkd_jax.data.sampling import (
+  category_seed,
+  exemplar_indices,
+  image_seeds,
+)
 from memkd_jax.errors import UserError
 from memkd_jax.methods import losses
 from memkd_jax.methods.base import Fitted, Start, Task
 from memkd_jax.methods.descent import Descent
 from memkd_jax.methods.distillation import Distillation, numbered
+from memkd_jax.methods.watched_loss import WatchedLoss, set_apart
 from memkd_jax.models import memory_use
+from memkd_jax.models.disturbances import dropout, feature_noise
 from memkd_jax.models.layers import param_dtype
 from memkd_jax.training import loop
 from memkd_jax.training.feature_cache import FeatureCache
-from memkd_jax.training.step import Batch, TrainState
+from memkd_jax.training.plateau import Plateau
+from memkd_jax.training.step import Batch, Course, TrainState
+
+# The share of the steps in which the share of easy positions grows from 0, as in Dinomaly.
+_MINING_GROWS = 0.1
 
 
 class Trainer(Descent):
@@ -28,25 +40,26 @@ class Trainer(Descent):
 
   def __init__(self, method: Distillation):
     """Compiles nothing yet."""
-    train = method.config.train
     super().__init__(
       method.config,
       method.extractor,
       method.devices,
       loss=self.loss,
-      optimizer=optax.adam(train.learning_rate, b1=train.adam_b1, b2=train.adam_b2),
+      optimizer=_optimizer(method.config),
       depth=method.depth,
       axis_name=method.distiller.axis_name,
     )
     self._method = method
-    self._losses = losses.loss_table(method.config.loss)
+    self._losses = losses.loss_table(method.config.loss, method.distiller.axis_name)
+    self._watched_loss = WatchedLoss(method)
 
   def fit(
     self, task: Task, images: np.ndarray, folder: Path, start: Start | None = None
   ) -> Fitted:
     """Trains by gradient descent; resumes from the newest checkpoint."""
+    images, watched = set_apart(task, images, self._config.train)
     cached = functools.cache(lambda: self.feature_cache(images))  # computed once, if at all
-    state, _ = self.train(task, images, folder, cached, start)
+    state, _ = self.train(task, images, folder, cached, start, watched)
     params = self.fold(state)
     usage = self._memory_usage(params, cached()) if self._method.slots else {}
     kept = self._method.distiller.unfolding(state.params, state.batch_stats)
@@ -59,6 +72,7 @@ class Trainer(Descent):
     folder: Path,
     cached: Callable[[], FeatureCache] | None = None,
     start: Start | None = None,
+    watched: np.ndarray | None = None,
   ) -> tuple[TrainState, dict[str, float]]:
     """Takes the steps that are left; see `training.loop.train`.
 
@@ -68,10 +82,17 @@ class Trainer(Descent):
       folder: the task's folder.
       cached: gives the images with the teacher's features, where the caller keeps them.
       start: the model that it goes on from, if any.
+      watched: normal images whose loss ends the training where it falls no more, likewise.
 
     Raises:
       UserError: the images fill no batch.
     """
+    plateau = None
+    if watched is not None:
+      options = self._config.train
+      epoch = max(1, len(images) // options.batch_size)
+      loss = functools.partial(self._watched_loss, self, watched)
+      plateau = Plateau(folder, loss, epoch, options.patience)
     return self.descend(
       task,
       images,
@@ -79,11 +100,24 @@ class Trainer(Descent):
       lambda: self.init_state(task, images, start),
       cached or (lambda: self.feature_cache(images)),
       {} if start is None else {loop.WARM_START: start.sha256},
+      plateau,
     )
 
   def draw(self, task: Task, number: int, step: int) -> tuple[np.ndarray, ...]:
     """Which images are the batch of a step, and which its exemplars."""
     return *super().draw(task, number, step), self._exemplars(task, number, step)
+
+  def course(self, task: Task, step: int, steps: int) -> Course:
+    """See `Descent.course`."""
+    loss, train = self._config.loss, self._config.train
+    course = super().course(task, step, steps)
+    if loss.hard_mining:
+      share = loss.easy_share * min(1.0, step / (_MINING_GROWS * steps))
+      course = dataclasses.replace(course, easy=self.on_each(share))
+    if train.feature_noise != 'none' or self._config.model.bottleneck_dropout:
+      seeds = image_seeds(task.seed, task.name, step, train.batch_size)
+      course = dataclasses.replace(course, seeds=self._devices.shard(seeds))
+    return course
 
   def init_state(
     self, task: Task, images: np.ndarray, start: Start | None = None
@@ -108,7 +142,7 @@ class Trainer(Descent):
       shapes = jax.eval_shape(self._method.distiller.init, key, image, features)
       variables = self._unfold(start, shapes)
     else:
-      variables = self._init(key, image, features)
+      variables = self._with_teacher(self._init(key, image, features))
     from_exemplars = self._config.model.memory_init == 'exemplars' and self._method.slots
     if start is None and from_exemplars:
       variables = variables | {'params': self._memories_from_exemplars(variables, task, images)}
@@ -162,6 +196,7 @@ class Trainer(Descent):
     images: jax.Array,
     features: tuple[jax.Array, ...],
     exemplar_features: tuple[jax.Array, ...],
+    course: Course = Course(),  # noqa: B008, which nobody changes
   ) -> tuple[jax.Array, tuple[dict[str, jax.Array], Any]]:
     """The loss of a device's share of a batch (method, section 5).
 
@@ -171,6 +206,7 @@ class Trainer(Descent):
       images: [B, S, S, 3], normalised.
       features: the teacher's stages 1 to 3 of the images, [B, H_k, W_k, C_k].
       exemplar_features: its stages 1 to 3 or 4 of the exemplars; () without memories.
+      course: of the step.
 
     Returns:
       (loss, ({name: scalar that is logged}, new running means and variances)).
@@ -181,16 +217,44 @@ class Trainer(Descent):
       features,
       train=True,
       mutable=['batch_stats', 'intermediates'],
+      **self._disturbances(course.seeds),
     )
     targets = self._method.memory_targets(exemplar_features, distilled.embedding)
     recalled: Any = self._method.distiller.apply(
       {'params': params, 'batch_stats': batch_stats}, targets, method='recall_by_values'
     )
     memories = {m: params[f'memory_m{m}'] for m in self._method.targets}
-    given = losses.Pass(numbered(features), distilled.features, targets, recalled, memories)
+    given = losses.Pass(
+      numbered(features),
+      distilled.features,
+      targets,
+      recalled,
+      memories,
+      distilled.adapted,
+      distilled.rebuilt,
+      course.easy,
+    )
     loss, terms = losses.total_loss(self._losses, given)
     terms |= memory_use.step_terms(self._method.addressing(updates), memories)
     return loss, (terms, updates['batch_stats'])
+
+  def _disturbances(self, seeds: jax.Array | None) -> dict[str, Any]:
+    """What disturbs the student of a batch, by the distiller's argument."""
+    if seeds is None:
+      return {}
+    train, rate = self._config.train, self._config.model.bottleneck_dropout
+    found: dict[str, Any] = {}
+    if train.feature_noise != 'none':
+      found['on_features'] = functools.partial(
+        feature_noise,
+        seeds=seeds,
+        kind=train.feature_noise,
+        scale=train.noise_scale,
+        share=train.noise_share,
+      )
+    if rate:
+      found['on_embedding'] = functools.partial(dropout, rate=rate, seeds=seeds)
+    return found
 
   def log_order(self, names: Iterable[str]) -> list[str]:
     """See `losses.log_order`."""
@@ -210,6 +274,18 @@ class Trainer(Descent):
       return {m: {name: of[name] for name in ('usage', 'entropy')} for m, of in seen.items()}
 
     return self._devices.map(look)  # type: ignore[no-any-return]
+
+  def _with_teacher(self, variables: Any) -> Any:
+    """Begins an adapted teacher where the frozen one is."""
+    if 'teacher' not in variables['params']:
+      return variables
+    known = self._extractor.params
+    teacher = jax.tree.map(
+      lambda like, x: jnp.asarray(x, like.dtype),
+      variables['params']['teacher'],
+      {name: known[name] for name in variables['params']['teacher']},
+    )
+    return variables | {'params': variables['params'] | {'teacher': teacher}}
 
   @functools.cached_property
   def _init(self) -> Callable[..., Any]:
@@ -264,3 +340,15 @@ class Trainer(Descent):
       chosen = chosen.astype(params[f'memory_m{m}']['keys'].dtype)
       params[f'memory_m{m}'] = {'keys': chosen, 'values': chosen.copy()}
     return params
+
+
+def _optimizer(config: ConfigDict) -> optax.GradientTransformation:
+  """Adam; an adapted teacher goes at a rate of its own."""
+  train = config.train
+  adam = optax.adam(train.learning_rate, b1=train.adam_b1, b2=train.adam_b2)
+  if not config.model.adapt_teacher:
+    return adam
+  # Adam's steps do not depend on the size of a gradient, so a factor is a rate.
+  slower = optax.scale(train.adapt_rate / train.learning_rate)
+  of_teacher = optax.masked(slower, lambda params: {name: name == 'teacher' for name in params})
+  return optax.chain(adam, of_teacher)

@@ -9,6 +9,7 @@ import dataclasses
 import functools
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
@@ -29,6 +30,9 @@ class Pass(NamedTuple):
     targets: {m: features of the exemplars that memory m is to recall}, [N, H, W, C].
     recalled: {m: what memory m recalls for them by its values}, same shapes.
     memories: {m: {'keys': [L, C], 'values': [L, C]}}.
+    adapted: with an adapted teacher {k: F_A^k}, of the distilled stages; else empty.
+    rebuilt: {k: what the student gives for them}, same shapes.
+    easy: share of the positions that count as easy, where they are mined.
   """
 
   teacher: Mapping[int, jax.Array]
@@ -36,6 +40,9 @@ class Pass(NamedTuple):
   targets: Mapping[int, jax.Array]
   recalled: Mapping[int, jax.Array]
   memories: Mapping[Any, Mapping[str, jax.Array]]
+  adapted: Mapping[int, jax.Array] = MappingProxyType({})
+  rebuilt: Mapping[int, jax.Array] = MappingProxyType({})
+  easy: jax.Array | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,17 +61,52 @@ class Term:
   value: Callable[[Pass], jax.Array | dict[int, jax.Array]]
 
 
-def loss_table(loss: Any) -> tuple[Term, ...]:
+def loss_table(loss: Any, axis_name: str | None = None) -> tuple[Term, ...]:
   """The terms of L = L_KD + lambda_1 L_NM + lambda_2 L_orth; a further term is a line here.
 
   Args:
     loss: the config's section 'loss'.
+    axis_name: the mapped axis over which a batch is shared out, if any.
   """
-  return (
-    Term('kd', 1.0, lambda p: distillation_loss(p.teacher, p.student, loss.kd)),
+
+  def kd(
+    teacher: Mapping[int, jax.Array], student: Mapping[int, jax.Array], easy: Any
+  ) -> dict[int, jax.Array]:
+    if loss.hard_mining:
+      student = mine(teacher, student, easy, loss.easy_factor, axis_name)
+    return distillation_loss(teacher, student, loss.kd)
+
+  def hardest(
+    teacher: Mapping[int, jax.Array], student: Mapping[int, jax.Array]
+  ) -> dict[int, jax.Array]:
+    return hardest_loss(teacher, student, loss.hardest)
+
+  terms = (
+    Term(
+      'kd',
+      1.0,
+      lambda p: add(kd(p.teacher, p.student, p.easy), kd(p.adapted, p.rebuilt, p.easy)),
+    ),
     Term('nm', loss.lambda_nm, lambda p: normality_loss(p.targets, p.recalled)),
-    Term('orth', loss.lambda_orth, lambda p: orthogonality_loss(p.memories)),
+    Term('orth', loss.lambda_orth, lambda p: orthogonality_loss(p.memories, loss.orth)),
   )
+  if not loss.hardest:
+    return terms
+  return (
+    *terms,
+    Term(
+      'hardest',
+      1.0,
+      lambda p: add(hardest(p.teacher, p.student), hardest(p.adapted, p.rebuilt)),
+    ),
+  )
+
+
+def add(
+  distances: Mapping[int, jax.Array], further: Mapping[int, jax.Array]
+) -> dict[int, jax.Array]:
+  """Distances of stages from one teacher, plus those from a second one where there are any."""
+  return {k: value + further[k] if k in further else value for k, value in distances.items()}
 
 
 def total_loss(table: Sequence[Term], given: Pass) -> tuple[jax.Array, dict[str, jax.Array]]:
@@ -247,7 +289,10 @@ def orthogonality_loss(
     memories.
   """
   if pairs == 'cross':
-    terms = [jnp.mean(_squared_cosines(m['keys'], m['values'])) for m in memories.values()]
+    terms = [
+      jnp.mean(_squared_products(normalize(m['keys']), normalize(m['values'])))
+      for m in memories.values()
+    ]
   else:
     terms = [
       _mean_squared_cosine(m['keys']) + _mean_squared_cosine(m['values'])
@@ -258,11 +303,12 @@ def orthogonality_loss(
 
 def _mean_squared_cosine(items: jax.Array) -> jax.Array:
   """mean_{i != j} cos(x_i, x_j)^2 of the rows of [L, C]; 0 for a single row."""
-  squared, number = _squared_cosines(items, items), items.shape[0]
+  unit, number = normalize(items), items.shape[0]
+  squared = _squared_products(unit, unit)
   off_diagonal = squared * (1.0 - jnp.eye(number, dtype=squared.dtype))
   return jnp.sum(off_diagonal) / max(number * (number - 1), 1)
 
 
-def _squared_cosines(a: jax.Array, b: jax.Array) -> jax.Array:
-  """cos(a_i, b_j)^2 of the rows of [L, C] and [M, C]: [L, M]."""
-  return jnp.einsum('ic,jc->ij', normalize(a), normalize(b), precision='highest') ** 2
+def _squared_products(a: jax.Array, b: jax.Array) -> jax.Array:
+  """(a_i . b_j)^2 of the rows of [L, C] and [M, C]: [L, M]."""
+  return jnp.einsum('ic,jc->ij', a, b, precision='highest') ** 2

@@ -9,9 +9,7 @@ from flax import linen as nn
 from memkd_jax.errors import UserError
 from memkd_jax.models.bottleneck import Bottleneck
 from memkd_jax.models.decoder import DecoderStage
-from memkd_jax.models.distiller import Distilled as Distilled
-from memkd_jax.models.distiller import Distiller as Distiller
-from memkd_jax.models.distiller import Slot as Slot
+from memkd_jax.models.distiller import Distilled, Distiller, Slot
 from memkd_jax.models.layers import Conv, UpConv, kaiming_normal, param_dtype
 from memkd_jax.models.resnet import ARCHITECTURES, ResidualStage, Teacher
 from memkd_jax.ops.pooling import max_pool

@@ -6,6 +6,7 @@ config.json                              the resolved config
 <task>/seed_<seed>/checkpoints/          the training state, until the model is there
 <task>/seed_<seed>/folds/                further models for the threshold, likewise
 <task>/seed_<seed>/metrics.jsonl         the losses, one object a line
+<task>/seed_<seed>/plateau.jsonl         those of watched images, with train.stop=plateau
 <task>/seed_<seed>/result.json           figures and counts; written last
 <task>/seed_<seed>/figure.png            images, ground truth, maps
 <task>/seed_<seed>/curves.png            ROC and the like, histogram of the scores

@@ -136,3 +136,13 @@ def test_folds_are_seeded():
   )
   assert first == again
   assert other != first != category
+
+
+def test_images_of_a_batch_are_disturbed_by_seeds_of_their_own():
+  first, again, later, other = (
+    sampling.image_seeds(seed, 'bolt', step, 16)
+    for seed, step in ((0, 3), (0, 3), (0, 4), (1, 3))
+  )
+  assert first.dtype == np.uint32
+  np.testing.assert_array_equal(first, again)
+  assert len({*first.tolist(), *later.tolist(), *other.tolist()}) == 48

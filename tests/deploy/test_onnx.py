@@ -27,6 +27,8 @@ SYSTEMS = {
   'forward': {'model.paradigm': 'forward'},
   'bottleneck': {'model.backbone': 'tiny_bottleneck'},
   'add': {'model.fusion': 'add'},
+  'aligned': {'model.memory_layout': 'aligned'},
+  'adapted': {'model.adapt_teacher': True},
   'normalised': {
     'anomaly_map.normalize': 'position',
     'anomaly_map.image_score': 'top',
@@ -62,7 +64,7 @@ def train_tiny(tmp_path_factory, make_config, make_category):
     folder = tmp_path_factory.mktemp('run')
     make_category(folder / 'data', train=14, size=40)
     config = tiny = make_config(folder / 'data')
-    if system in WITHOUT_STEPS:
+    if system in OF_OTHER_FAMILIES:
       config = methods.get_config('folder', system)
       config.data, config.eval = tiny.data, tiny.eval
       for name in ('backbone', 'teacher_weights'):

@@ -66,6 +66,71 @@ def test_each_kind_has_its_name_and_its_targets(
   assert list(method.targets.items()) == list(targets.items())  # in running order
 
 
+def test_aligned_memories_need_no_stage_4(tiny_config, tmp_path, one_device, make_method):
+  tiny_config.model.memory_layout = 'aligned'
+  for stages in ((1, 2, 3), (1, 2, 3, 4)):
+    tiny_config.model.teacher_weights = save_teacher(tmp_path / 'x.safetensors', stages)
+    method = make_method(tiny_config, one_device)
+    assert list(method.targets.items()) == [(3, 3), (2, 2)]
+    assert (method.depth, method.diagnosed_stages) == (3, ())
+    assert method.notes == ['M_1 is not built: no distilled stage lies behind it.']
+  tiny_config.model.m3_target = 'stage4'
+  with pytest.raises(UserError, match=r'm3_target=stage4: .*memory_layout=aligned'):
+    make_method(tiny_config, one_device)
+
+
+@pytest.mark.parametrize(
+  ('field', 'value'),
+  [
+    ('model.memory_layout', 'aligned'),
+    ('model.bottleneck_dropout', 0.2),
+    ('model.adapt_teacher', True),
+    ('train.feature_noise', 'simplex'),
+  ],
+)
+def test_what_the_reverse_paradigm_alone_can_do(
+  tiny_config, one_device, make_method, field, value
+):
+  tiny_config.model.paradigm = 'forward'
+  tiny_config.update_from_flattened_dict({field: value})
+  with pytest.raises(UserError, match=f'{field}={value}: .*paradigm=reverse'):
+    make_method(tiny_config, one_device)
+
+
+def test_maps_of_an_adapted_teacher(tiny_config, one_device, images, make_method):
+  """The distances from both teachers, of the network as it is trained."""
+  tiny_config.model.adapt_teacher = True
+  method = make_method(tiny_config, one_device)
+  state, images = method.trainer.init_state(BOLT, images), images[:2]
+  known = method.extractor.params
+  jax.tree.map(
+    np.testing.assert_array_equal,
+    state.params['teacher'],
+    {name: known[name] for name in ('stem', 'stage1', 'stage2', 'stage3')},
+  )
+  rng = np.random.default_rng(0)  # or both teachers give the same
+  moved = jax.tree.map(
+    lambda x: (x + 0.1 * np.abs(x).mean() * rng.normal(size=x.shape)).astype(np.float32),
+    state.params['teacher'],
+  )
+  state = state.replace(params={**state.params, 'teacher': moved})
+  features = method.extractor(known, images)
+  found = method.distiller.clone(axis_name=None).apply(
+    {'params': state.params, 'batch_stats': state.batch_stats},
+    method.extractor.normalize(images),
+    features,
+  )
+  maps = jax.jit(method.maps)(method.trainer.fold(state), features, images)
+  for k, map_ in maps.items():
+    for p in np.ndindex(map_.shape):
+      total = 0.0
+      for a, b in ((features[k - 1], found.features[k]), (found.adapted[k], found.rebuilt[k])):
+        x, y = np.asarray(a[p]), np.asarray(b[p])
+        total += 1 - x @ y / max(np.linalg.norm(x) * np.linalg.norm(y), 1e-12)
+      np.testing.assert_allclose(map_[p], total, atol=1e-4)
+    assert np.abs(found.adapted[k] - features[k - 1]).max() > 1e-3
+
+
 def test_without_memories_any_number_of_exemplars_will_do(tiny_config, make_method):
   tiny_config.model.memories = ()
   tiny_config.train.exemplars = 3

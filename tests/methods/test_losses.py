@@ -8,7 +8,11 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from memkd_jax.methods import losses
+from memkd_jax.config import build
+from memkd_jax.methods import distillation_config, losses
+from memkd_jax.models.distiller import LAYOUTS
+from memkd_jax.models.disturbances import NOISES
+from memkd_jax.training.schedule import SCHEDULES
 
 
 def cosine(a, b):
@@ -214,9 +218,14 @@ def given(rng, maps):
   return losses.Pass(teacher, student, targets, recalled, memories)
 
 
+def make_table(**values):
+  defaults = build(distillation_config.FIELDS).loss.to_dict()
+  return losses.loss_table(ConfigDict(defaults | values))
+
+
 @pytest.mark.parametrize('kd', losses.KD_READINGS)
 def test_the_loss_is_the_weighted_sum_of_the_table(given, kd):
-  table = losses.loss_table(ConfigDict({'kd': kd, 'lambda_nm': 0.3, 'lambda_orth': 0.7}))
+  table = make_table(kd=kd, lambda_nm=0.3, lambda_orth=0.7)
   assert [(term.name, term.weight) for term in table] == [('kd', 1), ('nm', 0.3), ('orth', 0.7)]
   loss, logged = losses.total_loss(table, given)
   parts = losses.distillation_loss(given.teacher, given.student, kd)
@@ -232,6 +241,65 @@ def test_the_loss_is_the_weighted_sum_of_the_table(given, kd):
   assert loss == logged['loss']
   for name, value in expected.items():
     np.testing.assert_allclose(logged[name], value, rtol=1e-6, err_msg=name)
+
+
+def test_fields_choose_terms(given):
+  table = make_table(orth='cross', hardest=2)
+  _, logged = losses.total_loss(table, given)
+  np.testing.assert_allclose(
+    logged['orth'], losses.orthogonality_loss(given.memories, 'cross'), rtol=1e-6
+  )
+  hardest = losses.hardest_loss(given.teacher, given.student, 2)
+  for k, value in hardest.items():
+    np.testing.assert_allclose(logged[f'hardest_{k}'], value, rtol=1e-6)
+  plain, _ = losses.total_loss(make_table(orth='cross'), given)
+  np.testing.assert_allclose(logged['loss'], plain + hardest[1] + hardest[3], rtol=1e-6)
+
+
+def test_both_teachers_count(given, rng):
+  """What is rebuilt for an adapted teacher is compared as the rest is."""
+  adapted, rebuilt = (
+    {k: rng.normal(size=x.shape) for k, x in given.teacher.items()} for _ in range(2)
+  )
+  both = given._replace(adapted=adapted, rebuilt=rebuilt)
+  table = make_table(hardest=2)
+  (_, one), (_, two) = (losses.total_loss(table, p) for p in (given, both))
+  for name, further in (
+    ('kd', losses.distillation_loss(adapted, rebuilt)),
+    ('hardest', losses.hardest_loss(adapted, rebuilt, 2)),
+  ):
+    for k, value in further.items():
+      np.testing.assert_allclose(two[f'{name}_{k}'], one[f'{name}_{k}'] + value, rtol=1e-6)
+
+
+def test_the_table_mines(given):
+  """The loss stays as it is; its gradient is that of the features that `mine` gives."""
+  student = {k: jnp.asarray(x, jnp.float32) for k, x in given.student.items()}
+
+  def gradient(table, **of_pass):
+    def loss(student):
+      return losses.total_loss(table, given._replace(student=student, **of_pass))[0]
+
+    return jax.value_and_grad(loss)(student)
+
+  plain, of_plain = gradient(make_table())
+  mined, of_mined = gradient(make_table(hard_mining=True, easy_factor=0.0), easy=0.5)
+  assert mined == plain
+  for k, expected in of_plain.items():
+    mine = losses.mine(given.teacher, student, 0.5, 0.0)
+    _, backward = jax.vjp(lambda s, k=k: losses.mine(given.teacher, s, 0.5, 0.0)[k], student)
+    np.testing.assert_allclose(
+      of_mined[k], backward(expected.astype(mine[k].dtype))[0][k], rtol=1e-5
+    )
+    assert np.abs(of_mined[k] - expected).max() > 0
+
+
+def test_choices_are_those_of_the_fields():
+  choices = {field.name: field.choices for field in distillation_config.FIELDS}
+  assert choices['loss.orth'] == losses.ORTHOGONAL_PAIRS
+  assert choices['model.memory_layout'] == LAYOUTS
+  assert choices['train.feature_noise'] == NOISES
+  assert choices['train.schedule'] == SCHEDULES
 
 
 def test_a_further_term_is_a_line_of_the_table(given):
@@ -250,7 +318,7 @@ def test_a_further_term_is_a_line_of_the_table(given):
   assert losses.causal_order(table, sorted(logged), (3, 2, 1)) == causes
 
 
-TABLE = losses.loss_table(ConfigDict({'kd': 'global_cosine', 'lambda_nm': 1, 'lambda_orth': 1}))
+TABLE = make_table()
 
 
 def test_a_log_begins_with_the_loss_and_its_terms():

@@ -1,0 +1,90 @@
+"""The loss of normal images that a student does not learn from, by which a training may end."""
+
+import functools
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from memkd_jax.data.sampling import holdout_indices
+from memkd_jax.errors import UserError
+from memkd_jax.methods import losses
+from memkd_jax.methods.base import Task
+from memkd_jax.methods.distillation import Distillation, numbered
+from memkd_jax.training.feature_cache import FeatureCache
+from memkd_jax.training.step import Batch, TrainState
+
+if TYPE_CHECKING:
+  from memkd_jax.methods.descent import Descent
+
+
+def set_apart(
+  task: Task, images: np.ndarray, train: ConfigDict
+) -> tuple[np.ndarray, np.ndarray | None]:
+  """The images that are learned from, and those that are watched, if the rule wants any.
+
+  Args:
+    task: gives the name and the seed, by which they are drawn.
+    images: uint8 [N, S, S, 3], the normal training images.
+    train: the config's section 'train'.
+
+  Raises:
+    UserError: there are none to be watched.
+  """
+  if train.stop == 'epochs':
+    return images, None
+  kept, watched = holdout_indices(task.seed, task.name, len(images), train.stop_share)
+  if not len(watched):
+    raise UserError(
+      f'{task.name}: a single image leaves none whose loss could end the training; give more, '
+      'or --config.train.stop=epochs.'
+    )
+  return images[kept], images[watched]
+
+
+class WatchedLoss:
+  """L_KD of images in inference, with a program that is compiled once."""
+
+  def __init__(self, method: Distillation):
+    """Compiles nothing yet."""
+    self._method = method
+
+  def __call__(self, descent: 'Descent', images: np.ndarray, state: Any) -> float:
+    """The mean over images.
+
+    Args:
+      descent: of the training.
+      images: uint8 [n, S, S, 3].
+      state: on the devices.
+    """
+    found, devices = [], self._method.devices
+    batches = FeatureCache(devices, images, None, 'host').batches
+    for batch, number in batches(self._method.config.eval.batch_size):
+      distances = self._step(state, descent.teacher_params, batch)
+      found.append(devices.unshard(distances, number))
+    return float(np.concatenate(found).mean(dtype=np.float64))
+
+  @functools.cached_property
+  def _step(self) -> Callable[..., Any]:
+    """Pmapped `(state, teacher_params, batch) -> L_KD of each image`, [B]."""
+    method = self._method
+    kd = functools.partial(losses.distillation_loss, reading=method.config.loss.kd)
+
+    def of_image(*given: dict[int, jax.Array]) -> jax.Array:
+      teacher, student, adapted, rebuilt = jax.tree.map(lambda x: x[None], given)
+      stages = losses.add(kd(teacher, student), kd(adapted, rebuilt))
+      return functools.reduce(jax.numpy.add, stages.values())
+
+    def look(state: TrainState, teacher_params: Any, batch: Batch) -> jax.Array:
+      features = method.extractor(teacher_params, batch.images)
+      found: Any = method.distiller.apply(
+        {'params': state.params, 'batch_stats': state.batch_stats},
+        method.extractor.normalize(batch.images),
+        features,
+      )
+      teacher = {k: numbered(features)[k] for k in found.features}
+      return jax.vmap(of_image)(teacher, found.features, found.adapted, found.rebuilt)
+
+    return method.devices.map(look)  # type: ignore[no-any-return]
