@@ -5,10 +5,12 @@ neighbours, deeper stages are resized to the grid of the first, and all are put 
 """
 
 import functools
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import scipy.linalg
 from ml_collections import ConfigDict
 
 from memkd_jax.config import Field, require
@@ -92,8 +94,12 @@ class Patches:
     side = grids[0].shape[1]
     matrices = [upsampling_matrix(grid.shape[1], side, align_corners=False) for grid in grids]
     resized = [resample_features(*pair) for pair in zip(grids[1:], matrices[1:], strict=True)]
-    pooled = [pool_channels(grid, self._channels) for grid in (grids[0], *resized)]
-    return pool_channels(jnp.concatenate(pooled, axis=-1), self._joint_channels)
+    found = jnp.concatenate([grids[0], *resized], axis=-1)
+    if not (self._channels or self._joint_channels):
+      return found
+    channels = [grid.shape[-1] for grid in grids]
+    matrix = pooling_matrix(channels, self._channels, self._joint_channels)
+    return jnp.matmul(found, jnp.asarray(matrix, found.dtype), precision='highest')
 
   def side(self, images: np.ndarray) -> int:
     """Positions of the grid in a row, for images [N, S, S, 3]."""
@@ -159,24 +165,37 @@ def local_mean(features: jax.Array, side: int) -> jax.Array:
   return both / side**2
 
 
-def pool_channels(features: jax.Array, number: int) -> jax.Array:
-  """Averages channels as PyTorch's adaptive pooling does.
+def pooling_matrix(channels: Sequence[int], number: int, joint: int) -> np.ndarray:
+  """What averages the channels of each stage, and then those of all stages together.
+
+  Where that gives more channels than there were, some are repeated; of these no more than the
+  distances between patches is kept, in as many numbers as there were channels, since distances
+  are all that a memory is asked for.
+
+  Args:
+    channels: C_k of each stage.
+    number: to which those of each stage are averaged; 0 keeps them.
+    joint: to which those of all stages together are averaged; 0 keeps them.
+
+  Returns:
+    [sum of C_k, D], D at most that sum; patches are multiplied by it from the left.
+  """
+  matrix = scipy.linalg.block_diag(*(_averages(c, number or c) for c in channels))
+  matrix = matrix @ _averages(matrix.shape[1], joint or matrix.shape[1])
+  if matrix.shape[1] > matrix.shape[0]:
+    # M^T = Q R with orthonormal Q, so |x M| = |x R^T|.
+    matrix = np.linalg.qr(matrix.T, mode='r').T
+  return matrix
+
+
+def _averages(channels: int, number: int) -> np.ndarray:
+  """[channels, number], as PyTorch's adaptive pooling averages.
 
   Channel i of the result is the mean of the channels from floor(i C / number) to before
   ceil((i + 1) C / number), so that more than C repeat some of them.
-
-  Args:
-    features: [..., C].
-    number: of channels of the result; 0 keeps them as they are.
-
-  Returns:
-    [..., number].
   """
-  channels = features.shape[-1]
-  if number in (0, channels):
-    return features
-  matrix = np.zeros((channels, number), np.float32)
+  matrix = np.zeros((channels, number))
   for i in range(number):
     begin, end = i * channels // number, -(-(i + 1) * channels // number)
     matrix[begin:end, i] = 1 / (end - begin)
-  return jnp.matmul(features, jnp.asarray(matrix, features.dtype), precision='highest')
+  return matrix

@@ -12,7 +12,7 @@ from memkd_jax.data.sampling import category_seed
 from memkd_jax.errors import UserError
 from memkd_jax.methods.base import Task
 from memkd_jax.methods.patchcore import projection, reweighted_distances
-from memkd_jax.methods.patches import pool_channels
+from memkd_jax.methods.patches import pooling_matrix
 from memkd_jax.runtime.devices import Devices
 
 BOLT = Task.of_category('bolt', 0)
@@ -34,18 +34,32 @@ def images(rng):
   return rng.integers(0, 256, (6, 64, 64, 3), dtype=np.uint8)
 
 
-@pytest.mark.parametrize(('channels', 'number'), [(12, 5), (5, 12), (8, 8), (7, 0), (9, 3)])
-def test_channels_are_pooled_as_by_hand(rng, channels, number):
-  features = rng.normal(size=(2, 3, channels)).astype(np.float32)
+def pooled_by_hand(features, number):
+  channels = features.shape[-1]
   wanted = number or channels
-  expected = np.stack(
+  return np.stack(
     [
       features[..., i * channels // wanted : -(-(i + 1) * channels // wanted)].mean(-1)
       for i in range(wanted)
     ],
     axis=-1,
   )
-  np.testing.assert_allclose(pool_channels(jnp.asarray(features), number), expected, atol=1e-6)
+
+
+POOLINGS = [(5, 0), (0, 7), (6, 8), (12, 0), (12, 10), (40, 40), (1024, 1024)]
+
+
+@pytest.mark.parametrize(('number', 'joint'), POOLINGS)
+def test_channels_are_pooled_as_by_hand(rng, number, joint):
+  stages = [rng.normal(size=(9, channels)) for channels in (8, 12)]
+  each = np.concatenate([pooled_by_hand(stage, number) for stage in stages], axis=-1)
+  expected = pooled_by_hand(each, joint)
+  matrix = pooling_matrix((8, 12), number, joint)
+  found = np.concatenate(stages, axis=-1) @ matrix
+  assert matrix.shape[1] == min(expected.shape[1], 20)
+  np.testing.assert_allclose(pairwise_distances(found), pairwise_distances(expected))
+  if expected.shape[1] <= 20:
+    np.testing.assert_allclose(found, expected)
 
 
 @pytest.mark.parametrize('neighbours', [2, 9, 40])
