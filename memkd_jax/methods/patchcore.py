@@ -172,9 +172,10 @@ class PatchCore(Method):
     if neighbours == 1:
       return jnp.max(distances, axis=1)
     found = self._patches(features)
-    most = jnp.argmax(distances, axis=1)
     flat = found.reshape(*distances.shape, -1)
-    queries = jnp.take_along_axis(flat, most[:, None, None], axis=1)[:, 0]
+    # As a product, because ONNX has no gathering for each image that all runtimes know.
+    most = np.arange(distances.shape[1]) == jnp.argmax(distances, axis=1)[:, None]
+    queries = jnp.matmul(most[:, None].astype(flat.dtype), flat, precision='highest')[:, 0]
     return reweighted_distances(queries, memory, neighbours)
 
 
@@ -210,7 +211,7 @@ def reweighted_distances(queries: jax.Array, memory: jax.Array, neighbours: int)
   """
   distances, nearest = k_nearest(queries, memory, 1)
   _, around = k_nearest(memory[nearest[:, 0]], memory, neighbours)
-  others = jnp.linalg.norm(queries[:, None] - memory[around], axis=-1)
+  others = jnp.sqrt(jnp.sum((queries[:, None] - memory[around]) ** 2, axis=-1))
   here = distances[:, 0]
   weights = jax.nn.softmax(jnp.concatenate([here[:, None], others[:, 1:]], axis=1), axis=1)
   return (1 - weights[:, 0]) * here

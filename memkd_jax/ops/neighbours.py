@@ -4,6 +4,7 @@ import functools
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 # What queries and rows may be rounded to before they are multiplied.
 PRODUCTS = ('float32', 'bfloat16')
@@ -23,7 +24,7 @@ def squared_distances(queries: jax.Array, memory: jax.Array) -> jax.Array:
   """
   products = jnp.matmul(queries, memory.T, precision='highest')
   squared = _norms(queries)[:, None] - 2 * products + _norms(memory)
-  return jnp.maximum(squared, 0)
+  return jnp.maximum(squared, 0.0)  # not 0, of which jax2onnx makes a double
 
 
 def nearest_distance(
@@ -57,7 +58,7 @@ def nearest_distance(
       preferred_element_type=jnp.float32,
     )
     nearest = jnp.minimum(nearest, jnp.min(_norms(part)[:, None] - 2 * inner, axis=0))
-  return jnp.sqrt(jnp.maximum(nearest + _norms(queries), 0))
+  return jnp.sqrt(jnp.maximum(nearest + _norms(queries), 0.0))
 
 
 def k_nearest(
@@ -92,7 +93,9 @@ def _merge(
   """The `number` smallest of two lists of (squared distances, indices), [N, k] each."""
   squared, indices = (jnp.concatenate(pair, axis=-1) for pair in zip(one, other, strict=True))
   lowest, order = jax.lax.top_k(-squared, min(number, squared.shape[-1]))
-  return -lowest, jnp.take_along_axis(indices, order, axis=-1)
+  # As a sum, because ONNX has no gathering for each query that all runtimes know.
+  here = order[..., None] == np.arange(indices.shape[-1])
+  return -lowest, jnp.sum(jnp.where(here, indices[:, None], 0), axis=-1)
 
 
 def _norms(rows: jax.Array) -> jax.Array:

@@ -5,6 +5,7 @@ import pytest
 from sklearn.metrics import pairwise_distances
 from sklearn.neighbors import NearestNeighbors
 
+from memkd_jax.deploy.onnx import _check_operators
 from memkd_jax.ops.neighbours import k_nearest, nearest_distance, squared_distances
 
 
@@ -54,3 +55,21 @@ def test_squared_distances_are_those_of_all_pairs(rng):
   expected = pairwise_distances(one, other) ** 2
   found = squared_distances(one.astype(np.float32), other.astype(np.float32))
   np.testing.assert_allclose(found, expected, atol=1e-4)
+
+
+@pytest.mark.parametrize('number', [1, 4])
+def test_all_runtimes_find_the_nearest_of_more_rows_than_a_chunk(rng, number):
+  to_onnx = pytest.importorskip('jax2onnx', reason="needs pip install '.[onnx]'").to_onnx
+  runtime = pytest.importorskip('onnxruntime')
+  queries = rng.normal(size=(7, 6)).astype(np.float32)
+  memory = rng.normal(size=(5000, 6)).astype(np.float32)
+
+  def search(queries):
+    return nearest_distance(queries, memory), *k_nearest(queries, memory, number)
+
+  model = to_onnx(search, [jax.ShapeDtypeStruct(('B', 6), np.float32)], opset=21)
+  _check_operators(model.graph.node)
+  session = runtime.InferenceSession(model.SerializeToString())
+  found = session.run(None, {session.get_inputs()[0].name: queries})
+  for one, other in zip(found, search(queries), strict=True):
+    np.testing.assert_allclose(one, other, atol=1e-5)
