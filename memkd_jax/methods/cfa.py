@@ -32,7 +32,7 @@ from memkd_jax.errors import UserError
 from memkd_jax.methods import descent_config, patches
 from memkd_jax.methods.base import Fitted, Method, Start, Task
 from memkd_jax.models.layers import param_dtype
-from memkd_jax.ops.neighbours import k_nearest, squared_distances
+from memkd_jax.ops.neighbours import k_nearest
 from memkd_jax.runtime.devices import Devices
 from memkd_jax.teachers.extractor import FeatureExtractor
 
@@ -328,9 +328,10 @@ def coupled_losses(
   Returns:
     Two scalars.
   """
-  squared = squared_distances(queries, memory)
-  nearest = -jax.lax.top_k(-squared, attracting + repelling)[0]
-  near, far = nearest[:, :attracting], nearest[:, attracting:]
+  # Which centres are near has no gradient; so it need not go through all distances.
+  _, indices = k_nearest(jax.lax.stop_gradient(queries), memory, attracting + repelling)
+  squared = jnp.sum((queries[:, None] - memory[indices]) ** 2, axis=-1)
+  near, far = squared[:, :attracting], squared[:, attracting:]
   attraction = jnp.mean(jnp.maximum(near - radius**2, 0)) / nu
   if not repelling:
     return attraction, jnp.zeros_like(attraction)

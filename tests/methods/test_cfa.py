@@ -93,23 +93,33 @@ def test_the_mean_is_that_of_a_loop(rng, rate):
 )
 def test_losses_are_those_of_loops(rng, attracting, repelling, radius):
   queries, memory = rng.normal(size=(20, 3)), rng.normal(size=(11, 3))
-  near, far = [], []
-  for query in queries:
-    squared = sorted(sum((query - centre) ** 2) for centre in memory)
-    near += [max(0, d - radius**2) for d in squared[:attracting]]
-    far += [max(0, radius**2 - d - 0.3) for d in squared[attracting : attracting + repelling]]
-  found = coupled_losses(
-    jnp.asarray(queries, jnp.float32),
-    jnp.asarray(memory, jnp.float32),
-    radius,
-    attracting=attracting,
-    repelling=repelling,
-    margin=0.3,
-    nu=0.01,
-  )
+  near, far, gradients = [], [], np.zeros_like(queries)
+  for query, gradient in zip(queries, gradients, strict=True):
+    order = sorted(memory, key=lambda centre: sum((query - centre) ** 2))
+    for centre in order[:attracting]:
+      near.append(max(0, sum((query - centre) ** 2) - radius**2))
+      gradient += (near[-1] > 0) * 2 * (query - centre) / (20 * attracting * 0.01)
+    for centre in order[attracting : attracting + repelling]:
+      far.append(max(0, radius**2 - sum((query - centre) ** 2) - 0.3))
+      gradient -= (far[-1] > 0) * 2 * (query - centre) / (20 * repelling * 0.01)
+
+  def losses(queries):
+    return coupled_losses(
+      queries,
+      jnp.asarray(memory, jnp.float32),
+      radius,
+      attracting=attracting,
+      repelling=repelling,
+      margin=0.3,
+      nu=0.01,
+    )
+
+  found = losses(jnp.asarray(queries, jnp.float32))
   assert float(found[0]) == pytest.approx(np.mean(near) / 0.01, rel=1e-4)
   assert float(found[1]) == pytest.approx(np.mean(far or [0]) / 0.01, rel=1e-4)
   assert (float(found[1]) > 0) == (repelling > 0 and radius > 1)
+  found = jax.grad(lambda queries: sum(losses(queries)))(jnp.asarray(queries, jnp.float32))
+  np.testing.assert_allclose(found, gradients, rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize('neighbours', [1, 3, 6])
