@@ -43,8 +43,8 @@ class WarmStart:
     """
     if not method.warm_starts:
       raise UserError(
-        f'--warm-start={self.root}: {method.name} learns anew in one pass, which takes no '
-        'steps; leave the flag out.'
+        f'--warm-start={self.root}: {method.name} learns anew from the images in any case; '
+        'leave the flag out.'
       )
     for task in tasks:
       self.digest(task)
