@@ -2,9 +2,11 @@
 
   python tools/benchmark.py --backbones=resnet18 --against=torch
   python tools/benchmark.py --backbones=wide_resnet50_2 --batch_size=8 --out=speed.json
+  python tools/benchmark.py --against=scikit-learn,torch
 
+The last times the coreset and the nearest neighbours instead, see `benchmark_neighbours`.
 Figures are medians over repetitions in which every candidate has its turn, after one call
-that does not count; ratios are of the same run. PyTorch has a process of its own, so that
+that does not count; ratios are of the same run. Others have a process of their own, so that
 neither side's threads are in the other's way. Weights are random: speed does not depend on
 them. Stop other work on the machine first.
 """
@@ -14,10 +16,7 @@ from memkd_jax.runtime import huge_pages
 if __name__ == '__main__':
   huge_pages.restart_with_huge_pages()  # as memkd_jax.main does
 
-import dataclasses
-import importlib.util
 import json
-import multiprocessing
 import platform
 import resource
 import statistics
@@ -30,6 +29,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from absl import app, flags, logging
+from benchmark_neighbours import compare
+from turns import Candidate, OtherProcess, Works, take_turns, timed
 
 from memkd_jax import config as base
 from memkd_jax import methods
@@ -49,55 +50,14 @@ _DTYPE = flags.DEFINE_enum('dtype', 'float32', base.DTYPES, 'Compute dtype of ou
 _MEMORIES = flags.DEFINE_bool('memories', True, 'With memories, or the baseline.')
 _REPETITIONS = flags.DEFINE_integer('repetitions', 5, 'Turns of each candidate.')
 _SECONDS = flags.DEFINE_float('seconds', 5.0, 'A turn lasts about so long.')
-_AGAINST = flags.DEFINE_enum('against', None, ['torch', 'torch_compile'], 'The other side.')
+_AGAINST = flags.DEFINE_list(
+  'against', [], 'The other side: torch or torch_compile; or scikit-learn,torch.'
+)
 _OUT = flags.DEFINE_string('out', None, 'A JSON file for the figures.')
-
-
-@dataclasses.dataclass
-class Candidate:
-  """Something that is timed.
-
-  Attributes:
-    name: for the table.
-    images: that one call processes.
-    seconds: makes so many calls, and gives the seconds that they took.
-    flop: of one call, None where nobody counted.
-    facts: what else is known, such as compile seconds.
-  """
-
-  name: str
-  images: int
-  seconds: Callable[[int], float]
-  flop: float | None = None
-  facts: dict[str, float] = dataclasses.field(default_factory=dict)
-
-
-def take_turns(candidates: list[Candidate]) -> dict[str, list[float]]:
-  """Images per second of each turn, by candidate."""
-  calls = {}
-  for candidate in candidates:
-    candidate.seconds(1)
-    calls[candidate.name] = max(1, round(_SECONDS.value / candidate.seconds(1)))
-  rates: dict[str, list[float]] = {candidate.name: [] for candidate in candidates}
-  for _ in range(_REPETITIONS.value):
-    for candidate in candidates:
-      # Memory that the others' turns took from this one comes back first, uncounted.
-      candidate.seconds(1)
-      number = calls[candidate.name]
-      rates[candidate.name].append(number * candidate.images / candidate.seconds(number))
-  return rates
-
-
-def timed(run: Callable[[], Any]) -> Callable[[int], float]:
-  """`Candidate.seconds` of what returns when it is done."""
-
-  def seconds(calls: int) -> float:
-    begin = time.perf_counter()
-    for _ in range(calls):
-      run()
-    return time.perf_counter() - begin
-
-  return seconds
+_OTHERS = ('torch', 'torch_compile', 'scikit-learn')
+flags.register_validator(
+  'against', lambda names: set(names) <= set(_OTHERS), f'give some of {", ".join(_OTHERS)}'
+)
 
 
 def latencies(run: Callable[[], Any], number: int = 40) -> dict[str, float]:
@@ -199,53 +159,26 @@ def memory_of(program: Any) -> dict[str, float]:
 
 def torch_candidates(backbone: str, images: np.ndarray, compiled: bool) -> list[Candidate]:
   """The same work in PyTorch, in a process of its own."""
-  if importlib.util.find_spec('torch') is None:
-    raise UserError('--against needs torch: pip install "memkd_jax[convert]".')
   size = _BATCH_SIZE.value
   items = methods.get_config().model.memory_items if _MEMORIES.value else 0
-  context = multiprocessing.get_context('spawn')
-  ours, theirs = context.Pipe()
-  arguments = (theirs, backbone, items, images[:size], compiled)
-  context.Process(target=_work_in_torch, args=arguments, daemon=True).start()
-  theirs.close()  # so that the end of the process is seen here
-
-  def seconds_of(work: str) -> Callable[[int], float]:
-    def seconds(calls: int) -> float:
-      ours.send((work, calls))
-      try:
-        taken: float = ours.recv()
-      except EOFError as error:
-        raise UserError('The process with PyTorch ended; its error stands above.') from error
-      return taken
-
-    return seconds
-
+  process = OtherProcess('torch', _torch_works, backbone, items, images[:size], compiled)
   name = 'torch.compile' if compiled else 'torch'
   return [
-    Candidate(f'{name}, {work}', size, seconds_of(work)) for work in ('train', 'inference')
+    Candidate(f'{name}, {work}', size, process.seconds(work)) for work in ('train', 'inference')
   ]
 
 
-def _work_in_torch(
-  connection: Any, backbone: str, items: int, images: np.ndarray, compiled: bool
-) -> None:
-  """What the process does: times calls that the other end of the connection asks for."""
+def _torch_works(backbone: str, items: int, images: np.ndarray, compiled: bool) -> Works:
   import torch
   import torch_rd
 
   device = 'cuda' if torch.cuda.is_available() else 'cpu'
   model = torch_rd.Distillation(backbone, items, images.shape[1], device, compiled)
   batch = torch.from_numpy(images)
-  works = {
-    'train': timed(lambda: model.train_step(batch, batch)),
-    'inference': timed(lambda: model.score(batch)),
+  return {
+    'train': lambda: model.train_step(batch, batch),
+    'inference': lambda: model.score(batch),
   }
-  while True:
-    try:
-      work, calls = connection.recv()
-    except EOFError:
-      return
-    connection.send(works[work](calls))
 
 
 def report(
@@ -262,7 +195,7 @@ def report(
     line['turns'] = rates[candidate.name]
     if candidate.flop is not None:
       # XLA counts what one device does.
-      per_image = candidate.flop * len(jax.devices()) / candidate.images
+      per_image = candidate.flop * len(jax.devices()) / candidate.items
       line['gflop_per_image'] = per_image / 1e9
       line['share_of_peak'] = per_image * medians[candidate.name] / peak / len(jax.devices())
     work = 'train' if 'train' in candidate.name else 'inference'
@@ -286,32 +219,45 @@ def main(argv: list[str]) -> None:
 
 
 def _run() -> dict[str, Any]:
-  number = max(4 * _BATCH_SIZE.value, 32)
-  shape = (number, _SIZE.value, _SIZE.value, 3)
-  images = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
   peak = measure_peak('bfloat16' if _DTYPE.value == 'bfloat16' else 'float32')
   device = jax.devices()[0]
   print(
     f'{len(jax.devices())} x {device.device_kind}, {platform.machine()}, jax {jax.__version__}'
   )
   print(f'peak of a matrix product: {peak / 1e9:,.0f} GFLOP/s\n')
-  figures: dict[str, Any] = {'peak_flops': peak, 'device': device.device_kind, 'runs': []}
-  for backbone in _BACKBONES.value:
-    for paradigm in _PARADIGMS.value:
-      candidates = our_candidates(backbone, paradigm, images)
-      if _AGAINST.value and paradigm == 'reverse':
-        candidates += torch_candidates(backbone, images, _AGAINST.value == 'torch_compile')
-      lines = report(candidates, take_turns(candidates), peak)
-      print(f'{backbone}, {paradigm}, {_SIZE.value} pixels, batch {_BATCH_SIZE.value}')
-      print(_table(lines) + '\n', flush=True)
-      run = {'backbone': backbone, 'paradigm': paradigm, 'candidates': lines}
-      figures['runs'].append(
-        run | {'flags': json.loads(json.dumps(flags.FLAGS.flag_values_dict(), default=str))}
-      )
+  figures: dict[str, Any] = {'peak_flops': peak, 'device': device.device_kind}
+  if 'scikit-learn' in _AGAINST.value:
+    figures |= compare(_AGAINST.value, _take_turns)
+  else:
+    figures['runs'] = _distillation(peak)
   rss = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
   figures['peak_host_MB'] = rss / 1024
   print(f'peak memory of this process: {rss / 1024:,.0f} MB')
   return figures
+
+
+def _take_turns(candidates: list[Candidate]) -> dict[str, list[float]]:
+  return take_turns(candidates, _REPETITIONS.value, _SECONDS.value)
+
+
+def _distillation(peak: float) -> list[dict[str, Any]]:
+  """Times training and inference of each backbone and paradigm, and prints a table of each."""
+  shape = (max(4 * _BATCH_SIZE.value, 32), _SIZE.value, _SIZE.value, 3)
+  images = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+  runs = []
+  for backbone in _BACKBONES.value:
+    for paradigm in _PARADIGMS.value:
+      candidates = our_candidates(backbone, paradigm, images)
+      if _AGAINST.value and paradigm == 'reverse':
+        candidates += torch_candidates(backbone, images, 'torch_compile' in _AGAINST.value)
+      lines = report(candidates, _take_turns(candidates), peak)
+      print(f'{backbone}, {paradigm}, {_SIZE.value} pixels, batch {_BATCH_SIZE.value}')
+      print(_table(lines) + '\n', flush=True)
+      run = {'backbone': backbone, 'paradigm': paradigm, 'candidates': lines}
+      runs.append(
+        run | {'flags': json.loads(json.dumps(flags.FLAGS.flag_values_dict(), default=str))}
+      )
+  return runs
 
 
 def _table(lines: list[dict[str, Any]]) -> str:

@@ -133,7 +133,7 @@ class PatchCore(Method):
       batches = ((which, found._replace(rows=None)) for which, found in batches)
     found = jax.tree.map(lambda x: x.reshape(number, -1), collect(batches, len(images)))
     compared = found.rows if matrix is None else found.projected
-    with progress_bar(f'{task.name}, coreset', kept) as progress:
+    with progress_bar(f'{task.name}, coreset', kept, unit='patch') as progress:
 
       def tell(picks: int) -> None:
         interrupt.raise_if_asked()

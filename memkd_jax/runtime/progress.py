@@ -6,22 +6,23 @@ from tqdm import tqdm
 
 
 def progress_bar(
-  description: str, total: int, done: int = 0, *, leave: bool = False
+  description: str, total: int, done: int = 0, *, leave: bool = False, unit: str = 'img'
 ) -> 'tqdm[None]':
-  """A bar on stderr, to be used as a context manager and told of images by `update`.
+  """A bar on stderr, to be used as a context manager and told of progress by `update`.
 
   Args:
     description: what is going on.
-    total: number of images.
+    total: number of images, or of what else is counted.
     done: of which are done already.
     leave: whether the bar stays on the terminal when it is full.
+    unit: what is counted, in short.
   """
   return tqdm(
     desc=description,
     total=total,
     initial=done,
     leave=leave,
-    unit='img',
+    unit=unit,
     dynamic_ncols=True,
     # A log file needs a line now and then, not ten a second.
     mininterval=0.1 if sys.stderr.isatty() else 10,
