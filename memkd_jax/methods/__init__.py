@@ -26,6 +26,7 @@ METHODS = {
   'spade': 'spade',
   'cfa': 'cfa',
   'students': 'students',
+  'ensemble': 'ensemble',
 }
 
 

@@ -1,0 +1,110 @@
+"""A distilled student and nearest neighbours of the same features, as one detector.
+
+Where parts are aligned a student finds more, where normal images vary from one to the next
+nearest neighbours do. Both maps are brought to units of what is usual of normal images that
+neither has learned from (`anomaly_map.normalize`), and added: one voice each.
+"""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from memkd_jax.config import require
+from memkd_jax.methods import distillation_config, knn
+from memkd_jax.methods.base import Fitted, Method, Start, Task
+from memkd_jax.runtime.devices import Devices
+from memkd_jax.scoring.anomaly_map import combine_maps
+from memkd_jax.teachers.extractor import FeatureExtractor
+
+if TYPE_CHECKING:
+  from memkd_jax.methods.distillation import Distillation
+
+FIELDS = (*distillation_config.FIELDS, *knn.FIELDS)
+_NEIGHBOURS, _STUDENT = 0, 1  # the keys of the two maps
+
+
+def configure(config: ConfigDict, name: str) -> None:
+  """Holds normal images out, by which maps are brought to one unit."""
+  config.anomaly_map.normalize = 'stage'
+  config.train.holdout = 0.1
+
+
+def resolve(config: ConfigDict) -> ConfigDict:
+  """Checks what no field can check by itself."""
+  normalize = config.anomaly_map.normalize
+  require('anomaly_map.normalize', normalize, normalize != 'none', 'is stage or position')
+  config.model = distillation_config.resolve(_of_student(config)).model
+  return knn.resolve(config)
+
+
+def create(config: ConfigDict, extractor: FeatureExtractor, devices: Devices) -> 'Ensemble':
+  """Makes the method of a resolved config; errors as `distillation.create`."""
+  from memkd_jax.methods import distillation  # imports flax, which takes seconds
+
+  student = distillation.create(_of_student(config), extractor, devices)
+  return Ensemble(config, student, knn.create(config, extractor, devices))
+
+
+class Ensemble(Method):
+  """The sum of two maps; attributes as in `Method`."""
+
+  def __init__(
+    self, config: ConfigDict, student: 'Distillation', neighbours: knn.NearestNeighbours
+  ):
+    """Takes its members.
+
+    Args:
+      config: the resolved config.
+      student: learns by gradient descent.
+      neighbours: keeps patches.
+    """
+    self._align_corners = config.anomaly_map.align_corners
+    self._student, self._neighbours = student, neighbours
+    self.name = f'{student.name} + {neighbours.name}'
+    self.stages = tuple(sorted({*student.stages, *neighbours.stages}))
+    self.diagnosed_stages = student.diagnosed_stages
+    self.notes = student.notes
+
+  def fit(
+    self, task: Task, images: np.ndarray, folder: Path, start: Start | None = None
+  ) -> Fitted:
+    """Fits one after the other."""
+    student = self._student.fit(task, images, folder)
+    neighbours = self._neighbours.fit(task, images, folder)
+    params = {'student': student.params, 'neighbours': neighbours.params}
+    return Fitted(params, student.diagnosis)
+
+  def maps(
+    self, params: Any, features: tuple[jax.Array, ...], images: jax.Array
+  ) -> dict[int, jax.Array]:
+    """{0: the neighbours' map, 1: the student's, all stages on the grid of the first}."""
+    found = self._student.maps(params['student'], features, images)
+    return self._together(params, features, images, found)
+
+  def diagnosed_maps(
+    self, params: Any, features: tuple[jax.Array, ...], images: jax.Array
+  ) -> tuple[dict[int, jax.Array], dict[str, Any]]:
+    """`maps`, and how the student's memories are addressed."""
+    found, diagnosis = self._student.diagnosed_maps(params['student'], features, images)
+    return self._together(params, features, images, found), diagnosis
+
+  def _together(
+    self, params: Any, features: tuple[jax.Array, ...], images: jax.Array, found: Any
+  ) -> dict[int, jax.Array]:
+    """The two maps, of the maps of the student's stages."""
+    side = found[min(found)].shape[1]
+    student = combine_maps(
+      found, side, combine='sum', align_corners=self._align_corners, sigma=0.0
+    )
+    neighbours = self._neighbours.maps(params['neighbours'], features, images)
+    return {_NEIGHBOURS: neighbours[0], _STUDENT: student}
+
+
+def _of_student(config: ConfigDict) -> ConfigDict:
+  """The config with the name that the student's own method has."""
+  config = config.copy_and_resolve_references()
+  config.method.name = 'memkd'
+  return config

@@ -1,0 +1,52 @@
+"""A student and nearest neighbours together are the sum of both, in units of normal images."""
+
+import jax
+import numpy as np
+import pytest
+
+from memkd_jax import methods
+from memkd_jax.errors import UserError
+from memkd_jax.methods.base import Task
+from memkd_jax.ops.resampling import resample, upsampling_matrix
+
+BOLT = Task.of_category('bolt', 0)
+
+
+def config_of(tiny_config, method):
+  """That of a method with the tiny config's values where both have a field."""
+  config = methods.get_config('folder', method)
+  for section in ('data', 'model', 'train', 'eval'):
+    shared = {k: v for k, v in tiny_config[section].items() if k in config[section]}
+    config[section].update(shared)
+  config.train.holdout = 0.3
+  return config
+
+
+def test_maps_are_those_of_its_members(tiny_config, one_device, make_method, tmp_path, rng):
+  images = rng.integers(0, 256, (8, 32, 32, 3), dtype=np.uint8)
+  tiny_config.model.memories = ()
+  method = make_method(config_of(tiny_config, 'ensemble'), one_device)
+  assert (method.name, method.stages) == ('RD + kNN', (1, 2, 3))
+  params, diagnosis, _ = method.fit(BOLT, images, tmp_path / 'ensemble')
+  student, neighbours = method._student, make_method(config_of(tiny_config, 'knn'), one_device)
+  alone = neighbours.fit(BOLT, images, tmp_path / 'knn')
+  np.testing.assert_array_equal(params['neighbours']['memory'], alone.params['memory'])
+  assert diagnosis == {}
+  features = student.extractor(student.extractor.params, images, 3)
+  found = method.maps(params, features, images)
+  np.testing.assert_array_equal(found[0], neighbours.maps(alone.params, features, images)[0])
+  of_stages = student.maps(params['student'], features, images)
+  # On the grid of stage 1, [8, 8].
+  expected = sum(
+    resample(m, upsampling_matrix(m.shape[1], 8, True)) for m in of_stages.values()
+  )
+  np.testing.assert_allclose(found[1], expected, rtol=1e-5)
+  diagnosed, _ = method.diagnosed_maps(params, features, images)
+  jax.tree.map(np.testing.assert_array_equal, diagnosed, found)
+
+
+def test_maps_of_no_common_unit_are_refused(tiny_config):
+  config = config_of(tiny_config, 'ensemble')
+  config.anomaly_map.normalize = 'none'
+  with pytest.raises(UserError, match=r'anomaly_map\.normalize=none: .*stage or position'):
+    methods.resolve(config)
