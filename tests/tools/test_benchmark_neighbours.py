@@ -26,7 +26,7 @@ def test_scikit_learn_finds_the_same_distances(neighbours, capsys):
   assert [name for name, ratio in ratios.items() if ratio] == ['nearest, scikit-learn']
   (difference,) = figures['agreement'].values()
   assert difference < 1e-3
-  assert '| nearest, scikit-learn |' in capsys.readouterr().out
+  assert '| nearest, scikit-learn ' in capsys.readouterr().out
 
 
 def test_torch_picks_the_same_patches(neighbours):
