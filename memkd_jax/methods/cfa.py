@@ -8,11 +8,12 @@ patch is as abnormal as its distance to the nearest centre, weighed by a softmin
 
 Numbers are those of the authors' code, which differs from the paper in two places. The memory
 is a plain mean, where the paper has an exponential one over nearest centres
-(`method.memory_rate` weighs later images more). And the radius is learned
-(`method.learn_radius`): it has to grow, since the repulsion of a hypersphere that is smaller
-than the margin is zero. Here all images weigh the same in the mean, the last incomplete batch
-of an epoch is not left out, and AMSGrad keeps the maximum of the bias-corrected second moment,
-as in optax. The authors report the best epoch on the test images; here the last one counts.
+(`method.memory_rate` weighs later images more). And the radius is learned, which is off here
+(`method.learn_radius`): only the descriptor is trained, and the repulsion stays zero, since a
+hypersphere of that radius is smaller than the margin. Here all images weigh the same in the
+mean, the last incomplete batch of an epoch is not left out, k-means begins with random rows,
+and AMSGrad keeps the maximum of the bias-corrected second moment, as in optax. The authors
+report the best epoch on the test images; here the last one counts.
 """
 
 import dataclasses
