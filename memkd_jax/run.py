@@ -84,7 +84,8 @@ def run_config(
       metrics_log.check_tensorboard()
     model = config.model
     model.teacher_weights = cache.locate(model.teacher_weights, model.backbone)
-    extractor = FeatureExtractor(model.backbone, model.teacher_weights, model.dtype, kept)
+    teacher = model.backbone, model.teacher_weights, model.dtype
+    extractor = FeatureExtractor(*teacher, kept=kept)
     start = None if origin is None else WarmStart(origin, config, extractor.digest)
     shared = (source, folder, mode, dump_maps, force, start, warm_start is None)
     workers = [

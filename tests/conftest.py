@@ -70,7 +70,9 @@ def share_compilations(monkeypatch: pytest.MonkeyPatch, compiled: dict[Any, Any]
   """Runs share teacher, method and scorer, and with them the compilations."""
   create, extractor, scorer = methods.create, run.FeatureExtractor, worker.Scorer
 
-  def shared_extractor(*which):
+  def shared_extractor(*which, kept=None):
+    if kept is not None:
+      return extractor(*which, kept=kept)
     if ('teacher', which) not in compiled:
       compiled['teacher', which] = extractor(*which)
     return compiled['teacher', which]

@@ -8,12 +8,12 @@ patch is as abnormal as its distance to the nearest centre, weighed by a softmin
 
 Numbers are those of the authors' code, which differs from the paper in two places. The memory
 is a plain mean, where the paper has an exponential one over nearest centres
-(`method.memory_rate` weighs later images more). And the radius is learned, which is off here
-(`method.learn_radius`): only the descriptor is trained, and the repulsion stays zero, since a
-hypersphere of that radius is smaller than the margin. Here all images weigh the same in the
-mean, the last incomplete batch of an epoch is not left out, k-means begins with random rows,
-and AMSGrad keeps the maximum of the bias-corrected second moment, as in optax. The authors
-report the best epoch on the test images; here the last one counts.
+(`method.memory_rate` weighs later images more). And the radius is learned
+(`method.learn_radius`): otherwise the repulsion stays zero, since a hypersphere of 1e-5 is
+smaller than the margin. Here all images weigh the same in the mean, the last incomplete batch
+of an epoch is not left out, k-means begins with random rows, and AMSGrad keeps the maximum of
+the bias-corrected second moment, as in optax. The authors report the best epoch on the test
+images; here the last one counts.
 """
 
 import dataclasses
@@ -78,7 +78,7 @@ FIELDS = (
   ),
   Field('method.repelling', 3, 'Number J of the centres after those that repel it', high=2**10),
   Field('method.radius', 1e-5, 'Radius r of the hypersphere around a centre', high=1e6),
-  Field('method.learn_radius', False, 'Whether r is learned too, beginning with method.radius'),
+  Field('method.learn_radius', True, 'Whether r is learned too, beginning with method.radius'),
   Field('method.margin', 0.1, 'Margin alpha of the repulsion', high=1e6),
   Field('method.nu', 1e-3, 'By which both losses are divided', high=1e6, open_low=True),
   *descent_config.fields(epochs=30, batch_size=4, learning_rate=1e-3),

@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from absl import logging
 from ml_collections import ConfigDict
 
 from memkd_jax.config import Field
@@ -126,8 +125,8 @@ class PatchCore(Method):
     gigabytes = 4e-9 * number * channels
     holds = matrix is None or gigabytes <= fields.host_gigabytes
     how = 'held in memory' if holds else 'computed twice, see method.host_gigabytes'
-    text = '%s: %d patches of %d numbers, %.2f GB, %s'
-    logging.info(text, task.name, number, channels, gigabytes, how)
+    size = f'{number:,} patches of {channels} numbers, {gigabytes:.2f} GB'
+    print(f'Note: {task.name} has {size}, {how}.', flush=True)
     batches = self._look(f'{task.name}, patches', images, matrix)
     if not holds:
       batches = ((which, found._replace(rows=None)) for which, found in batches)

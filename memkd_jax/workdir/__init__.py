@@ -10,6 +10,8 @@ config.json                              the resolved config
 <task>/seed_<seed>/result.json           figures and counts; written last
 <task>/seed_<seed>/figure.png            images, ground truth, maps
 <task>/seed_<seed>/curves.png            ROC and the like, histogram of the scores
+<task>/seed_<seed>/scores.csv             what each image got
+<task>/seed_<seed>/cases/                the same test images whatever the method, their maps
 <task>/seed_<seed>/memory.*              how the memories are used, where there are any
 anomaly_maps/seed_<seed>/<task>/         test/<defect>/<id>.tiff, with --dump-maps
 results.json, results.md, report.html    all tasks together
