@@ -144,7 +144,7 @@ def _torch_works(
     norms = (projected**2).sum(1, keepdim=True)
 
     def distances_from(centres: Any) -> Any:
-      squared = norms - 2 * projected @ centres.T + (centres**2).sum(1)
+      squared = norms - 2 * (projected @ centres.T) + (centres**2).sum(1)
       return squared.clamp(min=0).sqrt()
 
     start = torch.randperm(len(projected))[:_STARTING_POINTS]

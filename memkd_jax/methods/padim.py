@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
+from scipy.linalg import solve_triangular
 
 from memkd_jax.config import Field
 from memkd_jax.data.sampling import category_seed
@@ -136,4 +137,5 @@ def _whitening(centred: np.ndarray, regularization: float) -> np.ndarray:
   number, channels = centred.shape[1:]
   covariance = np.matmul(np.swapaxes(centred, 1, 2), centred) / max(number - 1, 1)
   lower = np.linalg.cholesky(covariance + regularization * np.eye(channels))
-  return np.swapaxes(np.linalg.inv(lower), 1, 2)
+  identity = np.eye(channels)
+  return np.stack([solve_triangular(x, identity, lower=True).T for x in lower])
