@@ -40,7 +40,7 @@ SYSTEMS = {
   'spade': {'method.images': 3},
   'cfa': {'method.gamma_c': 2, 'train.epochs': 1},
   'students': {'method.students': 2, 'method.stages': (1, 2), 'train.epochs': 2},
-  'ensemble': {'model.memories': (), 'train.epochs': 1},
+  'ensemble': {'model.memories': (), 'train.epochs': 2},
 }
 OF_OTHER_FAMILIES = ('knn', 'patchcore', 'padim', 'spade', 'cfa', 'students', 'ensemble')
 # The others differ from these in the model's layers, not in what is done with maps.
