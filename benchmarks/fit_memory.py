@@ -20,7 +20,6 @@ from pathlib import Path
 
 import jax
 import numpy as np
-from absl import logging
 from scipy import ndimage
 
 from memkd_jax import config as base
@@ -52,7 +51,6 @@ def main() -> None:
     '--set', nargs='*', default=[], metavar='FIELD=VALUE', help='numbers alone'
   )
   options = parser.parse_args()
-  logging.set_verbosity(logging.INFO)
   images = make_images(options.images, 256)
   config = methods.get_config('mvtec_ad', options.method)
   config.model.backbone = options.backbone
