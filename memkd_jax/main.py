@@ -139,9 +139,11 @@ def _run(flags: argparse.Namespace, config: ConfigDict) -> int:
     determinism.enable()
   ablation = bool(config.sweep.variants)
   if ablation and not flags.workdir:  # variants of several ablations have the same names
-    raise UserError('an ablation needs a folder of its own; name it with --workdir.')
+    raise UserError(
+      'an ablation or a comparison needs a folder of its own; name it with --workdir.'
+    )
   if ablation and flags.warm_start is not None:
-    raise UserError('--warm-start: the variants of an ablation begin anew; leave it out.')
+    raise UserError('--warm-start: all variants begin anew; leave it out.')
   workdir = flags.workdir or Path('runs') / _default_name(flags.good, config)
 
   from memkd_jax import run, sweep

@@ -231,7 +231,7 @@ def test_changed_training_images_offer_a_warm_start(tmp_path, make_category, cap
 def test_an_ablation_has_no_warm_start(tmp_path, capsys):
   flags = ['--config=ablations/memories', f'--workdir={tmp_path}', '--warm-start=old']
   assert main.main(flags) == 1
-  assert 'the variants of an ablation begin anew; leave it out' in capsys.readouterr().err
+  assert 'all variants begin anew; leave it out' in capsys.readouterr().err
 
 
 def test_fit_goes_on(old, tmp_path):

@@ -184,7 +184,8 @@ def pooling_matrix(channels: Sequence[int], number: int, joint: int) -> np.ndarr
   matrix = matrix @ _averages(matrix.shape[1], joint or matrix.shape[1])
   if matrix.shape[1] > matrix.shape[0]:
     # M^T = Q R with orthonormal Q, so |x M| = |x R^T|.
-    matrix = np.linalg.qr(matrix.T, mode='r').T
+    (triangle,) = scipy.linalg.qr(matrix.T, mode='r')
+    matrix = triangle[: matrix.shape[0]].T
   return matrix
 
 
