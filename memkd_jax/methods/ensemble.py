@@ -2,7 +2,8 @@
 
 Where parts are aligned a student finds more, where normal images vary from one to the next
 nearest neighbours do. Both maps are brought to units of what is usual of normal images that
-neither has learned from (`anomaly_map.normalize`), and added: one voice each.
+neither has learned from (`anomaly_map.normalize`), and added: one voice each. The neighbours are
+PatchCore's, of a coreset that is small enough to cost less than the student does.
 """
 
 from pathlib import Path
@@ -13,7 +14,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from memkd_jax.config import require
-from memkd_jax.methods import distillation_config, knn
+from memkd_jax.methods import distillation_config, patchcore
 from memkd_jax.methods.base import Fitted, Method, Start, Task
 from memkd_jax.runtime.devices import Devices
 from memkd_jax.scoring.anomaly_map import combine_maps
@@ -22,12 +23,13 @@ from memkd_jax.teachers.extractor import FeatureExtractor
 if TYPE_CHECKING:
   from memkd_jax.methods.distillation import Distillation
 
-FIELDS = (*distillation_config.FIELDS, *knn.FIELDS)
+FIELDS = (*distillation_config.FIELDS, *patchcore.MEMORY_FIELDS)
 _NEIGHBOURS, _STUDENT = 0, 1  # the keys of the two maps
 
 
 def configure(config: ConfigDict, name: str) -> None:
-  """Holds normal images out, by which maps are brought to one unit."""
+  """A small coreset, and normal images held out, by which maps are brought to one unit."""
+  config.method.share = 0.01
   config.anomaly_map.normalize = 'stage'
   config.train.holdout = 0.1
 
@@ -37,7 +39,7 @@ def resolve(config: ConfigDict) -> ConfigDict:
   normalize = config.anomaly_map.normalize
   require('anomaly_map.normalize', normalize, normalize != 'none', 'is stage or position')
   config.model = distillation_config.resolve(_of_student(config)).model
-  return knn.resolve(config)
+  return patchcore.resolve(config)
 
 
 def create(config: ConfigDict, extractor: FeatureExtractor, devices: Devices) -> 'Ensemble':
@@ -45,14 +47,16 @@ def create(config: ConfigDict, extractor: FeatureExtractor, devices: Devices) ->
   from memkd_jax.methods import distillation  # imports flax, which takes seconds
 
   student = distillation.create(_of_student(config), extractor, devices)
-  return Ensemble(config, student, knn.create(config, extractor, devices))
+  return Ensemble(config, student, patchcore.create(config, extractor, devices))
 
 
 class Ensemble(Method):
   """The sum of two maps; attributes as in `Method`."""
 
+  warm_starts = True
+
   def __init__(
-    self, config: ConfigDict, student: 'Distillation', neighbours: knn.NearestNeighbours
+    self, config: ConfigDict, student: 'Distillation', neighbours: patchcore.PatchCore
   ):
     """Takes its members.
 
@@ -71,11 +75,13 @@ class Ensemble(Method):
   def fit(
     self, task: Task, images: np.ndarray, folder: Path, start: Start | None = None
   ) -> Fitted:
-    """Fits one after the other."""
-    student = self._student.fit(task, images, folder)
+    """Fits one after the other; the student goes on from that of another ensemble."""
+    if start is not None:
+      start = start._replace(params=start.params['student'])
+    student = self._student.fit(task, images, folder, start)
     neighbours = self._neighbours.fit(task, images, folder)
     params = {'student': student.params, 'neighbours': neighbours.params}
-    return Fitted(params, student.diagnosis)
+    return Fitted(params, student.diagnosis, student.unfolding)
 
   def maps(
     self, params: Any, features: tuple[jax.Array, ...], images: jax.Array

@@ -26,7 +26,8 @@ from memkd_jax.runtime.devices import Devices
 from memkd_jax.runtime.progress import progress_bar
 from memkd_jax.teachers.extractor import FeatureExtractor
 
-FIELDS = (
+# Of the memory; a detector that has one beside something else takes these alone.
+MEMORY_FIELDS = (
   *patches.FIELDS,
   patches.PRODUCTS_FIELD,
   Field(
@@ -56,14 +57,6 @@ FIELDS = (
     high=2**16,
   ),
   Field(
-    'method.neighbours',
-    9,
-    "Number b of the nearest neighbour's own neighbours that an image's score is re-weighted "
-    'by; 1 leaves it as it is',
-    high=2**10,
-    open_low=True,
-  ),
-  Field(
     'method.host_gigabytes',
     4.0,
     "Gigabytes of the host's memory that the training images' patches may take; where they "
@@ -71,6 +64,17 @@ FIELDS = (
     'held in any case',
     high=2**14,
     resumable=True,
+  ),
+)
+FIELDS = (
+  *MEMORY_FIELDS,
+  Field(
+    'method.neighbours',
+    9,
+    "Number b of the nearest neighbour's own neighbours that an image's score is re-weighted "
+    'by; 1 leaves it as it is',
+    high=2**10,
+    open_low=True,
   ),
 )
 

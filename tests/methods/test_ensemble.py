@@ -6,7 +6,7 @@ import pytest
 
 from memkd_jax import methods
 from memkd_jax.errors import UserError
-from memkd_jax.methods.base import Task
+from memkd_jax.methods.base import Start, Task
 from memkd_jax.ops.resampling import resample, upsampling_matrix
 
 BOLT = Task.of_category('bolt', 0)
@@ -26,10 +26,12 @@ def test_maps_are_those_of_its_members(tiny_config, one_device, make_method, tmp
   images = rng.integers(0, 256, (8, 32, 32, 3), dtype=np.uint8)
   tiny_config.model.memories = ()
   method = make_method(config_of(tiny_config, 'ensemble'), one_device)
-  assert (method.name, method.stages) == ('RD + kNN', (1, 2, 3))
+  assert (method.name, method.stages) == ('RD + PatchCore', (1, 2, 3))
   params, diagnosis, _ = method.fit(BOLT, images, tmp_path / 'ensemble')
-  student, neighbours = method._student, make_method(config_of(tiny_config, 'knn'), one_device)
-  alone = neighbours.fit(BOLT, images, tmp_path / 'knn')
+  student, of_neighbours = method._student, config_of(tiny_config, 'patchcore')
+  of_neighbours.method.share = 0.01
+  neighbours = make_method(of_neighbours, one_device)
+  alone = neighbours.fit(BOLT, images, tmp_path / 'patchcore')
   np.testing.assert_array_equal(params['neighbours']['memory'], alone.params['memory'])
   assert diagnosis == {}
   features = student.extractor(student.extractor.params, images, 3)
@@ -43,6 +45,18 @@ def test_maps_are_those_of_its_members(tiny_config, one_device, make_method, tmp
   np.testing.assert_allclose(found[1], expected, rtol=1e-5)
   diagnosed, _ = method.diagnosed_maps(params, features, images)
   jax.tree.map(np.testing.assert_array_equal, diagnosed, found)
+
+
+def test_a_warm_start_is_one_of_the_student(tiny_config, one_device, make_method, tmp_path, rng):
+  images = rng.integers(0, 256, (8, 32, 32, 3), dtype=np.uint8)
+  tiny_config.model.memories = ()
+  method = make_method(config_of(tiny_config, 'ensemble'), one_device)
+  params, _, unfolding = method.fit(BOLT, images, tmp_path / 'first')
+  start = Start(params, unfolding, 'abc', tmp_path / 'first')
+  further = method.fit(BOLT, images, tmp_path / 'further', start).params
+  start = start._replace(params=params['student'])
+  expected = method._student.fit(BOLT, images, tmp_path / 'student', start).params
+  jax.tree.map(np.testing.assert_array_equal, further['student'], expected)
 
 
 def test_maps_of_no_common_unit_are_refused(tiny_config):
