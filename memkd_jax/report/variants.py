@@ -85,8 +85,9 @@ def printed_figures(summary: Mapping[str, Any]) -> dict[str, dict[str, float]]:
   found = {}
   for name, results in summary['variants'].items():
     table = paper.load_table(results['dataset'], results['method']) if results else None
-    if table is not None and results['categories'].keys() <= table.figures.keys():
-      found[name] = table.recompute(results['categories'])
+    categories = results['categories'] if results else {}
+    if table and categories and categories.keys() <= table.figures.keys():
+      found[name] = table.recompute(categories)
   return found
 
 

@@ -70,6 +70,12 @@ def test_a_category_that_the_paper_lacks_has_no_mean_of_the_paper():
   assert 'paper' not in variants.sweep_table(summary)
 
 
+def test_a_variant_of_which_no_category_ended_has_no_mean_of_the_paper(summary):
+  summary['variants']['none ended'] = results_of('PatchCore', {})
+  assert variants.printed_figures(summary).keys() == {'patchcore'}
+  assert cells(variants.sweep_table(summary), 'none ended')[1:3] == ['-', '-']
+
+
 def test_costs_are_means_of_what_every_category_has():
   results = results_of('RD', {'a': (1,), 'b': (1,)})
   results['costs']['a'] = {'fit_seconds': 10.0, 'model_bytes': 1.0}
