@@ -100,8 +100,8 @@ def variants(config: ConfigDict) -> dict[str, ConfigDict]:
       method.name makes a variant one of another method, see `_of_method`.
 
   Raises:
-    UserError: a field does not exist or has another type, or no such table of the
-      paper is known.
+    UserError: a field does not exist or has another type, two variants would share a folder,
+      or no such table of the paper is known.
   """
   configs: dict[str, ConfigDict] = {}
   if config.sweep.paper not in ('', *paper.ABLATIONS):
@@ -117,8 +117,12 @@ def variants(config: ConfigDict) -> dict[str, ConfigDict]:
       variant.update_from_flattened_dict(overrides)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
       raise UserError(f'--config.sweep.variants: {name} cannot be made: {error}') from error
-    if name in configs:
-      raise UserError(f'--config.sweep.variants: there are two variants {name}; rename one.')
+    folder = folder_name(name)
+    if folder in ('.', '..', *map(folder_name, configs)):
+      raise UserError(
+        f'--config.sweep.variants: {name} would not have the folder {folder} to itself; '
+        'rename it.'
+      )
     configs[name] = variant
   return configs
 

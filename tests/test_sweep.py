@@ -104,6 +104,22 @@ def test_an_override_that_cannot_be_is_named(tiny_config, overrides):
     sweep.variants(tiny_config)
 
 
+@pytest.mark.parametrize(
+  ('names', 'message'),
+  [
+    (('a', 'a'), 'a would not have the folder a to itself'),
+    (('x_1', 'x: 1'), 'x: 1 would not have the folder x_1 to itself'),
+    (('..',), r'\.\. would not have the folder \.\. to itself'),
+    (('.',), r'\. would not have the folder \. to itself'),
+  ],
+  ids=['twice', 'alike', 'above', 'own'],
+)
+def test_every_variant_has_a_folder_of_its_own(tiny_config, names, message):
+  tiny_config.sweep.variants = tuple((name, ()) for name in names)
+  with pytest.raises(UserError, match=rf'sweep\.variants: {message}; rename it\.'):
+    sweep.variants(tiny_config)
+
+
 def test_methods_share_what_is_set_and_keep_what_is_theirs():
   config = compare.get_config()
   config.train.epochs, config.seeds, config.data.image_size = 3, (4, 5), 64
