@@ -39,7 +39,7 @@ def feature_noise(
 
   At a position p of them f'(p) = f(p) + scale rms(f(p)) n(p), where rms is the root of the mean
   square over the channels, and n has a mean square of 1 over each image and stage. The regions
-  are where a cloud of simplex noise is highest.
+  are where a cloud of simplex noise is highest. What is added is a constant for gradients.
 
   Args:
     features: the teacher's stages, [B, H_k, H_k, C_k].
@@ -66,6 +66,8 @@ def feature_noise(
         noise = simplex_noise(of_stage, side, _CELLS, channels)
       noise = noise * jax.lax.rsqrt(jnp.mean(noise**2))
       size = jnp.sqrt(jnp.mean(jnp.square(f.astype(jnp.float32)), axis=-1, keepdims=True))
+      # Where all channels are 0 the root's slope is infinite.
+      size = jax.lax.stop_gradient(size)
       added = scale * size * noise * _regions(of_mask, side, share)
       noisy.append(f + added.astype(f.dtype))
     return tuple(noisy)

@@ -64,6 +64,18 @@ def test_the_regions_of_all_stages_are_the_same(features):
   assert (fine[:, 1::3, 1::3] == coarse).mean() > 0.95
 
 
+def test_noise_is_no_path_for_gradients(features):
+  """Not even where all channels are 0, as behind a ReLU."""
+  some = tuple(f.at[:, :2].set(0) for f in map(jnp.asarray, features))
+
+  def total(*stages):
+    noisy = disturbances.feature_noise(stages, jnp.asarray(SEEDS), 'gaussian', 0.3, 1.0)
+    return sum(f.sum() for f in noisy)
+
+  for gradient in jax.grad(total, argnums=(0, 1))(*some):
+    np.testing.assert_array_equal(gradient, 1)
+
+
 def test_no_noise_at_all(features):
   found = disturbances.feature_noise(features, jnp.asarray(SEEDS), 'simplex', 1.0, 0.0)
   jax.tree.map(np.testing.assert_array_equal, found, features)
