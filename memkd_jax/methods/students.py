@@ -303,7 +303,8 @@ def standardize(values: jax.Array, statistics: Any) -> jax.Array:
 def regressed(values: jax.Array, target: Any) -> jax.Array:
   """What a student says of `standardize(teacher, target)`, float32 at least.
 
-  It ends in a ReLU as the teacher does, whose zeros are at -mean / deviation there.
+  But for a projection it ends in a ReLU as the teacher does, whose zeros are at
+  -mean / deviation there.
 
   Args:
     values: the student's features, [..., C].

@@ -110,7 +110,6 @@ def train(
         devices,
         log,
         progress,
-        steps=steps,
         batch_size=images,
         log_steps=options.log_steps,
         check=options.check,
@@ -126,7 +125,7 @@ def train(
         stopping = stop_after()
         ended = done == steps or (plateau is not None and plateau.check(done, on_devices))
         if done % options.checkpoint_steps == 0 or ended or stopping:
-          last_terms = logger.finish()
+          last_terms = logger.finish(last=ended)
           state = devices.unreplicate(on_devices)
           checkpoints.save(done, state, dict(metadata))
         if ended or stopping:

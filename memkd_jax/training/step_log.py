@@ -19,7 +19,6 @@ class StepLogger:
     log: MetricsLog,
     progress: tqdm,
     *,
-    steps: int,
     batch_size: int,
     log_steps: int,
     check: Callable[[int, Mapping[str, float]], None],
@@ -31,14 +30,13 @@ class StepLogger:
       devices: the devices that the terms lie on.
       log: takes every `log_steps`-th step, and the last.
       progress: counts images.
-      steps: the number of the last step.
       batch_size: images of a step, of all devices together.
       log_steps: steps from one logged line to the next.
       check: `(step, terms)`; raises where training has no meaning any more.
       order: sorts the names of terms for the log.
     """
     self._devices, self._log, self._progress = devices, log, progress
-    self._steps, self._batch_size, self._log_steps = steps, batch_size, log_steps
+    self._batch_size, self._log_steps = batch_size, log_steps
     self._check, self._order = check, order
     self._pending: tuple[int, Any] | None = None
     self._since = time.monotonic()
@@ -64,8 +62,12 @@ class StepLogger:
     self.finish()
     self._pending = step, terms
 
-  def finish(self) -> dict[str, float]:
-    """Handles the step that was begun last, waiting for the device if need be."""
+  def finish(self, last: bool = False) -> dict[str, float]:
+    """Handles the step that was begun last, waiting for the device if need be.
+
+    Args:
+      last: whether the training ends with it.
+    """
     if self._pending is None:
       return {}
     step, replicated = self._pending
@@ -76,7 +78,7 @@ class StepLogger:
     self._images += self._batch_size
     self._progress.set_postfix_str(f'loss {terms["loss"]:.4f}', refresh=False)
     self._progress.update(self._batch_size)
-    if step % self._log_steps == 0 or step == self._steps:
+    if step % self._log_steps == 0 or last:
       now = time.monotonic()
       rate = self._images / (now - self._since)
       timing = {'images_per_second': rate, 'stall_seconds': self._stalled}

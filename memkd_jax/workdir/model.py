@@ -32,7 +32,8 @@ class TrainedModel:
     config: the resolved config.
     teacher_sha256: digest of the teacher's weights, or 'random'.
     params: what the method has learned, nested dicts of numpy arrays.
-    train_images: the number of images that it was trained on.
+    train_images: the number of images that its method was given; with train.stop=plateau it
+      has only watched some of them.
     train_sha256: digest of these images.
     diagnosis: see `methods.base.Fitted`.
     calibration: what held-out normal images look like; None where none were held out.

@@ -168,9 +168,10 @@ def test_a_plateau_ends_it_once_and_for_all(train, tmp_path, one_device):
   def plateau():
     return Plateau(tmp_path, loss, check_steps=2, patience=2)
 
-  state, terms, _ = train(20, plateau=plateau(), checkpoint_steps=100)
+  state, terms, _ = train(20, plateau=plateau(), checkpoint_steps=100, log_steps=3)
   assert int(state.step) == 8
   assert terms['loss'] == 11111111
+  assert [line['step'] for line in logged(tmp_path)] == [3, 6, 8]  # and the last one
   assert saved_steps(tmp_path) == [8]
   again, _, prepared = train(20, plateau=plateau())
   assert (int(again.step), prepared) == (8, 0)
