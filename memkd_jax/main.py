@@ -46,7 +46,7 @@ def _choose_config(flags: argparse.Namespace, overrides: list[str]) -> tuple[str
     if given or any(word.startswith('--config.data.dataset') for word in overrides):
       raise UserError('--good says where the images are; leave --config.data.* out.')
     fields = ['--config.data.dataset=images', f'--config.data.dir={flags.good}']
-    return flags.config or 'folder', [*fields, *overrides]
+    return flags.config or 'best', [*fields, *overrides]
   if flags.config is None and given:
     raise UserError(
       f'{given} without --config, which stands for the demo, that makes its own images; say '

@@ -15,6 +15,7 @@ from PIL import Image
 from memkd_jax import config as base
 from memkd_jax import methods
 from memkd_jax.config import flatten
+from memkd_jax.configs import best
 from memkd_jax.configs import folder as folder_config
 from memkd_jax.data.datasets import choose_categories, open_source
 from memkd_jax.data.images import checked
@@ -112,7 +113,7 @@ def fit(
   images: str | Path | Sequence[str | Path] | Sequence[np.ndarray],
   workdir: str | Path,
   *,
-  method: str = 'memkd',
+  method: str | None = None,
   force: bool = False,
   warm_start: str | Path | None = None,
   **fields: Any,
@@ -126,7 +127,8 @@ def fit(
       `data.image_list`), or several paths; or uint8 arrays [H, W, 3] RGB or [H, W] grey, each
       of any size, which are kept in `workdir`/images as PNG files.
     workdir: the run's folder: report.html is there, and the model for `load`.
-    method: the method, 'memkd', 'rd', 'knn', ...
+    method: the method, 'memkd', 'rd', 'knn', ...; the preset configs/best.py where none is
+      named.
     force: whether a model that is there already is replaced.
     warm_start: the folder of another run, or of one model, from which the training goes on.
     fields: fields of the config by name: `epochs=20`; `train__batch_size=8` where several
@@ -139,8 +141,8 @@ def fit(
     UserError: there is no such field, the images cannot be learned from, or `workdir` holds
       something else.
   """
-  config = folder_config.get_config(method)
-  given = base.by_short_names(methods.fields(method), fields)
+  config = folder_config.get_config(method) if method else best.get_config()
+  given = base.by_short_names(methods.fields(config.method.name), fields)
   config.update_from_flattened_dict(given)
   config.data.dataset, config.data.dir = 'images', str(_listed(images, Path(workdir)))
   results = run_config(config, workdir, force=force, warm_start=warm_start)

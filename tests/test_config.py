@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from memkd_jax import config as base
-from memkd_jax import methods
+from memkd_jax import main, methods
 from memkd_jax.config import values
 from memkd_jax.data import datasets, sampling
 from memkd_jax.errors import UserError
@@ -310,6 +310,14 @@ def test_recall_only_is_for_any_data_set(dataset, holdout):
   config = methods.resolve(get_config(dataset))
   assert config.model.fusion == 'replace'
   assert (config.data.dataset, config.train.holdout) == (dataset, holdout)
+
+
+@pytest.mark.parametrize('dataset', ['mvtec_ad', 'folder'])
+def test_best_is_for_any_data_set(dataset):
+  config = methods.resolve(main.load_config(f'best:{dataset}'))
+  assert (config.method.name, config.data.dataset) == ('ensemble', dataset)
+  # Without these its maps would have no unit.
+  assert (config.train.holdout, config.train.calibration) == (0.1, 'auto')
 
 
 def test_python_names_fields_by_their_last_name_or_in_full():

@@ -10,8 +10,9 @@ from PIL import Image
 from quick import result_of, rows_of, train
 
 import memkd_jax
-from memkd_jax import main, methods, predict
+from memkd_jax import main, methods, predict, run
 from memkd_jax.config import values
+from memkd_jax.configs import best
 from memkd_jax.configs import folder as folder_config
 from memkd_jax.errors import UserError
 from memkd_jax.run import run_config
@@ -261,6 +262,25 @@ def test_fit_learns_once_unless_forced(tmp_path, good, capsys):
   with pytest.raises(UserError, match='training images have changed'):
     memkd_jax.fit(good, tmp_path / 'run', **quick_fields())
   assert memkd_jax.fit(good, tmp_path / 'run', force=True, **quick_fields()).threshold
+
+
+def test_good_images_are_learned_by_the_best_preset(tmp_path, monkeypatch):
+  """Whoever names no method gets the same one everywhere."""
+  seen = []
+
+  def run_nothing(config, *_, **__):
+    seen.append(config.to_dict())
+    return {'failed': {}, 'categories': {}}
+
+  monkeypatch.setattr(run, 'run_config', run_nothing)
+  monkeypatch.setattr(run, 'load', lambda *_: None)
+  memkd_jax.fit(tmp_path, tmp_path / 'run', epochs=2)
+  flags = [f'--good={tmp_path}', f'--workdir={tmp_path / "run"}', '--config.train.epochs=2']
+  assert main.main(flags) == 0
+  assert seen[0] == seen[1]
+  expected = best.get_config()
+  expected.data.dataset, expected.data.dir, expected.train.epochs = 'images', str(tmp_path), 2
+  assert seen[0] == expected.to_dict()
 
 
 def test_what_fit_cannot_take_is_refused(tmp_path):

@@ -19,7 +19,11 @@ EPOCHS = 40  # by the loss on held-out normal images, and the clock: docs/tutori
 
 
 def get_config(method: str = 'memkd') -> ConfigDict:
-  config = methods.get_config('folder', method)
+  return for_own_images(methods.get_config('folder', method))
+
+
+def for_own_images(config: ConfigDict) -> ConfigDict:
+  """Sets the teacher by the machine, normal images held out, and the time that there is."""
   config.model.backbone = 'auto'
   config.train.holdout = 0.1
   config.train.calibration = 'auto'

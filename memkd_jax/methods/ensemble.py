@@ -31,7 +31,7 @@ def configure(config: ConfigDict, name: str) -> None:
   """A small coreset, and normal images held out, by which maps are brought to one unit."""
   config.method.share = 0.01
   config.anomaly_map.normalize = 'stage'
-  config.train.holdout = 0.1
+  config.train.holdout, config.train.calibration = 0.1, 'auto'
 
 
 def resolve(config: ConfigDict) -> ConfigDict:
