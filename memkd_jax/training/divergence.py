@@ -5,9 +5,12 @@ from pathlib import Path
 
 from memkd_jax.training import metrics_log
 
-# The loss is a weighted sum of bounded distances: it cannot explode, but it can return
-# to where it began. Trainings that went well end within a tenth of their lowest loss.
+# A loss that is a weighted sum of bounded distances cannot explode, but it can return to where
+# it began; trainings that went well end within a tenth of their lowest loss. One that has no
+# bound can fall a thousandfold, and by then it may double as it goes: a training has diverged
+# where it also gave back a tenth of what it had gained.
 _FACTOR = 2.0
+_SHARE = 0.1
 _PARTS = 10
 
 
@@ -30,10 +33,11 @@ def describe(log: Path, category: str) -> str | None:
     return None
   begins = [*range(0, len(losses) - length, length), len(losses) - length]
   course = [statistics.median(losses[begin : begin + length]) for begin in begins]
-  if course[-1] <= _FACTOR * min(course):
+  lowest, rise = min(course), course[-1] - min(course)
+  if course[-1] <= _FACTOR * lowest or rise <= _SHARE * (course[0] - lowest):
     return None
   return (
     f'The training of {category} diverged: its loss was {course[0]:.3g} at first, '
-    f'{min(course):.3g} at its lowest and {course[-1]:.3g} at the end; a lower '
+    f'{lowest:.3g} at its lowest and {course[-1]:.3g} at the end; a lower '
     '--config.train.learning_rate may help.'
   )

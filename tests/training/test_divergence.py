@@ -20,6 +20,7 @@ def log_of(folder, losses):
     [1 / (1 + i) for i in range(57)],
     [0.5] * 45 + [9.0] + [0.5] * 4,  # one step is no divergence
     [1.0, 0.5, *[0.1] * 18, 0.19, 0.19],
+    [*[200.0] * 2, 1.0, *[1e-3] * 15, 5e-3, 5e-3],  # which is still next to nothing
   ],
 )
 def test_a_training_that_went_well_is_not_spoken_of(tmp_path, losses):
@@ -33,6 +34,10 @@ def test_a_training_that_went_well_is_not_spoken_of(tmp_path, losses):
     (
       [1.0, 1.0, *[0.1] * 10, *[0.9] * 9],
       '1 at first, 0.1 at its lowest and 0.9 at the end',
+    ),
+    (
+      [*[200.0] * 2, *[1e-3] * 16, *[25.0] * 2],
+      '200 at first, 0.001 at its lowest and 25 at the end',
     ),
   ],
 )
