@@ -8,7 +8,6 @@ how high a score is that means nothing. Or somebody who knows sets the threshold
 """
 
 import argparse
-import hashlib
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -162,6 +161,7 @@ def _trained_on(trained: 'TrainedModel', images: 'np.ndarray') -> bool:
   Single ones among others cannot be told: of the training images the digest of all is known.
   """
   from memkd_jax.data.sampling import calibration_plan
+  from memkd_jax.files.digest import images_digest
 
   train = trained.config.train
   plan = calibration_plan(
@@ -173,7 +173,7 @@ def _trained_on(trained: 'TrainedModel', images: 'np.ndarray') -> bool:
     train.get('folds', 4),
   )
   parts = (images, images[plan.kept])
-  return trained.train_sha256 in [hashlib.sha256(part.data).hexdigest() for part in parts]
+  return trained.train_sha256 in map(images_digest, parts)
 
 
 def _describe(trained: 'TrainedModel') -> str:

@@ -2,13 +2,11 @@
 
 import dataclasses
 import functools
-import hashlib
 import time
 from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 from ml_collections import ConfigDict
 
 from memkd_jax import methods
@@ -26,6 +24,7 @@ from memkd_jax.data.task_images import (
 )
 from memkd_jax.errors import UserError
 from memkd_jax.evaluate import Scored, Scorer, evaluate
+from memkd_jax.files.digest import images_digest
 from memkd_jax.methods import cross_calibration
 from memkd_jax.methods.base import Method, Task
 from memkd_jax.methods.cross_calibration import cross_scores
@@ -223,7 +222,7 @@ class Worker:
     folder = self.folder.category(task.name, task.seed)
     if self._mode == 'evaluate' or self.folder.has_model(task.name, task.seed):
       trained = self.folder.read_model(task.name, task.seed)
-      if len(images) and trained.train_sha256 != _sha256(images):
+      if len(images) and trained.train_sha256 != images_digest(images):
         raise UserError(
           f'{folder} holds a model of other training images; give it the same ones, '
           f'{self._remedies()}.'
@@ -273,7 +272,7 @@ class Worker:
         teacher_sha256=self.extractor.digest,
         params=fitted.params,
         train_images=len(images),
-        train_sha256=_sha256(images),
+        train_sha256=images_digest(images),
         diagnosis=fitted.diagnosis,
         calibration=_calibrate(held_out),
         unfolding=fitted.unfolding,
@@ -374,7 +373,3 @@ def _scored(split: Split, found: HeldOut) -> tuple[Scored, Statistics | None]:
 
 def _calibrate(held_out: Scored | None) -> Calibration | None:
   return None if held_out is None else Calibration.from_maps(held_out.maps, held_out.scores)
-
-
-def _sha256(images: np.ndarray) -> str:
-  return hashlib.sha256(images.data).hexdigest()

@@ -1,4 +1,4 @@
-"""Checksums of values and of arrays, and whether a result.json is what was written."""
+"""Checksums of values, arrays and images, and whether a result.json is what was written."""
 
 import hashlib
 import json
@@ -33,6 +33,15 @@ def tree_digest(tensors: Mapping[str, np.ndarray]) -> str:
     found.update(f'{name} {tensor.dtype} {tensor.shape}\n'.encode())
     found.update(tensor.tobytes())
   return found.hexdigest()
+
+
+def images_digest(images: np.ndarray) -> str:
+  """The sha256 of images in their order, in hexadecimal.
+
+  Args:
+    images: uint8 [N, S, S, 3], contiguous; of the values alone, not of the shape.
+  """
+  return hashlib.sha256(images.data).hexdigest()
 
 
 def check_result(result: Any) -> dict[str, Any]:

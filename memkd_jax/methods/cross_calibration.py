@@ -9,7 +9,6 @@ maps, by which maps are normalised, are a little too high for the model itself.
 
 import dataclasses
 import functools
-import hashlib
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -20,6 +19,7 @@ import numpy as np
 from memkd_jax.data.sampling import FEWEST_HELD_OUT
 from memkd_jax.errors import UserError
 from memkd_jax.files import atomic, model
+from memkd_jax.files.digest import images_digest
 from memkd_jax.methods.base import Method, Task
 from memkd_jax.runtime import hosts
 from memkd_jax.scoring import held_out
@@ -61,7 +61,7 @@ def cross_scores(
   """
   names = [f'{task.name}, fold {k} of {len(folds)}' for k in range(1, len(folds) + 1)]
   homes = [folder / _FOLDER / str(k) for k in range(1, len(folds) + 1)]
-  facts = [{'train_sha256': _sha256(_without(images, fold))} for fold in folds]
+  facts = [{'train_sha256': images_digest(_without(images, fold))} for fold in folds]
   done = [_read(home, facts_) is not None for home, facts_ in zip(homes, facts, strict=True)]
   if not all(done):
     print(_announcement(task.name, len(images), len(folds)), flush=True)
@@ -105,10 +105,6 @@ def _announcement(name: str, images: int, folds: int) -> str:
 
 def _without(images: np.ndarray, fold: np.ndarray) -> np.ndarray:
   return np.delete(images, fold, axis=0)
-
-
-def _sha256(images: np.ndarray) -> str:
-  return hashlib.sha256(images.data).hexdigest()
 
 
 def _read(home: Path, facts: Mapping[str, Any]) -> dict[str, Any] | None:

@@ -4,7 +4,6 @@ It imports the optimizers and the checkpoints, so a method imports it where it i
 """
 
 import functools
-import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from ml_collections import ConfigDict
 
 from memkd_jax.data.sampling import batch_indices, number_of_steps
 from memkd_jax.errors import UserError
+from memkd_jax.files.digest import images_digest
 from memkd_jax.methods.base import Task
 from memkd_jax.runtime import hosts
 from memkd_jax.runtime.devices import Devices
@@ -138,7 +138,11 @@ class Descent:
       steps,
       folder,
       devices=self._devices,
-      metadata={'train_images': number, 'train_sha256': _sha256(images), **(metadata or {})},
+      metadata={
+        'train_images': number,
+        'train_sha256': images_digest(images),
+        **(metadata or {}),
+      },
       options=loop.LoopOptions(
         name=name,
         batch_size=train.batch_size,
@@ -158,7 +162,7 @@ class Descent:
     Args:
       images: uint8 [N, S, S, 3].
     """
-    digest = _sha256(images)
+    digest = images_digest(images)
     if self._kept is not None and self._kept[0] == digest:
       return self._kept[1]
     self._kept = None  # before others take memory
@@ -323,7 +327,3 @@ class Descent:
         source = self._config.model.teacher_weights
         return f"the teacher's stage {stage}", f'Check {source} and the machine.'
     return None
-
-
-def _sha256(images: np.ndarray) -> str:
-  return hashlib.sha256(images.data).hexdigest()

@@ -1,12 +1,12 @@
 """The teacher's features of images that several methods learn from, computed once for all."""
 
 import dataclasses
-import hashlib
 import time
 from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from memkd_jax.files.digest import images_digest
 from memkd_jax.runtime.memory import free_host_memory
 
 _SHARE = 0.25  # of the memory that is free: fitting needs its own
@@ -48,7 +48,7 @@ class KeptFeatures:
       depth: the number of stages.
       compute: gives them, [N, H_k, W_k, C_k] each, where they are not there.
     """
-    key = teacher, hashlib.sha256(images.data).hexdigest()
+    key = teacher, images_digest(images)
     entry = self._entries.get(key)
     if entry is not None and len(entry.stages) >= depth:
       self.saved_seconds += entry.seconds

@@ -1,7 +1,9 @@
+import hashlib
+
 import numpy as np
 import pytest
 
-from memkd_jax.files.digest import DIGEST, check_result, digest, tree_digest
+from memkd_jax.files.digest import DIGEST, check_result, digest, images_digest, tree_digest
 
 RESULT = {'metrics': {'I-AUC': 0.5, 'I-AP': 1}, 'counts': {'train': 3}, 'notes': ['Note.']}
 
@@ -55,3 +57,9 @@ def test_the_digest_of_arrays_is_that_of_converted_weights():
   assert (
     tree_digest(arrays) == '31cbac27429f5a9854eeb25aa9c10b964ed12d62eab5317398d487ab5235a55a'
   )
+
+
+def test_a_digest_of_images_is_that_of_their_bytes_in_order(rng):
+  images = rng.integers(0, 256, (3, 4, 4, 3), dtype=np.uint8)
+  assert images_digest(images) == hashlib.sha256(images.tobytes()).hexdigest()
+  assert images_digest(images[[0, 2, 1]]) != images_digest(images)
