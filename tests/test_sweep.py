@@ -146,8 +146,12 @@ def test_the_methods_of_a_comparison_can_be_chosen():
 def test_methods_are_compared_in_one_report(tiny_config, tmp_path, make_category, monkeypatch):
   taken, take = [], KeptFeatures.take
 
-  def counting(self, teacher, images, depth, compute):
-    return take(self, teacher, images, depth, lambda: taken.append(len(images)) or compute())
+  def counting(self, teacher, images, depth, compute, **room):
+    def counted():
+      taken.append(len(images))
+      return compute()
+
+    return take(self, teacher, images, depth, counted, **room)
 
   monkeypatch.setattr(KeptFeatures, 'take', counting)
   make_category(tmp_path / 'data')

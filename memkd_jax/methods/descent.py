@@ -18,11 +18,12 @@ from memkd_jax.data.sampling import batch_indices, number_of_steps
 from memkd_jax.errors import UserError
 from memkd_jax.files.digest import images_digest
 from memkd_jax.methods.base import Task
+from memkd_jax.methods.one_pass import collect, over_batches
 from memkd_jax.runtime import hosts
 from memkd_jax.runtime.devices import Devices
 from memkd_jax.teachers.extractor import FeatureExtractor
 from memkd_jax.training import loop, nan_guard
-from memkd_jax.training.feature_cache import FeatureCache, build_cache, compute_features
+from memkd_jax.training.feature_cache import FeatureCache, build_cache
 from memkd_jax.training.plateau import Plateau
 from memkd_jax.training.schedule import rate_factor
 from memkd_jax.training.step import Batch, Course, LossFunction, TrainState, make_train_step
@@ -166,13 +167,17 @@ class Descent:
     if self._kept is not None and self._kept[0] == digest:
       return self._kept[1]
     self._kept = None  # before others take memory
+
+    def compute() -> tuple[np.ndarray, ...]:
+      return self._compute_features(images)
+
     cache = build_cache(
       self._devices,
-      lambda: self._extractor.of_training_images(
-        images, self._depth, lambda: self._compute_features(images)
+      lambda: (
+        self._extractor.kept_features(images, self._depth, self._devices, compute) or compute()
       ),
       images,
-      self._extractor.shapes(images.shape[1], self._depth),
+      self._extractor.feature_bytes(images, self._depth),
       wanted=self._config.train.cache_features,
     )
     if len(self._config.seeds) > 1:
@@ -309,16 +314,16 @@ class Descent:
 
   @functools.cached_property
   def _teacher_step(self) -> Callable[..., Any]:
-    """Pmapped `(teacher_params, images) -> features` of all stages that a step needs."""
+    """Pmapped `(images, teacher_params) -> features` of all stages that a step needs."""
     return self._devices.map(  # type: ignore[no-any-return]
-      lambda params, images: self._extractor(params, images, self._depth)
+      lambda images, params: self._extractor(params, images, self._depth)
     )
 
-  def _compute_features(self, images: np.ndarray) -> list[np.ndarray]:
-    size = self._config.train.batch_size
-    return compute_features(
-      self._devices, self._teacher_step, self.teacher_params, images, size
-    )
+  def _compute_features(self, images: np.ndarray) -> tuple[np.ndarray, ...]:
+    """The teacher's features of all images, [N, H_k, W_k, C_k] each."""
+    step, size = self._teacher_step, self._config.train.batch_size
+    batches = over_batches(self._devices, 'teacher', images, size, step, self.teacher_params)
+    return collect(batches, len(images))  # type: ignore[no-any-return]
 
   def _bad_teacher_stage(self, images: np.ndarray) -> tuple[str, str] | None:
     """Whether the teacher gave anything that is not finite: what, and the remedy."""

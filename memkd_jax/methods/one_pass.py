@@ -42,6 +42,42 @@ def collect(batches: Iterable[tuple[slice, Any]], number: int) -> Any:
   return whole
 
 
+def over_batches(
+  devices: Devices,
+  name: str,
+  rows: Any,
+  batch_size: int,
+  step: Callable[..., Any],
+  *others: Any,
+) -> Iterator[tuple[slice, Any]]:
+  """Calls `step(batch, *others)` with every batch of some rows, with a progress bar.
+
+  Args:
+    devices: that share out each batch.
+    name: of the progress bar.
+    rows: a tree of arrays [N, ...], images or their features.
+    batch_size: rows of a batch; rounded up to the number of devices.
+    step: pmapped, gives a tree of arrays [B, ...].
+    others: what it takes beside the batch, replicated.
+
+  Yields:
+    Which rows a batch is of, and what the step gave, a tree of numpy arrays [b, ...].
+
+  Raises:
+    interrupt.Interrupted: a signal came.
+  """
+  number, batch_size = len(jax.tree.leaves(rows)[0]), devices.round_up(batch_size)
+  with progress_bar(name, number) as progress:
+    for begin in range(0, number, batch_size):
+      interrupt.raise_if_asked()
+      which = slice(begin, min(begin + batch_size, number))
+      size = which.stop - which.start
+      batch = jax.tree.map(lambda x, w=which: devices.pad_shard(x[w], batch_size), rows)
+      unpad = functools.partial(devices.unshard, number=size)
+      yield which, jax.tree.map(unpad, step(batch, *others))
+      progress.update(size)
+
+
 class ImagePass:
   """Computes something of each image's features, a batch at a time, with a progress bar.
 
@@ -67,7 +103,7 @@ class ImagePass:
       batch_size: images of a batch.
     """
     self._extractor, self._depth, self._function = extractor, depth, function
-    self._devices, self._size = devices, devices.round_up(batch_size)
+    self._devices, self._size = devices, batch_size
 
   def __call__(
     self, name: str, images: np.ndarray, *constants: Any
@@ -86,31 +122,21 @@ class ImagePass:
       interrupt.Interrupted: a signal came.
     """
     constants = self._devices.replicate(constants)
-    if self._extractor.kept is None:
-      yield from self._batches(name, images, self._of_images, self._teacher, *constants)
-      return
 
     def compute() -> tuple[np.ndarray, ...]:
       batches = self._batches('teacher', images, self._look, self._teacher)
       return collect(batches, len(images))  # type: ignore[no-any-return]
 
-    features = tuple(self._extractor.of_training_images(images, self._depth, compute))
-    yield from self._batches(name, features, self._of_features, *constants)
+    features = self._extractor.kept_features(images, self._depth, self._devices, compute)
+    if features is None:
+      yield from self._batches(name, images, self._of_images, self._teacher, *constants)
+    else:
+      yield from self._batches(name, features, self._of_features, *constants)
 
   def _batches(
     self, name: str, rows: Any, step: Callable[..., Any], *others: Any
   ) -> Iterator[tuple[slice, Any]]:
-    """`step(batch, *others)` of every batch of a tree of rows."""
-    number = len(jax.tree.leaves(rows)[0])
-    with progress_bar(name, number) as progress:
-      for begin in range(0, number, self._size):
-        interrupt.raise_if_asked()
-        which = slice(begin, min(begin + self._size, number))
-        size = which.stop - which.start
-        batch = jax.tree.map(lambda x, w=which: self._devices.pad_shard(x[w], self._size), rows)
-        unpad = functools.partial(self._devices.unshard, number=size)
-        yield which, jax.tree.map(unpad, step(batch, *others))
-        progress.update(size)
+    return over_batches(self._devices, name, rows, self._size, step, *others)
 
   @functools.cached_property
   def _teacher(self) -> Any:

@@ -11,6 +11,7 @@ import numpy as np
 from memkd_jax.errors import UserError
 from memkd_jax.models.resnet import ARCHITECTURES, Teacher
 from memkd_jax.ops.normalization import normalize_images
+from memkd_jax.runtime.devices import Devices
 from memkd_jax.teachers import weights
 from memkd_jax.teachers.kept_features import KeptFeatures
 
@@ -83,19 +84,30 @@ class FeatureExtractor:
     features: Any = teacher.apply({'params': params}, self.normalize(images))
     return features
 
-  def of_training_images(
-    self, images: np.ndarray, depth: int, compute: Callable[[], Sequence[np.ndarray]]
-  ) -> Sequence[np.ndarray]:
-    """The features of all training images, which are kept where others share them.
+  def kept_features(
+    self,
+    images: np.ndarray,
+    depth: int,
+    devices: Devices,
+    compute: Callable[[], Sequence[np.ndarray]],
+  ) -> tuple[np.ndarray, ...] | None:
+    """The features of all training images, where several learn from the same ones.
 
     Args:
       images: uint8 [N, S, S, 3].
       depth: the number of stages.
-      compute: gives them, [N, H_k, W_k, C_k] each.
+      devices: that compute, whose processes all decide alike.
+      compute: gives them, [N, H_k, W_k, C_k] each, where they are not there yet.
+
+    Returns:
+      [N, H_k, W_k, C_k] of each stage; None where nobody shares them, or the host's memory is
+      too small: then nothing was computed.
     """
     if self.kept is None:
-      return compute()
-    return self.kept.take(f'{self.arch} {self.digest} {self.dtype}', images, depth, compute)
+      return None
+    _, free = devices.free_memory()
+    teacher, size = f'{self.arch} {self.digest} {self.dtype}', self.feature_bytes(images, depth)
+    return self.kept.take(teacher, images, depth, compute, size=size, free=free)
 
   def normalize(self, images: jax.Array) -> jax.Array:
     """What the network sees of uint8 images [B, H, W, 3]: `self.dtype`, same shape."""
@@ -119,3 +131,8 @@ class FeatureExtractor:
     image = jax.ShapeDtypeStruct((1, image_size, image_size, 3), np.uint8)
     shapes: Any = jax.eval_shape(lambda p, x: self(p, x, stages), self.params, image)
     return shapes
+
+  def feature_bytes(self, images: np.ndarray, stages: int) -> int:
+    """The size of the features of some images, uint8 [N, S, S, 3]."""
+    shapes = self.shapes(images.shape[1], stages)
+    return len(images) * sum(stage.size * stage.dtype.itemsize for stage in shapes)

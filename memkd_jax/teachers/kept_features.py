@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from memkd_jax.files.digest import images_digest
-from memkd_jax.runtime.memory import free_host_memory
 
 _SHARE = 0.25  # of the memory that is free: fitting needs its own
 
@@ -21,7 +20,7 @@ class _Entry:
 
 
 class KeptFeatures:
-  """Keeps on the host what fits there; the rest is computed again.
+  """Keeps on the host what fits there.
 
   Attributes:
     saved_seconds: how long it took to compute what was given again instead, in all; who times
@@ -39,22 +38,28 @@ class KeptFeatures:
     images: np.ndarray,
     depth: int,
     compute: Callable[[], Sequence[np.ndarray]],
-  ) -> tuple[np.ndarray, ...]:
-    """The features of stages 1 to `depth`.
+    *,
+    size: int,
+    free: int,
+  ) -> tuple[np.ndarray, ...] | None:
+    """The features of stages 1 to `depth`; None, and nothing computed, where they do not fit.
 
     Args:
       teacher: tells the teacher and its dtype from others.
       images: uint8 [N, S, S, 3].
       depth: the number of stages.
       compute: gives them, [N, H_k, W_k, C_k] each, where they are not there.
+      size: their bytes.
+      free: bytes of the host's memory, the same in all processes.
     """
     key = teacher, images_digest(images)
     entry = self._entries.get(key)
     if entry is not None and len(entry.stages) >= depth:
       self.saved_seconds += entry.seconds
       return entry.stages[:depth]
+    if size > _SHARE * free:
+      return None
     began = time.monotonic()
     stages = tuple(compute())
-    if sum(stage.nbytes for stage in stages) <= _SHARE * free_host_memory():
-      self._entries[key] = _Entry(stages, time.monotonic() - began)
+    self._entries[key] = _Entry(stages, time.monotonic() - began)
     return stages

@@ -14,7 +14,6 @@ import numpy as np
 
 from memkd_jax.errors import UserError
 from memkd_jax.runtime.devices import Devices
-from memkd_jax.runtime.progress import progress_bar
 from memkd_jax.training.step import Batch
 
 CACHES = ('auto', 'device', 'host', 'off')
@@ -74,7 +73,7 @@ def build_cache(
   devices: Devices,
   compute: Callable[[], Sequence[np.ndarray]],
   images: np.ndarray,
-  shapes: Sequence[jax.ShapeDtypeStruct],
+  size: int,
   *,
   wanted: str,
 ) -> FeatureCache:
@@ -82,16 +81,14 @@ def build_cache(
 
   Args:
     devices: the run's devices.
-    compute: gives the teacher's features of the images, [N, H_k, W_k, C_k] each, see
-      `compute_features`.
+    compute: gives the teacher's features of the images, [N, H_k, W_k, C_k] each.
     images: uint8 [N, S, S, 3], the training images.
-    shapes: shapes [1, H_k, W_k, C_k] and dtypes of one image's features.
+    size: bytes of the features.
     wanted: one of `CACHES`.
 
   Raises:
     UserError: the place asked for is too small.
   """
-  size = len(images) * sum(stage.size * stage.dtype.itemsize for stage in shapes)
   place = choose_place(wanted, size, *devices.free_memory())
   features: Sequence[np.ndarray] | None = None
   if place == 'off':
@@ -103,36 +100,6 @@ def build_cache(
     )
     features = compute()
   return FeatureCache(devices, images, features, place)
-
-
-def compute_features(
-  devices: Devices,
-  step: Callable[..., Any],
-  teacher_params: Any,
-  images: np.ndarray,
-  batch_size: int,
-) -> list[np.ndarray]:
-  """The teacher's features of all images, in one pass.
-
-  Args:
-    devices: the run's devices.
-    step: pmapped `(teacher_params, images) -> features`.
-    teacher_params: replicated.
-    images: uint8 [N, S, S, 3].
-    batch_size: images of all devices together.
-
-  Returns:
-    [N, H_k, W_k, C_k] of each stage.
-  """
-  batch_size = devices.round_up(batch_size)
-  parts = []
-  with progress_bar('teacher', len(images)) as progress:
-    for begin in range(0, len(images), batch_size):
-      batch = images[begin : begin + batch_size]
-      features = step(teacher_params, devices.pad_shard(batch, batch_size))
-      parts.append([devices.unshard(f, len(batch)) for f in features])
-      progress.update(len(batch))
-  return [np.concatenate(stage) for stage in zip(*parts, strict=True)]
 
 
 def choose_place(wanted: str, size: int, device_memory: int, host_memory: int) -> str:

@@ -5,7 +5,9 @@ import numpy as np
 import pytest
 
 from memkd_jax.config import RANDOM_TEACHER
+from memkd_jax.methods import one_pass
 from memkd_jax.methods.one_pass import ImagePass, collect
+from memkd_jax.runtime import devices, hosts
 from memkd_jax.runtime.devices import Devices
 from memkd_jax.teachers.extractor import FeatureExtractor
 from memkd_jax.teachers.kept_features import KeptFeatures
@@ -43,7 +45,9 @@ def test_functions_are_compiled_once_and_kept_features_computed_once(images, mon
   computed = []
   call = FeatureExtractor.__call__
   monkeypatch.setattr(
-    FeatureExtractor, '__call__', lambda self, *a: computed.append(1) or call(self, *a)
+    FeatureExtractor,
+    '__call__',
+    lambda self, *a: computed.append(len(a[1])) or call(self, *a),
   )
   traced = []
 
@@ -56,7 +60,24 @@ def test_functions_are_compiled_once_and_kept_features_computed_once(images, mon
   gather(one('bolt', images, np.float32(1)))
   gather(one('bolt', images, np.float32(2)))
   gather(two('bolt', images, np.float32(2)))
-  assert (len(computed), len(traced)) == (1, 1)  # traces, of the teacher and of the function
+  # Traces of batches, by the teacher and by the function; of one image shapes are asked for.
+  assert (computed.count(4), len(traced)) == (1, 1)
+
+
+@pytest.mark.parametrize('who', ['here', 'elsewhere'])
+def test_features_that_do_not_fit_are_not_held(images, monkeypatch, who):
+  """Also where they would fit here, and another process has no room for them."""
+  if who == 'here':
+    monkeypatch.setattr(devices, 'free_host_memory', lambda: 0)
+  else:
+    monkeypatch.setattr(hosts, 'exchange', lambda known: [known, ['elsewhere', 0, 0]])
+  monkeypatch.setattr(one_pass, 'collect', lambda *_: pytest.fail('all features are held'))
+  kept = KeptFeatures()
+  extractor = FeatureExtractor('tiny_basic', RANDOM_TEACHER, kept=kept)
+  look = ImagePass(extractor, 2, means, Devices(jax.devices()[:1]), 4)
+  expected = means(extractor(extractor.params, images, 2), 3.0)['mean']
+  found = gather(look('bolt', images, np.float32(3)))
+  np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize('size', [1, 3, 7, 20])

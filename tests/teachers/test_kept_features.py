@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
 
-from memkd_jax.teachers import kept_features
 from memkd_jax.teachers.kept_features import KeptFeatures
 
+ROOM = {'size': 24, 'free': 4 * 24}  # bytes of three stages
 IMAGES = np.arange(24, dtype=np.uint8).reshape(2, 2, 2, 3)
 
 
@@ -24,9 +24,9 @@ def compute():
 
 def test_features_are_computed_once(compute):
   kept = KeptFeatures()
-  first = kept.take('a', IMAGES, 3, compute(3))
+  first = kept.take('a', IMAGES, 3, compute(3), **ROOM)
   assert kept.saved_seconds == 0
-  again = kept.take('a', IMAGES.copy(), 2, compute(2))
+  again = kept.take('a', IMAGES.copy(), 2, compute(2), **ROOM)
   assert compute.calls == 1 and kept.saved_seconds > 0
   assert [s.item(0) for s in again] == [1, 2] and again[0] is first[0]
 
@@ -38,14 +38,14 @@ def test_features_are_computed_once(compute):
 )
 def test_others_are_computed_anew(compute, teacher, images, depth):
   kept = KeptFeatures()
-  kept.take('a', IMAGES, 3, compute(3))
-  assert len(kept.take(teacher, images, depth, compute(depth))) == depth
+  kept.take('a', IMAGES, 3, compute(3), **ROOM)
+  assert len(kept.take(teacher, images, depth, compute(depth), **ROOM)) == depth
   assert compute.calls == 2 and kept.saved_seconds == 0
 
 
-def test_what_does_not_fit_is_not_kept(compute, monkeypatch):
-  monkeypatch.setattr(kept_features, 'free_host_memory', lambda: 16)
+def test_what_does_not_fit_is_not_computed(compute):
   kept = KeptFeatures()
-  for _ in range(2):
-    kept.take('a', IMAGES, 3, compute(3))
-  assert compute.calls == 2
+  assert kept.take('a', IMAGES, 3, compute(3), size=24, free=4 * 24 - 1) is None
+  assert compute.calls == 0
+  kept.take('a', IMAGES, 3, compute(3), **ROOM)
+  assert kept.take('a', IMAGES, 3, compute(3), size=24, free=0) is not None  # it is there

@@ -6,7 +6,7 @@ from memkd_jax.data.sampling import exemplar_indices
 from memkd_jax.errors import UserError
 from memkd_jax.methods.base import Task
 from memkd_jax.runtime.devices import Devices
-from memkd_jax.training.feature_cache import build_cache, choose_place, compute_features
+from memkd_jax.training.feature_cache import build_cache, choose_place
 
 PLACES = ('off', 'device', 'host')
 
@@ -53,21 +53,10 @@ def test_known_features_change_nothing(
 
 def cache_of(images, place, devices):
   """A cache of images whose features are their halves and their means."""
-
-  def features(factor, images):
-    halves = images.astype(np.float32) * factor
-    return halves, halves.mean((1, 2, 3))
-
-  shapes = [jax.ShapeDtypeStruct(shape, np.float32) for shape in ((1, 32, 32, 3), (1,))]
-  factor = devices.replicate(np.float32(0.5))
-  step = devices.map(features)
-  return build_cache(
-    devices,
-    lambda: compute_features(devices, step, factor, images, 3),
-    images,
-    shapes,
-    wanted=place,
-  )
+  halves = images.astype(np.float32) / 2
+  features = halves, halves.mean((1, 2, 3))
+  size = sum(stage.nbytes for stage in features)
+  return build_cache(devices, lambda: features, images, size, wanted=place)
 
 
 @pytest.mark.parametrize('number', [1, 4])
