@@ -1,7 +1,7 @@
 """What finds most here, for any data set: a distilled student and a small coreset's neighbours.
 
 Chosen on textures, solar cells and a cable gland, then looked at once on bottles and magnetic
-tiles: docs/results.md tells how, docs/all_trials.md lists every trial. After the colon stands
+tiles: docs/results.md tells how, docs/trials.md lists every trial. After the colon stands
 the data set, one of memkd_jax/data/datasets.py.
 
   python -m memkd_jax.main --config=configs/best.py:mvtec_ad --workdir=runs/best \\
@@ -15,4 +15,6 @@ from memkd_jax.configs.folder import for_own_images
 
 
 def get_config(dataset: str = 'folder') -> ConfigDict:
-  return for_own_images(methods.get_config(dataset, 'ensemble'))
+  config = methods.get_config(dataset, 'ensemble')
+  config.anomaly_map.image_score = 'top'
+  return for_own_images(config) if dataset == 'folder' else config

@@ -1,11 +1,13 @@
 """A distilled student and nearest neighbours of the same features, as one detector.
 
 Where parts are aligned a student finds more, where normal images vary from one to the next
-nearest neighbours do. Both maps are brought to units of what is usual of normal images that
-neither has learned from (`anomaly_map.normalize`), and added: one voice each. The neighbours are
-PatchCore's, of a coreset that is small enough to cost less than the student does.
+nearest neighbours do. Both maps are brought to units of what they are on the training images,
+and added: one voice each. The neighbours are PatchCore's, of a coreset that is small enough to
+cost less than the student does.
 """
 
+import functools
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,9 +15,10 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from memkd_jax.config import require
 from memkd_jax.methods import distillation_config, patchcore
 from memkd_jax.methods.base import Fitted, Method, Start, Task
+from memkd_jax.methods.one_pass import over_batches
+from memkd_jax.methods.standardization import moments, over_all_images, standardize
 from memkd_jax.runtime.devices import Devices
 from memkd_jax.scoring.anomaly_map import combine_maps
 from memkd_jax.teachers.extractor import FeatureExtractor
@@ -25,19 +28,16 @@ if TYPE_CHECKING:
 
 FIELDS = (*distillation_config.FIELDS, *patchcore.MEMORY_FIELDS)
 _NEIGHBOURS, _STUDENT = 0, 1  # the keys of the two maps
+_Maps = dict[int, jax.Array]
 
 
 def configure(config: ConfigDict, name: str) -> None:
-  """A small coreset, and normal images held out, by which maps are brought to one unit."""
+  """A small coreset."""
   config.method.share = 0.01
-  config.anomaly_map.normalize = 'stage'
-  config.train.holdout, config.train.calibration = 0.1, 'auto'
 
 
 def resolve(config: ConfigDict) -> ConfigDict:
   """Checks what no field can check by itself."""
-  normalize = config.anomaly_map.normalize
-  require('anomaly_map.normalize', normalize, normalize != 'none', 'is stage or position')
   config.model = distillation_config.resolve(_of_student(config)).model
   return patchcore.resolve(config)
 
@@ -65,7 +65,7 @@ class Ensemble(Method):
       student: learns by gradient descent.
       neighbours: keeps patches.
     """
-    self._align_corners = config.anomaly_map.align_corners
+    self._config = config
     self._student, self._neighbours = student, neighbours
     self.name = f'{student.name} + {neighbours.name}'
     self.stages = tuple(sorted({*student.stages, *neighbours.stages}))
@@ -81,32 +81,57 @@ class Ensemble(Method):
     student = self._student.fit(task, images, folder, start)
     neighbours = self._neighbours.fit(task, images, folder)
     params = {'student': student.params, 'neighbours': neighbours.params}
+    params['usual'] = self._measure(task, images, params)
     return Fitted(params, student.diagnosis, student.unfolding)
 
-  def maps(
-    self, params: Any, features: tuple[jax.Array, ...], images: jax.Array
-  ) -> dict[int, jax.Array]:
+  def maps(self, params: Any, features: tuple[jax.Array, ...], images: jax.Array) -> _Maps:
     """{0: the neighbours' map, 1: the student's, all stages on the grid of the first}."""
     found = self._student.maps(params['student'], features, images)
-    return self._together(params, features, images, found)
+    return _standardized(self._together(params, features, images, found), params['usual'])
 
   def diagnosed_maps(
     self, params: Any, features: tuple[jax.Array, ...], images: jax.Array
-  ) -> tuple[dict[int, jax.Array], dict[str, Any]]:
+  ) -> tuple[_Maps, dict[str, Any]]:
     """`maps`, and how the student's memories are addressed."""
     found, diagnosis = self._student.diagnosed_maps(params['student'], features, images)
-    return self._together(params, features, images, found), diagnosis
+    maps = _standardized(self._together(params, features, images, found), params['usual'])
+    return maps, diagnosis
 
   def _together(
-    self, params: Any, features: tuple[jax.Array, ...], images: jax.Array, found: Any
-  ) -> dict[int, jax.Array]:
+    self, params: Any, features: tuple[jax.Array, ...], images: jax.Array, found: _Maps
+  ) -> _Maps:
     """The two maps, of the maps of the student's stages."""
     side = found[min(found)].shape[1]
-    student = combine_maps(
-      found, side, combine='sum', align_corners=self._align_corners, sigma=0.0
-    )
+    align_corners = self._config.anomaly_map.align_corners
+    student = combine_maps(found, side, align_corners=align_corners, sigma=0.0)
     neighbours = self._neighbours.maps(params['neighbours'], features, images)
     return {_NEIGHBOURS: neighbours[0], _STUDENT: student}
+
+  def _measure(self, task: Task, images: np.ndarray, params: Any) -> dict[str, Any]:
+    """Mean and deviation of each map over the training images."""
+    devices, size = self._student.devices, self._config.eval.batch_size
+    constants = devices.replicate((self._student.extractor.params, params))
+    batches = over_batches(
+      devices, f'{task.name}, maps', images, size, self._moments, *constants
+    )
+    usual: dict[str, Any] = over_all_images([found for _, found in batches])
+    return usual
+
+  @functools.cached_property
+  def _moments(self) -> Callable[..., Any]:
+    """Pmapped `(images, teacher_params, params) -> moments` of the maps."""
+
+    def look(images: jax.Array, teacher_params: Any, params: Any) -> dict[str, Any]:
+      features = self._student.extractor(teacher_params, images, max(self.stages))
+      found = self._student.maps(params['student'], features, images)
+      maps = self._together(params, features, images, found)
+      return {f'map{k}': moments(x[..., None]) for k, x in maps.items()}
+
+    return self._student.devices.map(look)  # type: ignore[no-any-return]
+
+
+def _standardized(maps: _Maps, usual: dict[str, Any]) -> _Maps:
+  return {k: standardize(x, usual[f'map{k}']) for k, x in maps.items()}
 
 
 def _of_student(config: ConfigDict) -> ConfigDict:

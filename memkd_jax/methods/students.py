@@ -24,6 +24,7 @@ from memkd_jax.methods import descent_config
 from memkd_jax.methods.base import Fitted, Method, Start, Task
 from memkd_jax.methods.distillation_config import STUDENT_FIELDS, choose_student
 from memkd_jax.methods.one_pass import resolve_stages
+from memkd_jax.methods.standardization import moments, over_all_images, standardize
 from memkd_jax.models.distillers import ForwardDistiller, check_pair
 from memkd_jax.models.layers import param_dtype
 from memkd_jax.runtime.devices import Devices
@@ -252,52 +253,6 @@ def error_and_variance(
   # The same as the difference of squares, which float32 would round to less than nothing.
   variance = jnp.mean(jnp.sum((given - mean) ** 2, axis=-1), axis=0)
   return jnp.sum((mean - teacher) ** 2, axis=-1), variance
-
-
-def moments(features: jax.Array) -> dict[str, jax.Array]:
-  """Mean and variance of each image's channels over its positions, [B, H, W, C] -> [B, C]."""
-  features = features.astype(jnp.float32)
-  return {'mean': jnp.mean(features, (1, 2)), 'variance': jnp.var(features, (1, 2))}
-
-
-def over_all_images(parts: Any) -> Any:
-  """Means and deviations over all images, from the moments of each.
-
-  Args:
-    parts: trees of `moments`, one for each batch.
-
-  Returns:
-    The tree with {'mean': [C], 'deviation': [C]} in their places, float32. A deviation of 0 is
-    given as 1, so that a channel that never changes can be divided by it.
-  """
-
-  def is_moments(tree: Any) -> bool:
-    return 'variance' in tree and not isinstance(tree['variance'], dict)
-
-  def combine(*found: Any) -> dict[str, np.ndarray]:
-    means, variances = (
-      np.concatenate([part[name] for part in found]).astype(np.float64)
-      for name in ('mean', 'variance')
-    )
-    deviation = np.sqrt(variances.mean(0) + means.var(0))
-    deviation[deviation == 0] = 1
-    return {
-      'mean': means.mean(0).astype(np.float32),
-      'deviation': deviation.astype(np.float32),
-    }
-
-  return jax.tree.map(combine, *parts, is_leaf=is_moments)
-
-
-def standardize(values: jax.Array, statistics: Any) -> jax.Array:
-  """(x - mean) / deviation, float32 at least.
-
-  Args:
-    values: [..., C], or [...] where the statistics are of one channel.
-    statistics: {'mean': [C], 'deviation': [C]}.
-  """
-  values = values.astype(jnp.promote_types(values.dtype, jnp.float32))
-  return (values - statistics['mean']) / statistics['deviation']
 
 
 def regressed(values: jax.Array, target: Any) -> jax.Array:

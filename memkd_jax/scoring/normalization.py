@@ -99,7 +99,8 @@ def check_number(name: str, kind: str, number: int) -> None:
     f'--config.anomaly_map.normalize={kind}: mean and spread are those of normal images that '
     f'are not learned from, and {name} has {number} of them where {_FEWEST} are needed; hold '
     'some out with --config.train.holdout=0.1, or let all be scored by further models with '
-    '--config.train.calibration=folds.'
+    f'--config.train.calibration=folds; with fewer than {_FEWEST} images in all, train with '
+    '--config=folder, which normalises no maps.'
   )
 
 

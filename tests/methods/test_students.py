@@ -9,7 +9,8 @@ from sklearn.preprocessing import StandardScaler
 from memkd_jax import methods
 from memkd_jax.errors import UserError
 from memkd_jax.methods.base import Task
-from memkd_jax.methods.students import error_and_variance, moments, over_all_images
+from memkd_jax.methods.standardization import moments, over_all_images
+from memkd_jax.methods.students import error_and_variance
 from memkd_jax.runtime.devices import Devices
 
 BOLT = Task.of_category('bolt', 0)
