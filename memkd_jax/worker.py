@@ -10,6 +10,7 @@ import jax
 from ml_collections import ConfigDict
 
 from memkd_jax import methods
+from memkd_jax.config import flatten
 from memkd_jax.data import bit_depth
 from memkd_jax.data.benchmarks.counts import count, differences
 from memkd_jax.data.datasets import Source
@@ -98,6 +99,15 @@ class Worker:
   def _scorer(self) -> Scorer:
     size = self.config.eval.batch_size
     return Scorer(self._pipeline(self.config), self.extractor.params, self._devices, size)
+
+  def _has_changed(self, before: ConfigDict) -> bool:
+    """Whether the method gives other maps than with a model's config."""
+    fields = [field for field in methods.fields(self.config.method.name) if field.scoring]
+    old, new = flatten(before.to_dict()), flatten(self.config.to_dict())
+    return any(
+      field.name.startswith('method.') and old.get(field.name, field.default) != new[field.name]
+      for field in fields
+    )
 
   def _pipeline(self, config: ConfigDict) -> Pipeline:
     """What scores with the maps of a config, perhaps one that knew fewer fields of them."""
@@ -228,9 +238,10 @@ class Worker:
           f'{self._remedies()}.'
         )
       held_out, statistics = self._score(task, trained.params, held)
-      before = self._pipeline(trained.config)
-      if before != self._scorer.pipeline:
-        if statistics is None and before.normalize == self.config.anomaly_map.normalize:
+      before, other_method = self._pipeline(trained.config), self._has_changed(trained.config)
+      if before != self._scorer.pipeline or other_method:
+        same = before.normalize == self.config.anomaly_map.normalize and not other_method
+        if statistics is None and same:
           statistics = trained.statistics
         self._check_statistics(task, statistics)
         # After an evaluation with other maps a detector gives those, and decides by them.

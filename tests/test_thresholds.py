@@ -269,6 +269,24 @@ def test_other_maps_leave_no_threshold_by_hand(root, capsys):
   assert workdir.read_model('bolt', 0).threshold is None
 
 
+def test_another_product_of_the_method_is_one_of_the_model(root, capsys):
+  """As if it had been fitted so: its config, and its held-out scores."""
+  workdir = Workdir(root / 'run')
+  workdir.write_threshold('bolt', 0, 0.25)
+  before = workdir.read_model('bolt', 0)
+  config = before.config.copy_and_resolve_references()
+  config.data.bit_depth, config.method.products = 'auto', 'bfloat16'
+  run_config(config, workdir.root, 'evaluate')
+  assert 'Note: the threshold of bolt was one of other maps' in capsys.readouterr().out
+  run_config(config, root / 'fresh')
+  after, fresh = (
+    Workdir(folder).read_model('bolt', 0) for folder in (workdir.root, root / 'fresh')
+  )
+  assert after.threshold is None and after.config.method.products == 'bfloat16'
+  assert (after.calibration.scores != before.calibration.scores).any()
+  np.testing.assert_array_equal(after.calibration.scores, fresh.calibration.scores)
+
+
 def test_images_of_a_list(root, capsys):
   names = [f'FOLDER/{i}.png' for i in range(8)] + [str(root / 'FOLDER' / '8.png')]
   listed = root / 'good.txt'
