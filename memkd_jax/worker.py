@@ -121,6 +121,13 @@ class Worker:
       name: what it is called on the screen.
     """
     images, digests = self._list(task.train, task.test)
+    options = self.config.train
+    how = (options.holdout, options.calibration, options.folds)
+    plan = calibration_plan(task.seed, task.name, len(images.train), *how)
+    trains = self._mode == 'train' and not self.folder.has_model(task.name, task.seed)
+    if self._force or trains:
+      held_or_in_folds = sum(map(len, plan.folds)) or len(plan.held)
+      check_number(task.name, self.config.anomaly_map.normalize, held_or_in_folds)
     if self._force:
       self.folder.forget(task.name, task.seed)
     self._check_origin(task, name)
@@ -128,9 +135,6 @@ class Worker:
       return
     known = self.folder.read_bit_depth(task.name, task.seed)
     normal, test, notes = self._read(task.train, task.test, known)
-    options = self.config.train
-    how = (options.holdout, options.calibration, options.folds)
-    plan = calibration_plan(task.seed, task.name, len(normal.samples), *how)
     print(f'{name}: {_describe_images(plan, test)}', flush=True)
     trained, held_out = self._trained(task, normal, plan)
     folder = self.folder.category(task.name, task.seed)
@@ -263,8 +267,6 @@ class Worker:
       start = self._warm_start.start(task) if self._warm_start else None
       if start:
         print(f'{task.name} goes on from {start.folder}.', flush=True)
-      held_or_in_folds = sum(map(len, plan.folds)) or len(plan.held)
-      check_number(task.name, self.config.anomaly_map.normalize, held_or_in_folds)
       # A method that cannot go on from a model need not take one.
       further = () if start is None else (start,)
       # The folds are fitted from scratch: the model of the warm start has seen their images.
@@ -332,8 +334,8 @@ class Worker:
     if kind != 'none' and statistics is None:
       raise UserError(
         f'--config.anomaly_map.normalize={kind}: of {task.name} no normal images are held out '
-        'any more, by whose mean and spread its maps could be normalised; train anew with '
-        '--force, which replaces the model, or with another --workdir.'
+        'from its model, by whose mean and spread its maps could be normalised; train anew '
+        'with --force, which replaces the model, or with another --workdir.'
       )
 
   def _list_images(

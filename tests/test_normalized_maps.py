@@ -134,14 +134,30 @@ def test_other_maps_keep_the_statistics_where_no_images_are_held_out(own, tmp_pa
   failed = run_config(own, tmp_path, 'evaluate')['failed']['bolt']
   assert 'anomaly_map.normalize=position: of bolt no normal images are held out' in failed
   assert 'train anew with --force' in failed
+  run_config(own, tmp_path, force=True)
+  assert memkd_jax.load(tmp_path).trained.config.anomaly_map.normalize == 'position'
 
 
-def test_without_held_out_images_nothing_is_trained(own, tmp_path):
-  own.train.holdout, own.anomaly_map.normalize = 0.0, 'stage'
-  failed = run_config(own, tmp_path)['failed']['bolt']
-  assert 'normalize=stage' in failed and 'bolt has 0 of them where 3 are needed' in failed
-  assert 'train.holdout=0.1' in failed and 'train.calibration=folds' in failed
-  assert not list(tmp_path.rglob('model.json'))
+def test_too_few_held_out_images_leave_all_as_it_was(own, tmp_path):
+  """None at all are told before the folder is touched, and too few before a model is gone."""
+  own.train.holdout = 0.0
+  run_config(own, tmp_path / 'none')
+  before = {path: path.read_bytes() for path in (tmp_path / 'none').rglob('*.json')}
+  own.anomaly_map.normalize = 'stage'
+  for mode in ('evaluate', 'train'):
+    with pytest.raises(
+      UserError, match=r'normalize=stage: .*holdout=0\.1, in another --workdir'
+    ):
+      run_config(own, tmp_path / 'none', mode, force=mode == 'train')
+  assert {path: path.read_bytes() for path in (tmp_path / 'none').rglob('*.json')} == before
+
+  own.train.holdout, own.anomaly_map.normalize = 0.1, 'none'  # of 14 images
+  run_config(own, tmp_path / 'one')
+  own.anomaly_map.normalize = 'stage'
+  for mode in ('evaluate', 'train'):
+    failed = run_config(own, tmp_path / 'one', mode, force=mode == 'train')['failed']['bolt']
+    assert 'normalize=stage' in failed and 'bolt has 1 of them where 3 are needed' in failed
+  assert memkd_jax.load(tmp_path / 'one').trained.config.anomaly_map.normalize == 'none'
 
 
 def test_missing_statistics_are_damage(run_of, tmp_path):

@@ -83,10 +83,17 @@ def resolve(config: ConfigDict, fields: Iterable[Field]) -> ConfigDict:
     require(name, config[name], whole, 'is whole, not negative, and below 2**63')
   for field in fields:
     check_value(field, get_value(config, field.name))
-  maps = config.anomaly_map
+  maps, train = config.anomaly_map, config.train
   if maps.combine == 'product':  # of two maps below their means it would be high
     what = 'is none, or choose --config.anomaly_map.combine=sum'
     require('anomaly_map.normalize', maps.normalize, maps.normalize == 'none', what)
+  none_held_out = train.holdout == 0 and train.calibration != 'folds'
+  if maps.normalize != 'none' and none_held_out:
+    raise UserError(
+      f'--config.anomaly_map.normalize={maps.normalize}: maps are normalised by normal images '
+      'that are held out, and there are none; train with --config.train.holdout=0.1, in '
+      'another --workdir if there is a model in this one.'
+    )
   if '://' not in config.data.dir:  # of a bucket
     config.data.dir = absolute('data.dir', config.data.dir)
   config.seeds = tuple(dict.fromkeys(config.seeds or (config.seed,)))
