@@ -272,7 +272,8 @@ class Worker:
       # The folds are fitted from scratch: the model of the warm start has seen their images.
       held_out, statistics = self._cross_score(task, normal, plan, folder)
       resumed = (folder / 'checkpoints').exists()
-      memory.reset_peak()
+      # Of a process; where several tasks are fitted at once nobody knows whose it is.
+      before_fit = memory.reset_peak() if self._devices.sharing == 1 else None
       began = self._fitting_clock()
       fitted = self.method.fit(task, images, folder, *further)
       seconds, peak = self._fitting_clock() - began, memory.peak_memory()
@@ -292,7 +293,7 @@ class Worker:
         warm_start=start.sha256 if start else None,
         statistics=statistics,
         fit_seconds=None if resumed else seconds,
-        fit_memory=peak,
+        fit_memory=None if before_fit is None or peak is None else peak - before_fit,
       )
       self.folder.write_model(trained)
     cross_calibration.discard(folder)

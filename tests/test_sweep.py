@@ -167,6 +167,7 @@ def test_methods_are_compared_in_one_report(tiny_config, tmp_path, make_category
   for results in summary['variants'].values():
     costs = results['costs']['bolt']
     assert costs.keys() >= {'fit_seconds', 'model_bytes', 'images_per_second'}
+    assert costs.pop('fit_memory', 0) >= 0
     assert min(costs.values()) > 0
     assert results['defects']['bolt']['hole']['I-AUC'] == results['mean']['I-AUC']
   memory = (tmp_path / 'run' / 'knn' / 'bolt' / 'seed_0' / 'model.safetensors').stat().st_size

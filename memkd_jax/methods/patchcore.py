@@ -50,6 +50,13 @@ MEMORY_FIELDS = (
     open_low=True,
   ),
   Field(
+    'method.most',
+    0,
+    'Number of patches that are kept at most, so that scoring takes no longer however many '
+    'training images there are; 0 for as many as the share is',
+    high=2**31 - 1,
+  ),
+  Field(
     'method.projection',
     128,
     'Number of random projections by which patches are chosen; 0 chooses by the patches '
@@ -123,6 +130,7 @@ class PatchCore(Method):
     """Keeps a coreset of the patches, the same one for the same seed."""
     fields, (number, channels) = self._config.method, self._patches.shape(images)
     kept = max(1, round(fields.share * number))
+    kept = min(kept, fields.most or kept)
     generator = np.random.default_rng(category_seed(task.seed, task.name))
     matrix = projection(channels, fields.projection, generator)
     first = int(generator.integers(number))

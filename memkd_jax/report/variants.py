@@ -25,12 +25,19 @@ class Cost(NamedTuple):
   format: Any
 
 
-# Of one model: seconds to fit it, with its teacher's features and all compilations.
 COSTS = (
   Cost('time to fit', 'fit_seconds', lambda x: str(timedelta(seconds=round(x)))),
   Cost('images/s', 'images_per_second', lambda x: f'{x:.1f}'),
   Cost('model (MB)', 'model_bytes', lambda x: f'{x / 1e6:.1f}'),
   Cost('memory to fit (GB)', 'fit_memory', lambda x: f'{x / 1e9:.2f}'),
+)
+
+COSTS_NOTE = (
+  "Of costs: fitting is one model's, with its teacher's features and all compilations; images "
+  'per second are those of whole batches from bytes in memory to maps and scores, and with '
+  'memories also to what the report shows of these, which a detector leaves out; a '
+  "model's size is without its teacher's; memory is the most that the process held while it "
+  'fitted beyond what it held before, so features that variants share count with the first.'
 )
 
 
@@ -60,6 +67,7 @@ def sweep_table(summary: Mapping[str, Any]) -> str:
     rows.append(row)
   lines = [markdown(header + [cost.title for cost in shown], rows), '']
   lines += [f'{name} failed: {reason}' for name, reason in summary['failed'].items()]
+  lines += [COSTS_NOTE] if shown else []
   return '\n'.join([*lines, *notes(summary)]) + '\n'
 
 

@@ -53,6 +53,7 @@ def write_page(root: Path, summary: Mapping[str, Any], folders: Mapping[str, str
     notes=variants.notes(summary),
     overview=_overview(summary),
     costs=_costs(summary),
+    costs_note=variants.COSTS_NOTE,
     by_category=_by_category(finished, categories) if len(categories) > 1 else [],
     categories=[
       {

@@ -47,6 +47,9 @@ class Devices:
 
   In shapes, D is the number of devices in all processes and P the number of this process's
   own: what `map` takes and returns is stacked over those. P = D where there is one process.
+
+  Attributes:
+    sharing: how many such groups work at once on this host, and share its memory.
   """
 
   def __init__(self, devices: Sequence[jax.Device] | None = None, sharing: int = 1):
@@ -56,7 +59,7 @@ class Devices:
       devices: equally many of each process; all devices of all processes where None.
       sharing: how many such groups work at once on this host, and share its memory.
     """
-    self._sharing = sharing
+    self.sharing = sharing
     # By process, so that the rows of one process lie side by side in a batch.
     self._devices = sorted(devices or jax.devices(), key=lambda d: d.process_index)
     owners = [device.process_index for device in self._devices]
@@ -80,9 +83,9 @@ class Devices:
       Free bytes of a device, and of the host. A CPU device has its share of the host's;
       processes on one host share the host's.
     """
-    host = free_host_memory() // self._sharing
+    host = free_host_memory() // self.sharing
     statistics = self._mine[0].memory_stats() or {}
-    device = host * self._sharing // jax.local_device_count()
+    device = host * self.sharing // jax.local_device_count()
     if 'bytes_limit' in statistics:
       device = statistics['bytes_limit'] - statistics['bytes_in_use']
     known = hosts.exchange([platform.node(), device, host])

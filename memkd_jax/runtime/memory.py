@@ -20,12 +20,18 @@ def free_host_memory() -> int:
     return free
 
 
-def reset_peak() -> None:
-  """Lets `peak_memory` begin anew, where the system can."""
+def reset_peak() -> int | None:
+  """Lets `peak_memory` begin anew.
+
+  Returns:
+    The bytes that this process holds now; None, and the peak stays, where the system does not
+    let it.
+  """
   try:
     Path('/proc/self/clear_refs').write_text('5', encoding='ascii')
   except OSError:
-    return
+    return None
+  return peak_memory()
 
 
 def peak_memory() -> int | None:

@@ -1,6 +1,7 @@
 """The teacher's features of images that several methods learn from, computed once for all."""
 
 import dataclasses
+import threading
 import time
 from collections.abc import Callable, Sequence
 
@@ -19,18 +20,30 @@ class _Entry:
   seconds: float
 
 
+class _Saved(threading.local):
+  """Of each thread its own, since tasks that run at once are timed by themselves."""
+
+  seconds = 0.0
+
+
 class KeptFeatures:
   """Keeps on the host what fits there.
 
-  Attributes:
-    saved_seconds: how long it took to compute what was given again instead, in all; who times
-      a fit adds it, so that no method looks faster because another came first.
+  Several threads may ask at once.
   """
 
   def __init__(self) -> None:
     """Nothing is kept yet."""
-    self.saved_seconds = 0.0
+    self._saved = _Saved()
     self._entries: dict[tuple[str, str], _Entry] = {}
+
+  @property
+  def saved_seconds(self) -> float:
+    """How long it took to compute what was given to this thread again instead, in all.
+
+    Who times a fit adds it, so that no method looks faster because another came first.
+    """
+    return self._saved.seconds
 
   def take(
     self,
@@ -55,7 +68,7 @@ class KeptFeatures:
     key = teacher, images_digest(images)
     entry = self._entries.get(key)
     if entry is not None and len(entry.stages) >= depth:
-      self.saved_seconds += entry.seconds
+      self._saved.seconds += entry.seconds
       return entry.stages[:depth]
     if size > _SHARE * free:
       return None

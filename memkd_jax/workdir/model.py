@@ -44,8 +44,8 @@ class TrainedModel:
     statistics: of the maps of normal images that it has not learned from, by which maps are
       normalised; None where they are not. They lie below 'map_statistics'.
     fit_seconds: how long fitting took; None where it was stopped and resumed in between.
-    fit_memory: the most bytes that the process held meanwhile; None where the system does not
-      say.
+    fit_memory: the most bytes that the process held meanwhile beyond those that it held
+      before; None where the system does not say, or several models were fitted at once.
   """
 
   name: str

@@ -25,9 +25,8 @@ def test_maps_are_those_of_its_members(tiny_config, one_device, make_method, tmp
   method = make_method(config_of(tiny_config, 'ensemble'), one_device)
   assert (method.name, method.stages) == ('RD + PatchCore', (1, 2, 3))
   params, diagnosis, _ = method.fit(BOLT, images, tmp_path / 'ensemble')
-  student, of_neighbours = method._student, config_of(tiny_config, 'patchcore')
-  of_neighbours.method.share = 0.01
-  neighbours = make_method(of_neighbours, one_device)
+  student = method._student
+  neighbours = make_method(config_of(tiny_config, 'patchcore'), one_device)
   alone = neighbours.fit(BOLT, images, tmp_path / 'patchcore')
   np.testing.assert_array_equal(params['neighbours']['memory'], alone.params['memory'])
   assert diagnosis == {}

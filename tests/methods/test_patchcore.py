@@ -112,13 +112,14 @@ def test_maps_and_scores_are_those_of_a_slow_twin(config, images, make_method, t
   np.testing.assert_allclose(scores, weighed, atol=1e-2)
 
 
-@pytest.mark.parametrize('numbers', [0, 4])
+@pytest.mark.parametrize(('numbers', 'most', 'kept'), [(0, 0, 38), (4, 0, 38), (4, 5, 5)])
 def test_the_memory_is_the_coreset_of_a_slow_twin(
-  config, images, make_method, tmp_path, numbers
+  config, images, make_method, tmp_path, numbers, most, kept
 ):
-  config.method.projection = numbers
+  config.method.projection, config.method.most = numbers, most
   method = make_method(config, Devices(jax.devices()[:1]))
   found = method.fit(BOLT, images, tmp_path).params['memory']
+  assert len(found) == kept  # of 6 images of 64 patches a tenth, or what there may be at most
   patches = method._patches(
     method._patches._extractor(method._patches._extractor.params, images)
   )

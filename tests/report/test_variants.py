@@ -59,6 +59,7 @@ def test_a_comparison_has_costs_and_what_the_paper_prints_of_these_categories(su
   assert cells(table, 'mine')[1:3] == ['82.5', '-']
   assert cells(table, 'gone') == ['gone', '-', '-', '-', '-']
   assert 'images/s' not in table  # nobody measured it
+  assert variants.COSTS_NOTE in table
   assert 'gone failed: no weights' in table
   assert table.count('Mind.') == 1
   assert 'wide_resnet50_2' in table
@@ -97,7 +98,7 @@ def test_the_page_shows_each_variant_and_the_best(tmp_path, summary):
   assert '<strong>85.0</strong>' in source and '<strong>82.5</strong>' not in source
   assert page.row('carpet') == ['carpet', '90.0', '95.0']
   assert page.row('hole') == ['hole', '90.0', '95.0']
-  assert 'gone failed: no weights' in page.text
+  assert 'gone failed: no weights' in page.text and variants.COSTS_NOTE in page.text
   assert {value for _, name, value in page.attributes if name == 'href'} == {
     'data:,',
     'patchcore/report.html',

@@ -1,3 +1,5 @@
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 
@@ -29,6 +31,19 @@ def test_features_are_computed_once(compute):
   again = kept.take('a', IMAGES.copy(), 2, compute(2), **ROOM)
   assert compute.calls == 1 and kept.saved_seconds > 0
   assert [s.item(0) for s in again] == [1, 2] and again[0] is first[0]
+
+
+def test_each_thread_has_saved_its_own(compute):
+  kept = KeptFeatures()
+  kept.take('a', IMAGES, 3, compute(3), **ROOM)
+
+  def elsewhere():
+    kept.take('a', IMAGES, 3, compute(3), **ROOM)
+    return kept.saved_seconds
+
+  with ThreadPoolExecutor(1) as pool:
+    assert pool.submit(elsewhere).result() > 0
+  assert kept.saved_seconds == 0
 
 
 @pytest.mark.parametrize(

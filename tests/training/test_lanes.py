@@ -11,8 +11,10 @@ import pytest
 
 from memkd_jax.errors import UserError
 from memkd_jax.methods.base import Task
+from memkd_jax.run import run_config
 from memkd_jax.runtime import interrupt
 from memkd_jax.runtime.devices import Devices
+from memkd_jax.runtime.memory import peak_memory
 from memkd_jax.training import lanes
 
 # With batches of 8: one, two and three steps.
@@ -109,6 +111,22 @@ def test_each_lane_has_a_device_and_its_share_of_the_host():
   assert [lane.local for lane in lanes.devices('category', 0)] == [jax.devices()[:1]]
   whole, share = everything.free_memory()[1], three[0].free_memory()[1]
   assert share == pytest.approx(whole / 3, rel=0.2)
+
+
+@pytest.mark.skipif(peak_memory() is None, reason='the system does not tell')
+def test_the_memory_of_a_fit_is_its_own_or_not_told(tmp_path, make_quick_config, make_category):
+  """It is counted by process, from what that held before."""
+  for name in ('bolt', 'nut'):
+    make_category(tmp_path / 'data', name, train=3, good=1, bad=1)
+  config = make_quick_config(tmp_path / 'data')
+  ballast = np.ones(2**26)
+  config.data.categories = 'bolt'
+  alone = run_config(config, tmp_path / 'alone')['costs']['bolt']
+  assert 0 <= alone['fit_memory'] < ballast.nbytes < peak_memory()
+  config.data.categories, config.parallel.axis = 'all', 'category'
+  together = run_config(config, tmp_path / 'together')['costs']
+  assert all('fit_memory' not in costs for costs in together.values())
+  assert all(costs['fit_seconds'] > 0 for costs in together.values())
 
 
 def add(device, number):
