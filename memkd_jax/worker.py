@@ -276,7 +276,7 @@ class Worker:
       before_fit = memory.reset_peak() if self._devices.sharing == 1 else None
       began = self._fitting_clock()
       fitted = self.method.fit(task, images, folder, *further)
-      seconds, peak = self._fitting_clock() - began, memory.peak_memory()
+      seconds, peak = self._fitting_clock() - began, memory.peak_beyond(before_fit)
       if held_out is None:
         held_out, statistics = self._score(task, fitted.params, held)
       trained = TrainedModel(
@@ -293,7 +293,7 @@ class Worker:
         warm_start=start.sha256 if start else None,
         statistics=statistics,
         fit_seconds=None if resumed else seconds,
-        fit_memory=None if before_fit is None or peak is None else peak - before_fit,
+        fit_memory=peak,
       )
       self.folder.write_model(trained)
     cross_calibration.discard(folder)

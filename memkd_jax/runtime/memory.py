@@ -44,3 +44,10 @@ def peak_memory() -> int | None:
     return next(1024 * int(line.split()[1]) for line in lines if line.startswith('VmHWM'))
   except (OSError, StopIteration):
     return None
+
+
+def peak_beyond(held: int | None) -> int | None:
+  """Bytes of the peak above what `reset_peak` gave; None where either is not known."""
+  peak = peak_memory()
+  # The kernel counts some pages late, so the difference may fall below nothing.
+  return None if held is None or peak is None else max(0, peak - held)

@@ -3,7 +3,7 @@ import pathlib
 import numpy as np
 import pytest
 
-from memkd_jax.runtime.memory import free_host_memory, peak_memory, reset_peak
+from memkd_jax.runtime.memory import free_host_memory, peak_beyond, peak_memory, reset_peak
 
 MEMINFO = '/proc/meminfo'
 CURRENT, LIMIT = '/sys/fs/cgroup/memory.current', '/sys/fs/cgroup/memory.max'
@@ -38,7 +38,10 @@ def test_the_peak_is_seen_and_forgotten():
   assert high >= before and high >= array.nbytes
   del array
   held = reset_peak()
-  assert held <= peak_memory() < high
+  assert peak_memory() < high
+  array = np.ones(2**25)
+  assert array.nbytes / 2 < peak_beyond(held) < high
+  assert peak_beyond(high + 2**40) == 0
 
 
 def test_no_peak_is_known_where_the_system_does_not_tell(monkeypatch):
@@ -48,4 +51,4 @@ def test_no_peak_is_known_where_the_system_does_not_tell(monkeypatch):
   monkeypatch.setattr(pathlib.Path, 'read_text', missing)
   monkeypatch.setattr(pathlib.Path, 'write_text', missing)
   assert reset_peak() is None
-  assert peak_memory() is None
+  assert peak_memory() is None and peak_beyond(0) is None
