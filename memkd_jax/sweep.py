@@ -131,7 +131,8 @@ def _of_method(config: ConfigDict, name: str) -> ConfigDict:
   """A config for another method, with all that differs from the defaults of this one's.
 
   What a method has no field for is left out, and so are the fields of `method`, and those that
-  make one method of a family another.
+  make one method of a family another. A value that is the default of this one's counts as not
+  given, for a config does not tell who set it: the other method keeps its own default.
   """
   if name == config.method.name:
     return config.copy_and_resolve_references()
