@@ -82,6 +82,8 @@ def load_config(name: str, overrides: Sequence[str] = ()) -> ConfigDict:
     _, *words = values(argv)
     config: ConfigDict = values.config
     _ = config.data  # a file that did not load is reported only here
+    if config.sweep.variants:
+      config.sweep.given = tuple(config_flags.get_override_values(values['config']))
   except (UserError, absl_flags.UnrecognizedFlagError):
     raise
   except absl_flags.Error as error:

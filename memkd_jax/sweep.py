@@ -111,7 +111,7 @@ def variants(config: ConfigDict) -> dict[str, ConfigDict]:
     )
   for name, overrides in _checked(config.sweep.variants):
     variant = _of_method(config, overrides.pop('method.name', config.method.name))
-    variant.sweep.variants, variant.sweep.paper = (), ''
+    variant.sweep.variants, variant.sweep.given, variant.sweep.paper = (), (), ''
     variant.lock()  # so that no new field appears
     try:
       variant.update_from_flattened_dict(overrides)
@@ -130,9 +130,8 @@ def variants(config: ConfigDict) -> dict[str, ConfigDict]:
 def _of_method(config: ConfigDict, name: str) -> ConfigDict:
   """A config for another method, with all that differs from the defaults of this one's.
 
-  What a method has no field for is left out, and so are the fields of `method`, and those that
-  make one method of a family another. A value that is the default of this one's counts as not
-  given, for a config does not tell who set it: the other method keeps its own default.
+  So is what the command line sets, whatever its value. What a method has no field for is left
+  out, and so are the fields of `method`, and those that make one method of a family another.
   """
   if name == config.method.name:
     return config.copy_and_resolve_references()
@@ -141,8 +140,9 @@ def _of_method(config: ConfigDict, name: str) -> ConfigDict:
   same_family = here.keys() == there.keys()
   for field in here.keys() & there.keys():
     value = get_value(config, field)
+    given = value != here[field] or field in config.sweep.given
     distinguishes = same_family and here[field] != there[field]
-    if value != here[field] and not distinguishes and not field.startswith('method.'):
+    if given and not distinguishes and not field.startswith('method.'):
       set_value(variant, field, value)
   return variant
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from memkd_jax import methods, sweep
+from memkd_jax import main, methods, sweep
 from memkd_jax.configs import compare
 from memkd_jax.errors import UserError
 from memkd_jax.teachers.kept_features import KeptFeatures
@@ -135,6 +135,15 @@ def test_methods_share_what_is_set_and_keep_what_is_theirs():
   assert found['memkd'].model.memories == (1, 2)
   assert found['rd'].model.memories == ()  # else it would be MemKD
   assert 'share' in found['knn'].method and 'memories' not in found['knn'].model
+
+
+def test_what_the_command_line_sets_counts_for_all_though_it_is_the_default_of_one():
+  flags = ['--config.train.epochs=200', '--config.data.image_size=64']
+  found = sweep.variants(main.load_config('compare:memkd,cfa,knn', flags))
+  assert [found[name].train.get('epochs') for name in found] == [200, 200, None]
+  assert all(variant.sweep.given == () for variant in found.values())
+  anew = sweep.variants(main.load_config('compare:memkd,cfa', flags[1:]))
+  assert anew['cfa'].train.epochs != 200
 
 
 def test_the_methods_of_a_comparison_can_be_chosen():

@@ -29,6 +29,12 @@ FIELDS = (
   Field(
     'sweep.variants', (), 'The variants of an ablation: ((name, ((field, value), ...)), ...)'
   ),
+  Field(
+    'sweep.given',
+    (),
+    'The fields that the command line sets; it adds them itself, so that variants of other '
+    'methods take over values that are defaults of this one',
+  ),
   Field('sweep.paper', '', "The paper's table to print beside an ablation, if any"),
   Field(
     'data.dataset',
