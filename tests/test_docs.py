@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 from documented import PAGES, README, ROOT, commands
 
-from memkd_jax import config as base
 from memkd_jax import main, methods
 from memkd_jax.__main__ import COMMANDS
 from memkd_jax.errors import UserError
@@ -104,7 +103,7 @@ def test_links_lead_somewhere(page):
 
 @pytest.mark.parametrize('page', PAGES, ids=lambda page: page.name)
 def test_flags_in_tables_are_fields(page):
-  fields = base.flatten(methods.get_config().to_dict())
+  fields = {field.name for method in methods.METHODS for field in methods.fields(method)}
   for name in re.findall(r'--config\.([a-z0-9_.]+)', page.read_text()):
     name = name.rstrip('.')
     assert name in fields or any(field.startswith(f'{name}.') for field in fields), name

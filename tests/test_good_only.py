@@ -334,7 +334,7 @@ def test_the_readmes_lines_of_python_run(tmp_path, good, monkeypatch, capsys):
   quick = folder_config.get_config('knn')
   quick.data.image_size, quick.method.share = 32, 1.0
   quick.model.backbone, quick.model.teacher_weights = 'tiny_basic', 'random'
-  monkeypatch.setattr(folder_config, 'get_config', lambda method: quick)
+  monkeypatch.setattr(best, 'get_config', lambda: quick)
   monkeypatch.setattr(methods, 'fields', lambda method, fields=methods.fields: fields('knn'))
   monkeypatch.chdir(tmp_path)
   good.rename('FOLDER')

@@ -98,7 +98,7 @@ def mine(demo):
     paint(demo / 'FOLDER' / 'deep' / f'good{i}.jpg', rng)
     paint(demo / 'FOLDER' / f'worn{i}.bmp', rng, defective=True)
   # 9 images of 40 are held out, enough for 10%.
-  shell(demo, documented('--config=folder'), SMALL)
+  shell(demo, documented('--config=best'), SMALL)
   return demo
 
 

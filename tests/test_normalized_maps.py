@@ -35,8 +35,9 @@ def run_of(config, tmp_path_factory):
   folders = {}
   for kind in KINDS:
     folders[kind] = tmp_path_factory.mktemp(kind)
-    config.anomaly_map.normalize = kind
-    run_config(config, folders[kind])
+    of_kind = config.copy_and_resolve_references()
+    of_kind.anomaly_map.normalize = kind
+    run_config(of_kind, folders[kind])
   return folders
 
 

@@ -1,7 +1,7 @@
 """MemKD whose stages see the recall alone (model.fusion='replace'), for any data set.
 
 Chosen on textures, and better than the paper's fusion on magnetic tiles too: see
-docs/results.md. After the colon stands the data set, one of memkd_jax/data/datasets.py.
+docs/trials.md. After the colon stands the data set, one of memkd_jax/data/datasets.py.
 
   python -m memkd_jax.main --config=configs/recall_only.py:mvtec_ad --workdir=runs/recall_only
 """

@@ -15,6 +15,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
+from memkd_jax.config import require
 from memkd_jax.methods import distillation_config, patchcore
 from memkd_jax.methods.base import Fitted, Method, Start, Task
 from memkd_jax.methods.one_pass import over_batches
@@ -38,6 +39,8 @@ def configure(config: ConfigDict, name: str) -> None:
 
 def resolve(config: ConfigDict) -> ConfigDict:
   """Checks what no field can check by itself."""
+  combine = config.anomaly_map.combine  # of two maps below their means a product would be high
+  require('anomaly_map.combine', combine, combine == 'sum', 'is sum')
   config.model = distillation_config.resolve(_of_student(config)).model
   return patchcore.resolve(config)
 
