@@ -12,7 +12,7 @@ import numpy as np
 from memkd_jax.detector import Detector
 from memkd_jax.errors import UserError
 from memkd_jax.files import atomic
-from memkd_jax.ops import winograd
+from memkd_jax.ops import portable
 
 # Of float32 maps whose largest value is 1.
 _TOLERANCE = 1e-4
@@ -62,8 +62,7 @@ def write(detector: Detector, out: Path, metadata: dict[str, Any]) -> float:
   # It warns of each shape's type, which serialisation leaves out with no harm.
   logging.getLogger('onnx_ir').setLevel(logging.ERROR)
   size = detector.image_size
-  # What `platform_dependent` chooses among has no counterpart.
-  with winograd.off():
+  with portable.operations():
     model = to_onnx(
       detector.score,
       [jax.ShapeDtypeStruct(('B', size, size, 3), np.uint8)],

@@ -16,6 +16,7 @@ from ml_collections import ConfigDict
 from memkd_jax.config import Field
 from memkd_jax.methods.base import Fitted, Method, Start, Task
 from memkd_jax.methods.one_pass import ImagePass, collect, resolve_stages
+from memkd_jax.ops import portable
 from memkd_jax.ops.neighbours import k_nearest, nearest_distance
 from memkd_jax.runtime.devices import Devices
 from memkd_jax.teachers.extractor import FeatureExtractor
@@ -87,11 +88,7 @@ class SPADE(Method):
     maps = {}
     for k in self.stages:
       known = jnp.asarray(params[f'stage{k}'])
-      queries = _flat(features[k - 1])
-      distances = jnp.asarray(jnp.inf)
-      for i in range(nearest.shape[1]):  # an image at a time: all would take gigabytes
-        here = jax.vmap(nearest_distance)(queries, known[nearest[:, i]])
-        distances = jnp.minimum(distances, here)
+      distances = _nearest_of_images(_flat(features[k - 1]), known, nearest)
       maps[k] = distances.reshape(features[k - 1].shape[:-1])
     return maps
 
@@ -113,3 +110,27 @@ def _average(features: tuple[jax.Array, ...]) -> jax.Array:
 def _flat(stage: jax.Array) -> jax.Array:
   batch, height, width, channels = stage.shape
   return stage.astype(jnp.float32).reshape(batch, height * width, channels)
+
+
+def _nearest_of_images(queries: jax.Array, known: jax.Array, images: jax.Array) -> jax.Array:
+  """The distance of each position to the nearest position of some images.
+
+  Args:
+    queries: [B, P, C].
+    known: [N, P, C], of all training images.
+    images: [B, K], the indices of those that count.
+
+  Returns:
+    [B, P].
+  """
+
+  def nearer(distances: jax.Array, index: jax.Array) -> tuple[jax.Array, None]:
+    here = jax.vmap(nearest_distance)(queries, known[index])
+    return jnp.minimum(distances, here), None
+
+  distances = jnp.full_like(queries[..., 0], jnp.inf)
+  if portable.wanted():  # of so many matrices of distances XLA would hold several at a time
+    for i in range(images.shape[1]):
+      distances, _ = nearer(distances, images[:, i])
+    return distances
+  return jax.lax.scan(nearer, distances, images.T)[0]

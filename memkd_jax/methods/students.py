@@ -151,7 +151,12 @@ class Students(Method):
         errors[f'stage{k}'] = jnp.mean(jnp.sum(apart**2, axis=-1))
       return errors, updates['batch_stats']
 
-    errors, statistics = jax.vmap(learn)(params, batch_stats['students'])
+    # One after the other: mapped, they would be convolutions in groups.
+    each_has = [
+      learn(*jax.tree.map(lambda x, i=i: x[i], (params, batch_stats['students'])))
+      for i in range(self._config.method.students)
+    ]
+    errors, statistics = jax.tree.map(lambda *found: jnp.stack(found), *each_has)
     each = functools.reduce(jnp.add, errors.values())
     terms = {'loss': each} | errors
     return jnp.sum(each), (
@@ -164,7 +169,6 @@ class Students(Method):
   ) -> dict[str, _Stages]:
     """{'error', 'variance': {'stage<k>': [B, H_k, W_k]}}."""
     seen = self._extractor.normalize(images)
-    # One after the other: together they would be convolutions in groups.
     given: list[Any] = [
       self._folded.apply({'params': params[f'student{i}']}, seen, features)
       for i in range(self._config.method.students)

@@ -10,9 +10,7 @@ In float32 the result differs from a direct convolution by about 1e-5 of its lar
 """
 
 import functools
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -20,6 +18,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jax.export import is_symbolic_dim
+
+from memkd_jax.ops import portable
 
 # Y = A' [(G k G') * (B' x B)] A for a tile; the points are 0, 1, -1, 2, -2 and infinity.
 _INPUT = np.array(
@@ -43,18 +43,6 @@ _OUTPUT = np.array(
 # many numbers, must stay in the cache.
 _CHUNK = 65536
 
-_off = ContextVar('winograd_off', default=False)
-
-
-@contextmanager
-def off() -> Iterator[None]:
-  """What is traced inside is convolved directly, as converters to other formats need it."""
-  token = _off.set(True)
-  try:
-    yield
-  finally:
-    _off.reset(token)
-
 
 def saves(inputs: Sequence[int], kernel: Sequence[int]) -> bool:
   """Whether a 3x3 convolution of stride 1 takes less time this way.
@@ -70,9 +58,8 @@ def saves(inputs: Sequence[int], kernel: Sequence[int]) -> bool:
   features = kernel[3]
   # For few tiles, transforming the kernel costs more than is saved.
   enough = batch * height * width // 16 >= max(32, channels * features // 2048)
-  return (
-    not _off.get() and enough and min(channels, features) >= 32 and height % 4 == width % 4 == 0
-  )
+  fits = min(channels, features) >= 32 and height % 4 == width % 4 == 0
+  return bool(enough and fits and not portable.wanted())
 
 
 @jax.custom_vjp
