@@ -1,6 +1,7 @@
 """Fixtures: four virtual CPU devices, a tiny data set, a tiny config."""
 
 import os
+import tempfile
 
 # Before jax is imported anywhere: the tests compare one device with four, and
 # spend their time on compiling, so nothing is optimised.
@@ -12,6 +13,11 @@ os.environ['XLA_FLAGS'] = ' '.join(
     '--xla_backend_optimization_level=0',
   ]
 )
+# What one test has compiled, the others read, in whichever worker or command they run.
+if 'JAX_COMPILATION_CACHE_DIR' not in os.environ:
+  _programs = tempfile.TemporaryDirectory(prefix='memkd_jax_programs_')
+  os.environ['JAX_COMPILATION_CACHE_DIR'] = _programs.name
+  os.environ['JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS'] = '0.3'
 
 import json
 import shutil
