@@ -14,7 +14,14 @@ from PIL import Image, ImageOps
 
 with zipfile.ZipFile(sys.argv[1]) as file:
   metadata = json.loads(file.read('metadata.json'))
-  model = jax.export.deserialize(bytearray(file.read('model.jaxexport')))
+  content = bytearray(file.read('model.jaxexport'))
+try:
+  model = jax.export.deserialize(content)
+except Exception as error:  # of whatever kind this version finds it to be
+  sys.exit(
+    f'{sys.argv[1]} was written with jax {metadata["program"]["jax"]} and cannot be read with '
+    f'jax {jax.__version__} ({error}): install that version, or export again.'
+  )
 size = metadata['image_size'], metadata['image_size']
 
 

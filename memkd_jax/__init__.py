@@ -10,8 +10,9 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-  from memkd_jax.detector import Detector, Result, load
+  from memkd_jax.detector import Detector, load
   from memkd_jax.run import fit
+  from memkd_jax.scoring.base import Result
 
 __version__ = '0.1.0'
 __all__ = ['Detector', 'Result', 'fit', 'load']
@@ -19,7 +20,7 @@ __all__ = ['Detector', 'Result', 'fit', 'load']
 # By name, because every room knows this file, and would know these with it.
 _HOMES = {
   'Detector': 'memkd_jax.detector',
-  'Result': 'memkd_jax.detector',
+  'Result': 'memkd_jax.scoring.base',
   'fit': 'memkd_jax.run',
   'load': 'memkd_jax.detector',
 }

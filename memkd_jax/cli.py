@@ -18,7 +18,9 @@ from memkd_jax.wording import counted
 
 if TYPE_CHECKING:
   from memkd_jax.data.listing import LeftOut
+  from memkd_jax.deploy.from_file import FileDetector
   from memkd_jax.detector import Detector
+  from memkd_jax.scoring.base import BaseDetector
   from memkd_jax.scoring.calibration import Calibration, Threshold
 
 _TRUE, _FALSE = ('true', 't', '1'), ('false', 'f', '0')
@@ -126,7 +128,7 @@ def say(sentence: str) -> None:
   print(sentence, file=sys.stderr, flush=True)
 
 
-def say_begin(detector: 'Detector', number: int, left_out: 'Sequence[LeftOut]') -> None:
+def say_begin(detector: 'BaseDetector', number: int, left_out: 'Sequence[LeftOut]') -> None:
   """Says what is scored where, before that compiles for some seconds.
 
   Args:
@@ -138,9 +140,7 @@ def say_begin(detector: 'Detector', number: int, left_out: 'Sequence[LeftOut]') 
 
   if left_out:
     say(describe_left_out(left_out))
-  device = detector.program.device
-  kind = '' if device.device_kind.lower() == device.platform else f' ({device.device_kind})'
-  say(f'Scoring {counted(number, "image")} on {device.platform}{kind}; compiling first ...')
+  say(f'Scoring {counted(number, "image")} on {detector.device}{detector.begins_with} ...')
 
 
 def keep_programs() -> None:
@@ -156,10 +156,29 @@ def keep_programs() -> None:
     say(f'Note: {problem}')
 
 
-def add_model_flags(parser: argparse.ArgumentParser) -> None:
-  """Adds --workdir, --category, --seed and --teacher-weights, which name a trained model."""
+def add_model_flags(parser: argparse.ArgumentParser, *, files: str | None = None) -> None:
+  """Adds --workdir, --category, --seed and --teacher-weights, which name a trained model.
+
+  Args:
+    parser: of the command.
+    files: where exported files do as well, the action of --model, which is added with
+      --runtime: 'store' for one file, 'append' for several.
+  """
   add = parser.add_argument
-  add('--workdir', required=True, metavar='DIR', help="the run's folder")
+  if files is None:
+    add('--workdir', required=True, metavar='DIR', help="the run's folder")
+  else:
+    either = parser.add_mutually_exclusive_group(required=True).add_argument
+    either('--workdir', metavar='DIR', help="the run's folder")
+    again = '; may be given again' if files == 'append' else ''
+    text = f'in place of a run an ONNX file that memkd export wrote{again}'
+    either('--model', action=files, metavar='FILE', help=text)
+    add(
+      '--runtime',
+      choices=('auto', 'onnxruntime', 'openvino'),
+      default='auto',
+      help='with --model: what runs it; onnxruntime where it is installed, if left out',
+    )
   add(
     '--category',
     metavar='NAME',
@@ -188,8 +207,19 @@ def add_threshold_flags(parser: argparse.ArgumentParser) -> None:
   )
 
 
+def load_files(flags: argparse.Namespace, files: Sequence[str]) -> 'list[FileDetector]':
+  """Loads exported models; raises as `from_file.load_file` does."""
+  from memkd_jax.deploy.from_file import load_file
+
+  for name in ('category', 'seed', 'teacher-weights'):
+    if getattr(flags, name.replace('-', '_')) is not None:
+      raise UserError(f'--model names one model, with its teacher inside; leave --{name} out.')
+  asked = {'false_alarm_rate': flags.false_alarm_rate, 'threshold': flags.threshold}
+  return [load_file(file, flags.runtime, **asked) for file in files]
+
+
 def load_named(flags: argparse.Namespace) -> 'Detector':
-  """Loads the model that parsed flags name; raises as `detector.load` does."""
+  """Loads the model of a run that parsed flags name; raises as `detector.load` does."""
   from memkd_jax.detector import load
 
   return load(

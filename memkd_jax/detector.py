@@ -9,40 +9,16 @@ import jax
 import numpy as np
 
 from memkd_jax import methods
-from memkd_jax.data import bit_depth, inputs
-from memkd_jax.data.inputs import Images
+from memkd_jax.data import bit_depth
 from memkd_jax.errors import UserError
 from memkd_jax.files import model
 from memkd_jax.runtime.devices import Devices
-from memkd_jax.scoring.calibration import (
-  check_rate,
-  check_value,
-  choose_threshold,
-  why_undecided,
-)
+from memkd_jax.scoring.base import BaseDetector, check_asked
+from memkd_jax.scoring.calibration import choose_threshold
 from memkd_jax.scoring.pipeline import Pipeline
 from memkd_jax.teachers import weights
 from memkd_jax.teachers.extractor import RANDOM, FeatureExtractor
 from memkd_jax.workdir import TrainedModel, Workdir, read_model_folder
-
-
-@dataclasses.dataclass(frozen=True)
-class Result:
-  """What a detector says of N images.
-
-  Attributes:
-    maps: float32 [N, S, S], anomaly maps at the model's size S; raw, or in spreads from what
-      is usual of normal images where `anomaly_map.normalize` says so.
-    scores: float32 [N], how abnormal each image is, as a rule its map's highest value.
-    p_values: float64 [N], the probability that a normal image scores as high or
-      higher; None where there are no held-out images to tell.
-    decisions: bool [N], True for anomalous; None where there is no threshold.
-  """
-
-  maps: np.ndarray
-  scores: np.ndarray
-  p_values: np.ndarray | None
-  decisions: np.ndarray | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,22 +77,15 @@ class Program:
     )
 
 
-class Detector:
+class Detector(BaseDetector):
   """Scores images with one trained model, on one device.
 
-  Attributes:
+  Attributes (beside those of `BaseDetector`):
     trained: the model.
     program: the teacher and the compiled program.
-    category: name of what it was trained on.
-    method: name of the method, 'MemKD' for example.
-    image_size: S, the side of its maps in pixels.
-    batch_size: number of images that are scored at once.
-    bits: how many of 16 bits per channel its images use, see `data.bit_depth`.
-    calibration: what its held-out images look like; None where there are none.
-    threshold: by which it decides; None where it does not.
-    undecided: why it does not decide, and the remedies, one sentence; None where it does.
-    notes: sentences that must stand beside its results.
   """
+
+  begins_with = '; compiling first'
 
   def __init__(
     self,
@@ -142,37 +111,15 @@ class Detector:
     self.batch_size: int = trained.config.eval.batch_size
     self.bits = bit_depth.of_config(trained.config)
     self.notes = list(program.notes)
-    self.calibration = trained.calibration
+    device = program.device
+    kind = '' if device.device_kind.lower() == device.platform else f' ({device.device_kind})'
+    self.device = f'{device.platform}{kind}'
     by_hand = trained.threshold if threshold is None else threshold
-    self.threshold = choose_threshold(self.calibration, by_hand, false_alarm_rate)
-    self.undecided = None if self.threshold else why_undecided(self.calibration)
+    calibration = trained.calibration
+    self.decide_by(calibration, choose_threshold(calibration, by_hand, false_alarm_rate))
     self._on_device, self._statistics = jax.device_put(
       (trained.params, trained.statistics), program.device
     )
-
-  def __call__(self, images: Images) -> Result:
-    """Scores images.
-
-    Args:
-      images: one image, or several of any sizes in a list; see `data.inputs.squares` for
-        what is an image, and which arrays are one image or several. What is not
-        [S, S, 3] is resized as the training images were.
-
-    Returns:
-      Maps, scores, and decisions; of one image as well those of N = 1 images.
-
-    Raises:
-      UserError: something is no image, or it is not clear how many images an array holds.
-    """
-    squares = list(inputs.squares(images, self.image_size, self.bits))
-    size = self.image_size
-    maps = np.empty((len(squares), size, size), np.float32)
-    scores = np.empty(len(squares), np.float32)
-    for begin in range(0, len(squares), self.batch_size):
-      batch = np.stack(squares[begin : begin + self.batch_size])
-      rows = slice(begin, begin + len(batch))
-      maps[rows], scores[rows] = self._score_batch(batch)
-    return self._decide(maps, scores)
 
   def compile(self) -> None:
     """Compiles the programs for all sizes of a batch, so that no later call waits."""
@@ -181,32 +128,6 @@ class Detector:
       number = min(size, self.batch_size)
       self._score_batch(np.zeros((number, self.image_size, self.image_size, 3), np.uint8))
       size *= 2
-
-  def pixel_threshold(self, rate: float | None = None) -> float | None:
-    """The value above which a pixel of a map is taken for anomalous.
-
-    Args:
-      rate: the share of normal pixels that exceed it. If None the false-alarm rate of images,
-        and with a threshold by hand that threshold itself.
-
-    Returns:
-      The value; None where there is no threshold.
-
-    Raises:
-      UserError: the rate is none, or there are no held-out images to count pixels of.
-    """
-    if self.threshold is None:
-      return None
-    rate = self.threshold.false_alarm_rate if rate is None else rate
-    if rate is None:
-      return self.threshold.value
-    check_rate(rate, 'pixel-rate')
-    if self.calibration is None:
-      raise UserError(
-        f'--pixel-rate={rate:g} is counted on held-out images, and {self.category} has none; '
-        'leave it out, or calibrate (memkd calibrate --workdir=DIR --good=FOLDER).'
-      )
-    return self.calibration.pixel_threshold(rate)
 
   def score(self, images: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Maps and scores as a function to be traced, its parameters as numpy constants.
@@ -232,11 +153,6 @@ class Detector:
     given = (self._on_device, program.on_device, np.pad(batch, padding), self._statistics)
     maps, scores = program.run(*given)
     return np.asarray(maps)[:number], np.asarray(scores)[:number]
-
-  def _decide(self, maps: np.ndarray, scores: np.ndarray) -> Result:
-    p_values = None if self.calibration is None else self.calibration.p_values(scores)
-    decisions = None if self.threshold is None else scores > self.threshold.value
-    return Result(maps, scores, p_values, decisions)
 
 
 def load(
@@ -320,21 +236,8 @@ def _detectors(
   threshold: float | None,
   teacher_weights: Path | str | None,
 ) -> list[Detector]:
-  if threshold is not None:
-    check_value(threshold)
-    if false_alarm_rate is not None:
-      raise UserError(
-        '--threshold and --false-alarm-rate exclude each other, since a rate sets a threshold; '
-        'give one of them.'
-      )
-  if false_alarm_rate is not None:
-    check_rate(false_alarm_rate)
-    for trained in models:
-      if trained.calibration is None:
-        raise UserError(
-          f'{trained.name} has no held-out images to set a threshold for '
-          f'--false-alarm-rate={false_alarm_rate:g} with. {why_undecided(None)}'
-        )
+  asked = [(trained.name, trained.calibration) for trained in models]
+  check_asked(asked, false_alarm_rate, threshold)
   # As a rule one: an evaluation with other maps may have ended before it came to all models.
   programs: dict[str, Program] = {}
   found = []

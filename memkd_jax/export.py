@@ -26,11 +26,18 @@ def _run(flags: argparse.Namespace) -> None:
   out = Path(flags.out).expanduser()
   if out.is_dir():
     raise UserError(f'{out} is a folder; name a file with --out.')
+  is_onnx = out.suffix == '.onnx'
+  if not is_onnx and (flags.batch is not None or flags.float16):
+    raise UserError(
+      f'--batch and --float16 are for ONNX models, and {out} is none; leave them out, or name '
+      'a file that ends in .onnx.'
+    )
   detector = cli.load_named(flags)
-  if out.suffix == '.onnx':
+  if is_onnx:
     values = exported.metadata(detector)
-    difference = onnx.write(detector, out, values)
-    print(f'Maps differ by {difference:.1e} at most in onnxruntime, on random images.')
+    differences = onnx.write(detector, out, values, flags.batch, flags.float16)
+    found = ', '.join(f'{value:.1e} in {name}' for name, value in differences.items())
+    print(f'On random images maps differ from those of JAX at most by {found}.')
   else:
     values = exported.write(detector, out)
   for note in values['notes']:
@@ -40,6 +47,12 @@ def _run(flags: argparse.Namespace) -> None:
   threshold = values['threshold']
   decides = f'threshold {threshold["value"]:.4g}' if threshold else 'no threshold'
   print(f'Wrote {out}: {detector.category}, {decides}, {out.stat().st_size / 1e6:,.1f} MB.')
+
+
+def _positive(text: str) -> int:
+  if (number := int(text)) < 1:
+    raise argparse.ArgumentTypeError('give a number from 1')
+  return number
 
 
 def _parser() -> cli.Parser:
@@ -54,6 +67,18 @@ def _parser() -> cli.Parser:
     metavar='FILE',
     help='the file to write, for example bottle.memkd, or bottle.onnx for an ONNX model; one '
     'that is there is replaced',
+  )
+  parser.add_argument(
+    '--batch',
+    type=_positive,
+    metavar='N',
+    help='of an ONNX model: how many images it takes, for what wants fixed shapes, as TensorRT '
+    'does; any if left out',
+  )
+  parser.add_argument(
+    '--float16',
+    action='store_true',
+    help='of an ONNX model: keep parameters in half the bytes; it computes in float32 still',
   )
   return parser
 

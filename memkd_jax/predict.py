@@ -1,4 +1,7 @@
-"""Scores images with a trained model: memkd predict --workdir=DIR FILE..."""
+"""Scores images with a trained model: memkd predict --workdir=DIR FILE...
+
+With --model=FILE.onnx it imports neither JAX nor the model's code.
+"""
 
 import argparse
 import dataclasses
@@ -15,7 +18,7 @@ from memkd_jax.wording import counted
 
 if TYPE_CHECKING:
   from memkd_jax.deploy.prediction import Prediction
-  from memkd_jax.detector import Detector
+  from memkd_jax.scoring.base import BaseDetector
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -46,8 +49,7 @@ def _run(flags: argparse.Namespace) -> int:
 
   with interrupt.handled():
     paths = list_inputs([*flags.images, *flags.files], left_out)
-    cli.keep_programs()
-    detector = cli.load_named(flags)
+    detector = _load(flags)
     _describe(detector)
     cli.say_begin(detector, len(paths), left_out)
     failed = predict(
@@ -82,7 +84,7 @@ def _describe_kinds(kinds: 'Counter[str]', left_out: int) -> str:
 
 def _parser() -> cli.Parser:
   parser = cli.Parser('predict', 'Scores images with a trained model.')
-  cli.add_model_flags(parser)
+  cli.add_model_flags(parser, files='store')
   cli.add_threshold_flags(parser)
   add = parser.add_argument
   add(
@@ -107,7 +109,14 @@ def _parser() -> cli.Parser:
   return parser
 
 
-def _describe(detector: 'Detector') -> None:
+def _load(flags: argparse.Namespace) -> 'BaseDetector':
+  if flags.model is not None:
+    return cli.load_files(flags, [flags.model])[0]
+  cli.keep_programs()
+  return cli.load_named(flags)
+
+
+def _describe(detector: 'BaseDetector') -> None:
   for note in detector.notes:
     say(f'Note: {note}')
   said = cli.describe_threshold(detector.calibration, detector.threshold)

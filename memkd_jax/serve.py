@@ -11,7 +11,7 @@ from memkd_jax import cli
 from memkd_jax.errors import UserError
 
 if TYPE_CHECKING:
-  from memkd_jax.detector import Detector
+  from memkd_jax.scoring.base import BaseDetector
 
 _SHUTDOWN = 10  # seconds for which requests in progress may go on
 # Idle ones too: far more than the app's own limit of requests, whose 503 says why in JSON.
@@ -32,7 +32,7 @@ def _parser() -> cli.Parser:
   parser = cli.Parser(
     'serve', 'Serves trained models on a web page: all of a run, or one --category.'
   )
-  cli.add_model_flags(parser)  # without --category all finished ones are served
+  cli.add_model_flags(parser, files='append')  # without --category all finished ones are served
   cli.add_threshold_flags(parser)
   add = parser.add_argument
   add('--host', default='127.0.0.1', help='address to listen on; %(default)s')
@@ -72,7 +72,6 @@ def _serve(flags: argparse.Namespace) -> None:
     from memkd_jax.deploy.serving.uploads import Limits
   except ImportError as error:
     raise UserError(f"{error}; pip install -e '.[serve]'.") from error
-  cli.keep_programs()
   detectors = _load_models(flags)
   listener, loopback = _listen(flags.host, flags.port)
   with listener:
@@ -113,26 +112,35 @@ def _serve(flags: argparse.Namespace) -> None:
     raise UserError(f'the models cannot be compiled: {failure}.')
 
 
-def _load_models(flags: argparse.Namespace) -> 'dict[str, Detector]':
+def _load_models(flags: argparse.Namespace) -> 'dict[str, BaseDetector]':
   """The detectors, by their category."""
-  if flags.category is not None:
-    detectors = [cli.load_named(flags)]
-  else:
-    from memkd_jax.detector import load_all
-
-    detectors = load_all(
-      flags.workdir,
-      seed=flags.seed,
-      false_alarm_rate=flags.false_alarm_rate,
-      threshold=flags.threshold,
-      teacher_weights=flags.teacher_weights,
-    )
+  detectors = _load(flags)
   for note in detectors[0].notes:
     print(f'Note: {note}', flush=True)
   for detector in detectors:
     if detector.undecided:
       print(f'Note: {detector.category}: {detector.undecided}', flush=True)
-  return {detector.category: detector for detector in detectors}
+  named = {detector.category: detector for detector in detectors}
+  if len(named) < len(detectors):
+    raise UserError('two files of --model have the same category; name one of them.')
+  return named
+
+
+def _load(flags: argparse.Namespace) -> 'Sequence[BaseDetector]':
+  if flags.model is not None:
+    return cli.load_files(flags, flags.model)
+  cli.keep_programs()
+  if flags.category is not None:
+    return [cli.load_named(flags)]
+  from memkd_jax.detector import load_all
+
+  return load_all(
+    flags.workdir,
+    seed=flags.seed,
+    false_alarm_rate=flags.false_alarm_rate,
+    threshold=flags.threshold,
+    teacher_weights=flags.teacher_weights,
+  )
 
 
 def _listen(host: str, port: int) -> tuple[socket.socket, bool]:

@@ -87,7 +87,7 @@ def test_few_held_out_images_decide_nothing(root, images, capsys):
   values = metadata(out)
   assert (values['threshold'], values['pixel_threshold']) == (None, None)
   assert values['undecided'] == detector.undecided
-  assert len(values['held_out_scores']) == 3
+  assert len(values['held_out']['scores']) == 3
   flags = serve._parser().parse_args([f'--workdir={root / "run"}'])
   serve._load_models(flags)
   assert f'Note: bolt: {detector.undecided}\n' in capsys.readouterr().out
@@ -162,7 +162,7 @@ def test_a_threshold_by_hand(root, images, capsys, calibrated):
   }
   assert values['threshold']['value'] == values['pixel_threshold']['value'] == value
   assert values['threshold']['false_alarm_rate'] is values['pixel_threshold']['rate'] is None
-  assert (values['held_out_scores'] is None) != calibrated
+  assert (values['held_out'] is None) != calibrated
 
   (served,) = serve._load_models(serve._parser().parse_args(flags)).values()
   assert served.threshold == detector.threshold

@@ -17,11 +17,11 @@ import numpy as np
 from jax import export as jax_export
 
 import memkd_jax
+from memkd_jax.deploy.from_file import FORMAT
 from memkd_jax.detector import Detector
 from memkd_jax.errors import UserError
 from memkd_jax.files import atomic
 
-FORMAT = 1
 PROGRAM = 'model.jaxexport'
 METADATA = 'metadata.json'
 PLATFORMS = ('cpu', 'cuda', 'tpu')
@@ -90,6 +90,8 @@ def metadata(detector: Detector) -> dict[str, Any]:
     'memkd_jax': memkd_jax.__version__,
     'category': detector.category,
     'image_size': size,
+    'batch': None,
+    'batch_size': detector.batch_size,
     'bit_depth': detector.bits,
     'resizing': _RESIZING,
     'model': {
@@ -106,7 +108,7 @@ def metadata(detector: Detector) -> dict[str, Any]:
     'threshold': None,
     'undecided': detector.undecided,
     'pixel_threshold': None,
-    'held_out_scores': None,
+    'held_out': None,
     'notes': detector.notes,
   }
   if threshold is not None:
@@ -126,8 +128,8 @@ def metadata(detector: Detector) -> dict[str, Any]:
       'rate': threshold.false_alarm_rate,
     }
   if calibration is not None:
-    # A p-value is (1 + the number of these that are >= a score) / (1 + their number).
-    values['held_out_scores'] = calibration.scores.tolist()
+    # A p-value is (1 + the number of scores that are >= a score) / (1 + their number).
+    values['held_out'] = calibration.to_json()
   return values
 
 

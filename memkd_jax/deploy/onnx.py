@@ -1,4 +1,4 @@
-"""The scoring as an ONNX model, converted by jax2onnx and checked in onnxruntime."""
+"""The scoring as an ONNX model, converted by jax2onnx and checked in each runtime."""
 
 import json
 import logging
@@ -9,16 +9,18 @@ from typing import Any
 import jax
 import numpy as np
 
+from memkd_jax.deploy.runtimes import METADATA_KEY, Program, installed, open_model
 from memkd_jax.detector import Detector
 from memkd_jax.errors import UserError
 from memkd_jax.files import atomic
 from memkd_jax.ops import portable
 
 # Of float32 maps whose largest value is 1.
-_TOLERANCE = 1e-4
+_TOLERANCE, _TOLERANCE_OF_HALF = 1e-4, 1e-2
 # The opset, 2024's, that onnxruntime has run since 1.18.
 _OPSET = 21
-_METADATA_KEY = 'memkd_jax'
+# Parameters of fewer numbers stay in float32.
+_FEW = 1024
 # What onnxruntime and OpenVINO both run: those that the methods need, and others as plain. No
 # loops, and nothing that one of them alone knows.
 _OPERATORS = """
@@ -29,21 +31,30 @@ _OPERATORS = """
 """
 
 
-def write(detector: Detector, out: Path, metadata: dict[str, Any]) -> float:
+def write(
+  detector: Detector,
+  out: Path,
+  metadata: dict[str, Any],
+  batch: int | None = None,
+  half: bool = False,
+) -> dict[str, float]:
   """Writes the model with its parameters as one file, complete or not at all.
 
   Args:
     detector: to be exported, of compute dtype float32.
     out: the file; one that is there is replaced.
     metadata: JSON values, kept in the model's metadata as 'memkd_jax'.
+    batch: the number of images that it takes; any if None.
+    half: whether parameters are kept in float16, in half the bytes; all is computed in
+      float32 still.
 
   Returns:
-    By how much the file's maps differ from the detector's at most, for random images.
+    By how much maps and scores differ from the detector's at most, for random images, by what
+    ran the file: each runtime that is installed, and OpenVINO as it computes by default.
 
   Raises:
     UserError: jax2onnx or onnxruntime is not installed, the model does not compute in
-      float32 or with the operators that runtimes have in common, or the two programs
-      disagree.
+      float32 or with the operators that runtimes have in common, or the programs disagree.
     OSError: it cannot be written.
   """
   dtype = detector.trained.config.model.dtype
@@ -53,7 +64,7 @@ def write(detector: Detector, out: Path, metadata: dict[str, Any]) -> float:
       'take float32 alone; name another file with --out, or train with float32.'
     )
   try:
-    import onnxruntime
+    import onnxruntime  # noqa: F401
     from jax2onnx import to_onnx
   except ImportError as error:
     raise UserError(
@@ -65,21 +76,50 @@ def write(detector: Detector, out: Path, metadata: dict[str, Any]) -> float:
   with portable.operations():
     model = to_onnx(
       detector.score,
-      [jax.ShapeDtypeStruct(('B', size, size, 3), np.uint8)],
+      [jax.ShapeDtypeStruct((batch or 'B', size, size, 3), np.uint8)],
       model_name=f'memkd_jax {detector.category}',
       opset=_OPSET,
       input_names=['images'],
       output_names=['maps', 'scores'],
     )
+  if half:
+    _halve(model.graph)
   _check_operators(model.graph.node)
   entry = model.metadata_props.add()
-  entry.key, entry.value = _METADATA_KEY, json.dumps(metadata, allow_nan=False)
+  entry.key = METADATA_KEY
+  entry.value = json.dumps(metadata | {'batch': batch}, allow_nan=False)
   content = model.SerializeToString()
-  session = onnxruntime.InferenceSession(content, providers=['CPUExecutionProvider'])
-  difference = _difference(detector, session)
+  tolerance = _TOLERANCE_OF_HALF if half else _TOLERANCE
+  differences = {
+    name: _difference(detector, open_model(content, name), batch, tolerance)
+    for name in installed()
+  }
+  if 'openvino' in differences:
+    loose = open_model(content, 'openvino', exact=False)
+    differences['openvino by default'] = _difference(detector, loose, batch, np.inf)
   with atomic.atomic_write(out) as temporary:
     temporary.write_bytes(content)
-  return difference
+  return differences
+
+
+def _halve(graph: Any) -> None:
+  """Keeps large parameters in float16, each with a cast to float32 behind it."""
+  from onnx import TensorProto, helper, numpy_helper
+
+  casts = []
+  for tensor in graph.initializer:
+    # Few are worth nothing, and what float16 does not hold stays.
+    if tensor.data_type != TensorProto.FLOAT or np.prod(tensor.dims) < _FEW:
+      continue
+    values = numpy_helper.to_array(tensor)
+    if np.abs(values).max() > np.finfo(np.float16).max:
+      continue
+    name = tensor.name
+    tensor.CopyFrom(numpy_helper.from_array(values.astype(np.float16), f'{name}_half'))
+    casts.append(helper.make_node('Cast', [tensor.name], [name], to=TensorProto.FLOAT))
+  nodes = [*casts, *graph.node]
+  del graph.node[:]
+  graph.node.extend(nodes)
 
 
 def _check_operators(nodes: Iterable[Any]) -> None:
@@ -97,18 +137,28 @@ def _check_operators(nodes: Iterable[Any]) -> None:
     )
 
 
-def _difference(detector: Detector, session: Any) -> float:
+def _difference(
+  detector: Detector, program: Program, batch: int | None, tolerance: float
+) -> float:
+  """By how much a program's maps and scores differ; raises UserError where by too much.
+
+  Args:
+    detector: that they are compared with.
+    program: the model in a runtime.
+    batch: the number of images that it takes; any if None.
+    tolerance: of maps whose highest value is 1.
+  """
   size, worst = detector.image_size, 0.0
-  for number in (1, 3):
+  for number in (1, 3) if batch is None else (batch,):
     images = np.random.default_rng(number).integers(0, 256, (number, size, size, 3), np.uint8)
-    maps, scores = session.run(['maps', 'scores'], {'images': images})
+    maps, scores = program.run(images)
     expected = detector(images)
     scale = max(1.0, float(np.abs(expected.maps).max()))
     here = max(np.abs(maps - expected.maps).max(), np.abs(scores - expected.scores).max())
-    if not here <= _TOLERANCE * scale:
+    if not here <= tolerance * scale:
       raise UserError(
-        f'onnxruntime computes maps that differ from those of JAX by {here:.2g}, more than '
-        f'{_TOLERANCE * scale:.2g}; nothing was written. Export a .memkd file instead.'
+        f'{program.device} computes maps that differ from those of JAX by {here:.2g}, more '
+        f'than {tolerance * scale:.2g}; nothing was written. Export a .memkd file instead.'
       )
     worst = max(worst, float(here))
   return worst

@@ -17,10 +17,10 @@ from memkd_jax.data.listing import (
 )
 from memkd_jax.deploy.results import Outputs, Pictures, Prediction, Rows
 from memkd_jax.deploy.stream import Decoded, batches
-from memkd_jax.detector import Detector
 from memkd_jax.errors import UserError, explain
 from memkd_jax.runtime import interrupt
 from memkd_jax.runtime.progress import progress_bar
+from memkd_jax.scoring.base import BaseDetector
 
 _DIGITS = '.6g'  # float32 holds no more
 
@@ -83,7 +83,7 @@ def _matches(pattern: str) -> tuple[list[Path], list[LeftOut]]:
 
 
 def predict(
-  detector: Detector,
+  detector: BaseDetector,
   paths: Sequence[Path],
   out: Path | None,
   outputs: Outputs,
@@ -103,7 +103,7 @@ def predict(
     out: the folder; None for nothing but `tell`.
     outputs: written beside scores.csv.
     pixel_rate: share of normal pixels above the masks' threshold, see
-      `Detector.pixel_threshold`.
+      `BaseDetector.pixel_threshold`.
     tell: is given each row.
     threads: that decode images.
     notice: is told what is remarkable about files, see `data.images.read_image`.

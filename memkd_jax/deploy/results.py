@@ -12,9 +12,9 @@ from PIL import Image
 
 from memkd_jax.data.listing import PICTURES, SCORES
 from memkd_jax.deploy.stream import Decoded
-from memkd_jax.detector import Detector
 from memkd_jax.files import atomic
 from memkd_jax.report.overlay import color_range, heat_map
+from memkd_jax.scoring.base import BaseDetector
 from memkd_jax.scoring.resolution import to_size
 
 _SCORES, _PARTIAL = SCORES
@@ -104,7 +104,7 @@ class Pictures:
 
   def __init__(
     self,
-    detector: Detector,
+    detector: BaseDetector,
     out: Path,
     paths: Sequence[Path],
     outputs: Outputs,
@@ -117,7 +117,7 @@ class Pictures:
       out: the folder.
       paths: of all images.
       outputs: what is written.
-      pixel_rate: see `Detector.pixel_threshold`.
+      pixel_rate: see `BaseDetector.pixel_threshold`.
 
     Raises:
       UserError: the rate is none.

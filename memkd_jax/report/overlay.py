@@ -2,7 +2,6 @@
 
 import math
 
-import matplotlib
 import numpy as np
 
 from memkd_jax.scoring.calibration import Calibration, Threshold
@@ -23,6 +22,8 @@ def heat_map(image: np.ndarray, map_: np.ndarray, low: float, high: float) -> np
   Returns:
     uint8 [H, W, 3].
   """
+  import matplotlib  # takes as long to import as some images take to score
+
   heat = np.clip((map_ - low) / max(high - low, _SMALLEST), 0, 1)
   color = matplotlib.colormaps['inferno'](heat)[..., :3] * 255
   opacity = _OPACITY * np.sqrt(heat)[..., None]

@@ -5,7 +5,7 @@ import math
 from typing import Any
 
 import numpy as np
-from scipy import stats
+from scipy import special  # and not stats, which takes half a second to import
 
 from memkd_jax.errors import UserError
 
@@ -107,8 +107,8 @@ class Calibration:
     number = len(self.scores)
     above = number - int(np.searchsorted(self.scores, value, side='right'))
     tail = (1 - _CONFIDENCE) / 2
-    low = stats.beta.ppf(tail, above, number - above + 1) if above else 0.0
-    high = stats.beta.isf(tail, above + 1, number - above) if above < number else 1.0
+    low = special.betaincinv(above, number - above + 1, tail) if above else 0.0
+    high = special.betainccinv(above + 1, number - above, tail) if above < number else 1.0
     return (1 + above) / (number + 1), (float(low), float(high))
 
   def threshold(self, rate: float) -> Threshold:
@@ -133,7 +133,8 @@ class Calibration:
         f'{_CALIBRATE.format(needed)}.'
       )
     # The share of all normal images above the k-th highest of n is Beta(k, n + 1 - k).
-    low, high = stats.beta.interval(_CONFIDENCE, above, number + 1 - above)
+    tails = np.array([1 - _CONFIDENCE, 1 + _CONFIDENCE]) / 2
+    low, high = special.betaincinv(above, number + 1 - above, tails)
     return Threshold(
       float(self.scores[number - above]),
       rate,

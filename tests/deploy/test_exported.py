@@ -141,7 +141,7 @@ def test_the_metadata_says_all(exported, detector):
   assert metadata['threshold']['false_alarm_rate'] == 0.3
   assert metadata['threshold']['interval'] == list(threshold.interval)
   assert metadata['pixel_threshold']['value'] == detector.calibration.pixel_threshold(0.3)
-  assert metadata['held_out_scores'] == detector.calibration.scores.tolist()
+  assert metadata['held_out'] == detector.calibration.to_json()
   assert any('random' in note for note in metadata['notes'])
   program = metadata['program']
   assert program['sha256'] == hashlib.sha256(content).hexdigest()
@@ -206,6 +206,18 @@ def check_example(python, environment, run, exported, detector):
   np.testing.assert_allclose([float(row[1]) for row in rows], expected.scores, atol=2e-6)
   decisions = ['ANOMALOUS' if d else 'normal' for d in expected.decisions]
   assert [row[2] for row in rows] == decisions
+
+
+def test_the_example_names_the_version_that_reads_the_file(exported, tmp_path):
+  metadata, content = read(exported)
+  with zipfile.ZipFile(tmp_path / 'other.memkd', 'w') as file:
+    file.writestr(exporting.METADATA, json.dumps(metadata))
+    file.writestr(exporting.PROGRAM, content[:100])
+  command = [sys.executable, str(EXAMPLE), str(tmp_path / 'other.memkd')]
+  done = subprocess.run(command, capture_output=True, text=True)
+  assert done.returncode == 1
+  assert f'was written with jax {jax.__version__} and cannot be read' in done.stderr
+  assert 'Traceback' not in done.stderr
 
 
 def test_the_command(run, detector, tmp_path, capsys):

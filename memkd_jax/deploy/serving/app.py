@@ -38,8 +38,8 @@ from memkd_jax.deploy.serving.uploads import (
   images_of,
   receive_form,
 )
-from memkd_jax.detector import Detector, Result
 from memkd_jax.report.overlay import color_range, heat_map
+from memkd_jax.scoring.base import BaseDetector, Result
 
 _STATIC = Path(__file__).with_name('static')
 _FILES = {
@@ -86,7 +86,7 @@ class Service:
 
   def __init__(
     self,
-    detectors: Mapping[str, Detector],
+    detectors: Mapping[str, BaseDetector],
     limits: Limits,
     on_compiled: Callable[[Exception | None], None],
   ):
@@ -107,7 +107,7 @@ class Service:
     # A decoded image may have 100 megapixels, so few are decoded at once.
     self.decoders = anyio.CapacityLimiter(min(4, os.cpu_count() or 1))
 
-  def choose(self, category: str | None) -> Detector:
+  def choose(self, category: str | None) -> BaseDetector:
     """The detector of a category; the only one where none is named."""
     known = ', '.join(self.detectors)
     if category is None:
@@ -119,7 +119,7 @@ class Service:
     return self.detectors[category]
 
   async def score(
-    self, detector: Detector, uploads: list[Upload], overlay: bool
+    self, detector: BaseDetector, uploads: list[Upload], overlay: bool
   ) -> list[schema.ImageScore]:
     """Decodes and scores the images of one request.
 
@@ -147,7 +147,7 @@ class Service:
 
 
 def create_app(
-  detectors: Mapping[str, Detector],
+  detectors: Mapping[str, BaseDetector],
   limits: Limits,
   hosts: tuple[str, ...] = LOOPBACK_NAMES,
   on_compiled: Callable[[Exception | None], None] = lambda failure: None,
@@ -293,7 +293,7 @@ def _retry(seconds: int) -> dict[str, str]:
   return {'Retry-After': str(seconds)}
 
 
-def _model_info(detector: Detector) -> schema.ModelInfo:
+def _model_info(detector: BaseDetector) -> schema.ModelInfo:
   threshold, calibration = None, detector.calibration
   if detector.threshold is not None:
     threshold = schema.ThresholdInfo(
@@ -327,7 +327,7 @@ def _image_score(name: str, width: int, height: int, result: Result) -> schema.I
   )
 
 
-def _pictures(detector: Detector, image: np.ndarray, map_: np.ndarray) -> tuple[str, str]:
+def _pictures(detector: BaseDetector, image: np.ndarray, map_: np.ndarray) -> tuple[str, str]:
   low, high = color_range(detector.calibration, detector.threshold, map_)
   return _data_url(image), _data_url(heat_map(image, map_, low, high))
 

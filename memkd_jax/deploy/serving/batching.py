@@ -11,7 +11,7 @@ from typing import Protocol
 
 import numpy as np
 
-from memkd_jax.detector import Result
+from memkd_jax.scoring.base import Result
 
 
 class Scorer(Protocol):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from memkd_jax.deploy.serving.batching import Batcher, BusyError
-from memkd_jax.detector import Result
+from memkd_jax.scoring.base import Result
 
 
 class Scorer:
