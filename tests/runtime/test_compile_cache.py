@@ -45,10 +45,42 @@ def test_a_file_in_its_place_is_named(tmp_path):
   assert 'cannot be used' in compile_cache.enable(tmp_path / 'file' / 'programs')
 
 
-def test_on_cpu_there_is_none(tmp_path, monkeypatch):
+@pytest.fixture
+def cpu(tmp_path, monkeypatch):
+  """A function that enables a cache on a CPU of some kind, with some version of JAX."""
   monkeypatch.setattr(jax, 'default_backend', lambda: 'cpu')
+
+  def enable(flags, version=(0, 12, 0)):
+    monkeypatch.setattr(jax, '__version_info__', version)
+    monkeypatch.setattr(compile_cache, '_CPU_INFO', tmp_path / 'cpuinfo')
+    processor = f'processor : 0\nmodel name : EPYC\nflags : {flags}\n\n'
+    (tmp_path / 'cpuinfo').write_text(processor * 2)
+    jax.config.update('jax_compilation_cache_dir', None)
+    assert compile_cache.enable(tmp_path / 'programs') is None
+    return jax.config.jax_compilation_cache_dir
+
+  return enable
+
+
+def test_each_kind_of_processor_has_programs_of_its_own(cpu, tmp_path):
+  one, other, again = cpu('sse avx'), cpu('sse avx amx'), cpu('sse avx')
+  assert one == again != other
+  assert {str(path) for path in (tmp_path / 'programs').iterdir()} == {one, other}
+
+
+def test_on_cpu_an_older_jax_keeps_none(cpu, tmp_path):
+  assert cpu('sse avx', version=(0, 10, 2)) is None
+  assert not (tmp_path / 'programs').exists()
+
+
+@pytest.mark.parametrize('content', [None, 'processor : 0\n'])
+def test_on_an_unknown_processor_there_is_none(tmp_path, monkeypatch, content):
+  monkeypatch.setattr(jax, 'default_backend', lambda: 'cpu')
+  monkeypatch.setattr(jax, '__version_info__', (0, 12, 0))
+  monkeypatch.setattr(compile_cache, '_CPU_INFO', tmp_path / 'cpuinfo')
+  if content is not None:
+    (tmp_path / 'cpuinfo').write_text(content)
   assert compile_cache.enable(tmp_path / 'programs') is None
-  assert list(tmp_path.iterdir()) == []
   assert jax.config.jax_compilation_cache_dir is None
 
 
