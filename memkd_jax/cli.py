@@ -207,6 +207,17 @@ def add_threshold_flags(parser: argparse.ArgumentParser) -> None:
   )
 
 
+def names_files(flags: argparse.Namespace) -> bool:
+  """Whether parsed flags name exported files and not a run; see `add_model_flags`.
+
+  Raises:
+    UserError: there is a runtime for a run.
+  """
+  if flags.model is None and flags.runtime != 'auto':
+    raise UserError('--runtime is for a file of --model; leave it out.')
+  return flags.model is not None
+
+
 def load_files(flags: argparse.Namespace, files: Sequence[str]) -> 'list[FileDetector]':
   """Loads exported models; raises as `from_file.load_file` does."""
   from memkd_jax.deploy.from_file import load_file

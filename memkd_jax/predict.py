@@ -110,7 +110,7 @@ def _parser() -> cli.Parser:
 
 
 def _load(flags: argparse.Namespace) -> 'BaseDetector':
-  if flags.model is not None:
+  if cli.names_files(flags):
     return cli.load_files(flags, [flags.model])[0]
   cli.keep_programs()
   return cli.load_named(flags)

@@ -127,7 +127,7 @@ def _load_models(flags: argparse.Namespace) -> 'dict[str, BaseDetector]':
 
 
 def _load(flags: argparse.Namespace) -> 'Sequence[BaseDetector]':
-  if flags.model is not None:
+  if cli.names_files(flags):
     return cli.load_files(flags, flags.model)
   cli.keep_programs()
   if flags.category is not None:

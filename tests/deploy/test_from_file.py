@@ -58,7 +58,7 @@ def test_it_says_what_the_run_says(workdir, model, images, runtime):
   if runtime not in runtimes.installed():
     pytest.skip(f'needs {runtime}')
   expected = memkd_jax.load(workdir, false_alarm_rate=0.3)
-  detector = from_file.load_file(model, runtime)
+  detector = memkd_jax.load_file(model, runtime)
   detector.compile()
   found, right = detector(images), expected(images)
   np.testing.assert_allclose(found.maps, right.maps, atol=1e-4 * right.maps.max())
@@ -156,6 +156,12 @@ def test_a_run_and_a_file_exclude_each_other(capsys):
       predict.main([*flags, '--out=out', 'image.png'])
     assert stop.value.code == 2
   assert 'one of the arguments --workdir --model is required' in capsys.readouterr().err
+
+
+def test_a_run_has_no_runtime(workdir, tmp_path, capsys):
+  flags = [f'--workdir={workdir}', '--runtime=onnxruntime', f'--out={tmp_path}']
+  assert predict.main([*flags, str(workdir.parent / 'data')]) == 1
+  assert '--runtime is for a file of --model' in capsys.readouterr().err
 
 
 @pytest.mark.parametrize('flag', ['--category=bolt', '--seed=1', '--teacher-weights=a.pth'])
