@@ -34,7 +34,7 @@ def _run(flags: argparse.Namespace) -> None:
     )
   detector = cli.load_named(flags)
   if is_onnx:
-    values = exported.metadata(detector)
+    values = exported.metadata(detector, flags.batch)
     differences = onnx.write(detector, out, values, flags.batch, flags.float16)
     found = ', '.join(f'{value:.1e} in {name}' for name, value in differences.items())
     print(f'On random images maps differ from those of JAX at most by {found}.')

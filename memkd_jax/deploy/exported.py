@@ -76,11 +76,12 @@ def program(detector: Detector) -> jax_export.Exported:
   return jax_export.export(jax.jit(score), platforms=PLATFORMS)(images)
 
 
-def metadata(detector: Detector) -> dict[str, Any]:
+def metadata(detector: Detector, batch: int | None = None) -> dict[str, Any]:
   """What a user of the file must know, as JSON values.
 
   Args:
     detector: that is exported.
+    batch: the number of images that the file takes; any if None.
   """
   model, size = detector.trained.config.model, detector.image_size
   pipeline = detector.program.pipeline
@@ -90,7 +91,7 @@ def metadata(detector: Detector) -> dict[str, Any]:
     'memkd_jax': memkd_jax.__version__,
     'category': detector.category,
     'image_size': size,
-    'batch': None,
+    'batch': batch,
     'batch_size': detector.batch_size,
     'bit_depth': detector.bits,
     'resizing': _RESIZING,
@@ -99,7 +100,9 @@ def metadata(detector: Detector) -> dict[str, Any]:
       'backbone': model.backbone,
       'dtype': model.dtype,
     },
-    'inputs': {'images': f'uint8 [B, {size}, {size}, 3], RGB, any B of 1 or more'},
+    'inputs': {
+      'images': f'uint8 [B, {size}, {size}, 3], RGB, B {batch or "any number from 1"}'
+    },
     'outputs': {
       'maps': f'float32 [B, {size}, {size}], anomaly maps: higher is more anomalous; '
       f'{_MAPS[pipeline.normalize]}, not clipped',

@@ -87,7 +87,7 @@ def write(
   _check_operators(model.graph.node)
   entry = model.metadata_props.add()
   entry.key = METADATA_KEY
-  entry.value = json.dumps(metadata | {'batch': batch}, allow_nan=False)
+  entry.value = json.dumps(metadata, allow_nan=False)
   content = model.SerializeToString()
   tolerance = _TOLERANCE_OF_HALF if half else _TOLERANCE
   differences = {

@@ -104,6 +104,7 @@ def test_a_fixed_batch_is_filled_up(model, write, images, runtime):
   out, _ = write('fixed', '--batch=4')
   fixed, free = (from_file.load_file(file, runtime) for file in (out, model))
   assert fixed.batch_size == 4
+  assert ', B 4' in json.loads(runtimes.open_model(out).metadata)['inputs']['images']
   np.testing.assert_allclose(fixed(images).maps, free(images).maps, atol=1e-4)
 
 
