@@ -2,6 +2,7 @@
 
 import os
 import tempfile
+from importlib import metadata
 
 # Before jax is imported anywhere: the tests compare one device with four, and
 # spend their time on compiling, so nothing is optimised.
@@ -13,8 +14,12 @@ os.environ['XLA_FLAGS'] = ' '.join(
     '--xla_backend_optimization_level=0',
   ]
 )
-# What one test has compiled, the others read, in whichever worker or command they run.
-if 'JAX_COMPILATION_CACHE_DIR' not in os.environ:
+# What one test has compiled, the others read, in whichever worker or command they run; JAX
+# 0.10.2 crashes in that.
+if (
+  tuple(map(int, metadata.version('jax').split('.')[:2])) >= (0, 12)
+  and 'JAX_COMPILATION_CACHE_DIR' not in os.environ
+):
   _programs = tempfile.TemporaryDirectory(prefix='memkd_jax_programs_')
   os.environ['JAX_COMPILATION_CACHE_DIR'] = _programs.name
   os.environ['JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS'] = '0.3'
