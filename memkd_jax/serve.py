@@ -115,7 +115,7 @@ def _serve(flags: argparse.Namespace) -> None:
 def _load_models(flags: argparse.Namespace) -> 'dict[str, BaseDetector]':
   """The detectors, by their category."""
   detectors = _load(flags)
-  for note in detectors[0].notes:
+  for note in dict.fromkeys(note for detector in detectors for note in detector.notes):
     print(f'Note: {note}', flush=True)
   for detector in detectors:
     if detector.undecided:

@@ -60,7 +60,7 @@ def load_file(
   if file.suffix == '.memkd':
     raise UserError(
       f'{file} is a program of JAX: run it as docs/export.md says, or name an ONNX file '
-      '(memkd export --out=FILE.onnx).'
+      '(memkd export --workdir=DIR --out=FILE.onnx).'
     )
   program = open_model(file, runtime)
   values, calibration = _parse(file, program.metadata)

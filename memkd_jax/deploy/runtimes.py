@@ -3,6 +3,7 @@
 import importlib.util
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -55,7 +56,11 @@ def _openvino(model: str | bytes, exact: bool) -> Program:
   path = ['framework', METADATA_KEY]
   metadata = read.get_rt_info(path).astype(str) if read.has_rt_info(path) else ''
   hints = {'INFERENCE_PRECISION_HINT': 'f32'} if exact else {}
-  compiled = core.compile_model(read, 'CPU', hints)
+  # A model gives the thread that compiles it another stack for signals, and the one before back
+  # when it goes: of two models that go in their order of coming, one that is gone, and the next
+  # signal would end the process. A thread of its own has none before.
+  with ThreadPoolExecutor(1) as thread:
+    compiled = thread.submit(core.compile_model, read, 'CPU', hints).result()
 
   def run(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     results = compiled(images)

@@ -97,16 +97,30 @@ def test_a_threshold_by_hand_is_kept(write):
   assert (detector.threshold.value, detector.threshold.false_alarm_rate) == (1.25, None)
 
 
-def test_a_fixed_batch_is_filled_up(workdir, model, images):
-  # In a process of its own: one in which OpenVINO has run fixed shapes dies of the next signal.
-  out = workdir.parent / 'fixed.onnx'
-  flags = [f'--workdir={workdir}', f'--out={out}', '--batch=4']
-  command = [sys.executable, '-m', 'memkd_jax.export', *flags]
-  subprocess.run(command, check=True, capture_output=True, timeout=300)
-  fixed, free = (from_file.load_file(file, 'onnxruntime') for file in (out, model))
+@every_runtime
+def test_a_fixed_batch_is_filled_up(model, write, images, runtime):
+  if runtime not in runtimes.installed():
+    pytest.skip(f'needs {runtime}')
+  out, _ = write('fixed', '--batch=4')
+  fixed, free = (from_file.load_file(file, runtime) for file in (out, model))
   assert fixed.batch_size == 4
   assert ', B 4' in json.loads(runtimes.open_model(out).metadata)['inputs']['images']
   np.testing.assert_allclose(fixed(images).maps, free(images).maps, atol=1e-4)
+
+
+@every_runtime
+def test_models_that_are_gone_leave_signals_alone(model, runtime):
+  """In whatever order they go; a process of its own, for this one would not survive it."""
+  if runtime not in runtimes.installed():
+    pytest.skip(f'needs {runtime}')
+  code = (
+    'import faulthandler, signal, sys; from memkd_jax.deploy.from_file import load_file; '
+    'faulthandler.enable(); one, two = (load_file(*sys.argv[1:]) for _ in range(2)); '
+    'del one; del two; signal.signal(signal.SIGTERM, lambda *_: sys.exit(7)); '
+    'signal.raise_signal(signal.SIGTERM)'
+  )
+  command = [sys.executable, '-c', code, str(model), runtime]
+  assert subprocess.run(command, timeout=300).returncode == 7
 
 
 def test_half_the_bytes_are_nearly_the_same(model, write, images):
