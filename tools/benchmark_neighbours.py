@@ -14,7 +14,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from turns import Candidate, OtherProcess, Works, timed
+from other_process import OtherProcess, Works
+from turns import Candidate, timed
 
 from memkd_jax.methods.patchcore import projection
 from memkd_jax.ops.coreset import k_centres
@@ -62,18 +63,18 @@ def compare(
   matrix = projection(_CHANNELS, _PROJECTED, np.random.default_rng(0))
   assert matrix is not None  # there is less to compare by than there is
   ours = _our_works(patches, matrix, queries, memory)
-  candidates = [Candidate(f'{work}, ours', 1, timed(run)) for work, run in ours.items()]
+  candidates = [Candidate(work, 'ours', 1, timed(run)) for work, run in ours.items()]
   agreement: dict[str, float] = {}
   if 'torch' in packages:
     arguments = (patches, matrix, queries, memory)
     torch = OtherProcess('torch', _torch_works, *arguments)
     works = ('coreset', f'coreset, {_STARTING_POINTS} starting points', 'nearest')
-    candidates += [Candidate(f'{work}, torch', 1, torch.seconds(work)) for work in works]
+    candidates += [Candidate(work, 'torch', 1, torch.times(work)) for work in works]
     same = set(ours['coreset']()) & set(torch.result('coreset'))
     agreement['picks in common with torch'] = len(same)
   if 'scikit-learn' in packages:
     sklearn = OtherProcess('sklearn', _sklearn_works, queries, memory)
-    candidates.append(Candidate('nearest, scikit-learn', 1, sklearn.seconds('nearest')))
+    candidates.append(Candidate('nearest', 'scikit-learn', 1, sklearn.times('nearest')))
     difference = np.abs(ours['nearest']() - sklearn.result('nearest')).max()
     agreement['largest difference of a distance from scikit-learn'] = float(difference)
   lines = _report(take_turns(candidates))

@@ -2,10 +2,12 @@
 # torch is an extra: where it is missing, nothing here has a type.
 """A plain PyTorch model of the same layers, to be timed beside ours: RD, with memories or not.
 
-It is written as its users would: NCHW, the teacher recomputed at every step with its
-BatchNorm in place, RD's decoder with `ConvTranspose2d`, `torch.optim.Adam`.
+It is written as its users would who want it fast: channels_last, the teacher recomputed at
+every step with its BatchNorm in place, RD's decoder with `ConvTranspose2d`, `torch.optim.Adam`,
+fused on a GPU.
 """
 
+import peak
 import torch
 from torch import nn
 from torch.nn import functional
@@ -142,58 +144,97 @@ class Distiller(nn.Module):
 
 
 class Distillation:
-  """Trains and scores as the distillation of memkd_jax does, in float32."""
+  """Trains and scores as the distillation of memkd_jax does."""
 
-  def __init__(self, backbone: str, items: int, size: int, device: str, compiled: bool = False):
+  def __init__(
+    self,
+    backbone: str,
+    items: int,
+    size: int,
+    device: str,
+    dtype: str = 'float32',
+    compiled: bool = False,
+  ):
     """Random weights: speed does not depend on them.
 
     Args:
       backbone: a key of `ARCHITECTURES`.
       items: L, 0 for RD.
       size: side of the images in pixels.
-      device: torch's name of it.
-      compiled: whether the networks go through `torch.compile`.
+      device: torch's name of its kind, 'cpu' or 'cuda'.
+      dtype: 'float32', or 'bfloat16' for autocast of the networks, not of losses and maps.
+      compiled: whether loss and scoring go through `torch.compile`.
     """
     arch = ARCHITECTURES[backbone]
     self.device, self.size = device, size
-    self.teacher = Teacher(arch).eval().requires_grad_(False).to(device)
-    self.distiller = Distiller(arch, items).to(device)
-    self.optimizer = torch.optim.Adam(self.distiller.parameters(), lr=0.005, betas=(0.5, 0.999))
-    self._run_teacher, self._run_distiller = self.teacher, self.distiller
+    self._half = dtype == 'bfloat16'
+    place = {'device': device, 'memory_format': torch.channels_last}
+    self.teacher = Teacher(arch).eval().requires_grad_(False).to(**place)
+    self.distiller = Distiller(arch, items).to(**place)
+    self.optimizer = torch.optim.Adam(
+      self.distiller.parameters(), lr=0.005, betas=(0.5, 0.999), fused=device == 'cuda'
+    )
+    self._run_loss, self._run_maps = self._loss, self._maps
     if compiled:
-      self._run_teacher = torch.compile(self.teacher)
-      self._run_distiller = torch.compile(self.distiller)
+      # A program for each shape, as ours has.
+      self._run_loss = torch.compile(self._loss, dynamic=False)
+      self._run_maps = torch.compile(self._maps, dynamic=False)
     self._mean = torch.tensor(IMAGENET_MEAN, device=device)[:, None, None]
     self._std = torch.tensor(IMAGENET_STD, device=device)[:, None, None]
     self._blur = torch.tensor(gaussian_matrix(size, 4.0), dtype=torch.float32, device=device)
 
-  def train_step(self, images: torch.Tensor, exemplars: torch.Tensor) -> float:
-    """One step on uint8 [B, S, S, 3]; the loss."""
-    self.distiller.train()
-    with torch.no_grad():
-      features = self._features(images)
-      targets = self._features(exemplars) if self.distiller.memories else []
-    student, embedding = self._run_distiller(features)
-    loss = sum(
-      (1 - functional.cosine_similarity(t.flatten(1), s.flatten(1))).mean()
-      for t, s in zip(features, student, strict=True)
-    )
-    if self.distiller.memories:
-      loss = loss + self._memory_losses([embedding.detach(), targets[2], targets[1]])
+  def train_step(self, images: torch.Tensor, exemplars: torch.Tensor) -> torch.Tensor:
+    """One step on uint8 [B, S, S, 3] of any device; the loss, which may be on its way yet."""
+    if not self.distiller.training:
+      self.distiller.train()
+    loss = self._run_loss(self._sent(images), self._sent(exemplars))
     self.optimizer.zero_grad(set_to_none=True)
     loss.backward()
     self.optimizer.step()
-    return loss.item()
+    return loss.detach()
 
-  @torch.inference_mode()
   def score(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Smoothed maps [B, S, S] and scores [B] of uint8 [B, S, S, 3], on the host."""
-    self.distiller.eval()
-    features = self._features(images)
-    student, _ = self._run_distiller(features)
+    maps, scores = self.score_on_device(images)
+    return maps.cpu(), scores.cpu()
+
+  @torch.inference_mode()
+  def score_on_device(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """As `score`, on the device, and perhaps on their way yet."""
+    if self.distiller.training:
+      self.distiller.eval()
+    return self._run_maps(self._sent(images))
+
+  def _sent(self, images: torch.Tensor) -> torch.Tensor:
+    return images.to(self.device, non_blocking=True)
+
+  def _autocast(self) -> torch.autocast:
+    return torch.autocast(self.device, torch.bfloat16, enabled=self._half)
+
+  def _loss(self, images: torch.Tensor, exemplars: torch.Tensor) -> torch.Tensor:
+    memories = self.distiller.memories
+    with self._autocast():
+      with torch.no_grad():
+        features = self._features(images)
+        of_exemplars = self._features(exemplars)[:0:-1] if memories else []
+      student, embedding = self.distiller(features)
+      targets = [embedding.detach(), *of_exemplars] if memories else []
+      recalled = [m.recall(t, m.values) for m, t in zip(memories, targets, strict=True)]
+    loss = sum(
+      (1 - functional.cosine_similarity(_rows(t), _rows(s))).mean()
+      for t, s in zip(features, student, strict=True)
+    )
+    for memory, target, found in zip(memories, targets, recalled, strict=True):
+      loss = loss + self._memory_loss(memory, target.float(), found.float()) / len(targets)
+    return loss
+
+  def _maps(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    with self._autocast():
+      features = self._features(images)
+      student, _ = self.distiller(features)
     maps = sum(
       functional.interpolate(
-        1 - functional.cosine_similarity(t, s)[:, None],
+        1 - functional.cosine_similarity(t.float(), s.float())[:, None],
         self.size,
         mode='bilinear',
         align_corners=True,
@@ -201,20 +242,41 @@ class Distillation:
       for t, s in zip(features, student, strict=True)
     )[:, 0]
     maps = self._blur @ maps @ self._blur.T
-    return maps.cpu(), maps.amax((1, 2)).cpu()
+    return maps, maps.amax((1, 2))
 
   def _features(self, images: torch.Tensor) -> list[torch.Tensor]:
-    pixels = images.to(self.device).permute(0, 3, 1, 2).float() / 255
-    return self._run_teacher((pixels - self._mean) / self._std)
+    """Of uint8 [B, S, S, 3] on the device; what they become lies there as channels_last."""
+    pixels = images.permute(0, 3, 1, 2).float() / 255
+    return self.teacher((pixels - self._mean) / self._std)
 
-  def _memory_losses(self, targets: list[torch.Tensor]) -> torch.Tensor:
-    terms = []
-    for memory, target in zip(self.distiller.memories, targets, strict=True):
-      recalled = memory.recall(target, memory.values)
-      terms.append(0.1 * (1 - functional.cosine_similarity(target, recalled)).mean())
-      for items in (memory.keys, memory.values):
-        unit = functional.normalize(items, dim=1)
-        number = len(items)
-        off = (unit @ unit.T) ** 2 * (1 - torch.eye(number, device=self.device))
-        terms.append(0.1 * off.sum() / (number * (number - 1)))
-    return torch.stack(terms).sum() / len(targets)
+  def _memory_loss(
+    self, memory: Memory, target: torch.Tensor, recalled: torch.Tensor
+  ) -> torch.Tensor:
+    loss = 0.1 * (1 - functional.cosine_similarity(target, recalled)).mean()
+    for items in (memory.keys, memory.values):
+      unit = functional.normalize(items, dim=1)
+      number = len(items)
+      off = (unit @ unit.T) ** 2 * (1 - torch.eye(number, device=self.device))
+      loss = loss + 0.1 * off.sum() / (number * (number - 1))
+    return loss
+
+
+def _rows(x: torch.Tensor) -> torch.Tensor:
+  """float32 [B, H W C]: in the order in which channels_last has them, so that none moves."""
+  return x.float().permute(0, 2, 3, 1).flatten(1)
+
+
+def prefer_speed(device: str) -> None:
+  """On a GPU, TF32 for float32 products and convolutions, and kernels that are tried out."""
+  if device == 'cuda':
+    torch.set_float32_matmul_precision('high')
+    torch.backends.cudnn.allow_tf32 = True
+    torch.backends.cudnn.benchmark = True
+
+
+def measure_peak(device: str, dtype: str) -> float:
+  """FLOP per second of a large matrix product, see `peak`."""
+  side, calls = peak.shape(device == 'cuda')
+  a = torch.from_numpy(peak.matrix(side)).to(device, getattr(torch, dtype))
+  wait = torch.cuda.synchronize if device == 'cuda' else lambda: None
+  return peak.fastest(lambda: a @ a, wait, side, calls)

@@ -1,16 +1,23 @@
-"""Candidates that are timed turn by turn, some of them in a process of their own."""
+"""Candidates that are timed turn by turn, so that all see the machine in the same states."""
 
 import dataclasses
-import importlib.util
-import multiprocessing
 import time
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
-from memkd_jax.errors import UserError
 
-# What a process of its own does: {name: a call that returns when it is done}.
-Works = dict[str, Callable[[], Any]]
+class Turn(NamedTuple):
+  """What a turn gave.
+
+  Attributes:
+    rate: items per second.
+    times: seconds of its calls: of each, or of all together where they were queued.
+    joules: per item; None where nothing counts them.
+  """
+
+  rate: float
+  times: list[float]
+  joules: float | None = None
 
 
 @dataclasses.dataclass
@@ -18,102 +25,121 @@ class Candidate:
   """Something that is timed.
 
   Attributes:
-    name: for the table.
+    work: what it does; candidates of the same work are compared.
+    side: who does it.
     items: that one call processes, such as images.
-    seconds: makes so many calls, and gives the seconds that they took.
+    times: makes so many calls, and gives their seconds, see `Turn`.
+    dtype: that it computes in; '' where that is not known.
     flop: of one call, None where nobody counted.
     facts: what else is known, such as compile seconds.
   """
 
-  name: str
+  work: str
+  side: str
   items: int
-  seconds: Callable[[int], float]
+  times: Callable[[int], list[float]]
+  dtype: str = ''
   flop: float | None = None
   facts: dict[str, float] = dataclasses.field(default_factory=dict)
 
+  @property
+  def name(self) -> str:
+    """For the tables."""
+    return f'{self.work}, {self.side}'
+
+
+@dataclasses.dataclass(frozen=True)
+class Queued:
+  """A call that may return before it is done, as those of accelerators do.
+
+  Attributes:
+    run: begins it.
+    wait: returns when everything is done that was begun.
+  """
+
+  run: Callable[[], Any]
+  wait: Callable[[], Any]
+
+  def __call__(self) -> Any:
+    """Waits for it."""
+    result = self.run()
+    self.wait()
+    return result
+
+
+def timed(run: Callable[[], Any]) -> Callable[[int], list[float]]:
+  """`Candidate.times` of a call; those of a `Queued` are waited for at the end alone."""
+
+  def together(queued: Queued, calls: int) -> list[float]:
+    begin = time.perf_counter()
+    for _ in range(calls):
+      queued.run()
+    queued.wait()
+    return [time.perf_counter() - begin]
+
+  def times(calls: int) -> list[float]:
+    if isinstance(run, Queued):
+      return together(run, calls)
+    found = []
+    for _ in range(calls):
+      begin = time.perf_counter()
+      run()
+      found.append(time.perf_counter() - begin)
+    return found
+
+  return times
+
 
 def take_turns(
-  candidates: list[Candidate], repetitions: int, seconds: float
-) -> dict[str, list[float]]:
-  """Items per second of each turn, by candidate.
+  candidates: Sequence[Candidate],
+  repetitions: int,
+  seconds: float,
+  energy: Callable[[], float] | None = None,
+) -> dict[str, list[Turn]]:
+  """The turns of each candidate, by its name; one that fails is named, and left out.
 
   Args:
     candidates: have a turn each in every repetition.
     repetitions: turns of each.
     seconds: that a turn lasts about; one call at least.
+    energy: joules since some moment, where they are counted.
   """
-  calls = {}
-  for candidate in candidates:
-    candidate.seconds(1)
-    calls[candidate.name] = max(1, round(seconds / candidate.seconds(1)))
-  rates: dict[str, list[float]] = {candidate.name: [] for candidate in candidates}
-  for _ in range(repetitions):
+  calls: dict[str, int] = {}
+  turns: dict[str, list[Turn]] = {candidate.name: [] for candidate in candidates}
+
+  def prepare(candidate: Candidate) -> int:
+    candidate.times(1)
+    calls[candidate.name] = max(1, round(seconds / sum(candidate.times(1))))
+    return calls[candidate.name]
+
+  def take(candidate: Candidate) -> Turn:
+    # Memory that the others' turns took from this one comes back first, uncounted.
+    candidate.times(1)
+    number = calls[candidate.name]
+    before = energy() if energy else 0.0
+    times = candidate.times(number)
+    used = (energy() - before) / (number * candidate.items) if energy else None
+    turn = Turn(number * candidate.items / sum(times), times, used)
+    turns[candidate.name].append(turn)
+    return turn
+
+  for act in (prepare, *[take] * repetitions):
     for candidate in candidates:
-      # Memory that the others' turns took from this one comes back first, uncounted.
-      candidate.seconds(1)
-      number = calls[candidate.name]
-      rates[candidate.name].append(number * candidate.items / candidate.seconds(number))
-  return rates
+      if candidate.name in turns and not attempt(candidate.name, act, candidate):
+        del turns[candidate.name]
+  return turns
 
 
-def timed(run: Callable[[], Any]) -> Callable[[int], float]:
-  """`Candidate.seconds` of what returns when it is done."""
-
-  def seconds(calls: int) -> float:
-    begin = time.perf_counter()
-    for _ in range(calls):
-      run()
-    return time.perf_counter() - begin
-
-  return seconds
+def attempt(name: str, function: Callable[..., Any], *arguments: Any) -> Any:
+  """What a function gives; None where it fails, which leaves out what is named so."""
+  try:
+    return function(*arguments)
+  except Exception as error:  # whatever it is, the others go on
+    print(f'{name} is left out: {first_line(error)}', flush=True)
+    return None
 
 
-class OtherProcess:
-  """Does works in a process of its own, whose threads are in nobody's way."""
-
-  def __init__(self, package: str, works: Callable[..., Works], *arguments: Any):
-    """Starts it.
-
-    Args:
-      package: that it needs, by the name of its import.
-      works: makes the works of `arguments`, there.
-      arguments: arrays and the like, which are copied.
-
-    Raises:
-      UserError: the package is not installed.
-    """
-    if importlib.util.find_spec(package) is None:
-      extra = {'torch': 'convert', 'sklearn': 'dev'}[package]
-      raise UserError(f'--against needs {package}: pip install "memkd_jax[{extra}]".')
-    self._package = package
-    context = multiprocessing.get_context('spawn')
-    self._connection, theirs = context.Pipe()
-    context.Process(target=_answer, args=(theirs, works, arguments), daemon=True).start()
-    theirs.close()  # so that the end of the process is seen here
-
-  def seconds(self, work: str) -> Callable[[int], float]:
-    """`Candidate.seconds` of one of the works."""
-    return lambda calls: float(self._ask(work, calls))
-
-  def result(self, work: str) -> Any:
-    """What a call of one of the works gives."""
-    return self._ask(work, None)
-
-  def _ask(self, work: str, calls: int | None) -> Any:
-    self._connection.send((work, calls))
-    try:
-      return self._connection.recv()
-    except EOFError as error:
-      text = f'The process with {self._package} ended; its error stands above.'
-      raise UserError(text) from error
-
-
-def _answer(connection: Any, works: Callable[..., Works], arguments: tuple[Any, ...]) -> None:
-  """Makes the calls that the other end of the connection asks for."""
-  known = works(*arguments)
-  while True:
-    try:
-      work, calls = connection.recv()
-    except EOFError:
-      return
-    connection.send(known[work]() if calls is None else timed(known[work])(calls))
+def first_line(error: Exception) -> str:
+  """What an error says, in at most 300 characters."""
+  lines = str(error).strip().splitlines()
+  return lines[0][:300] if lines else type(error).__name__
