@@ -84,6 +84,7 @@ def main(argv: list[str]) -> None:
   if len(argv) > 1:
     raise app.UsageError(f'unexpected argument {argv[1]!r}')
   logging.set_verbosity(logging.WARNING)
+  sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr] # tables as they come
   try:
     figures = _run()
     if _OUT.value:
@@ -95,7 +96,7 @@ def main(argv: list[str]) -> None:
 def _run() -> dict[str, Any]:
   device = jax.devices()[0]
   kind = f'{len(jax.devices())} x {device.device_kind}, {platform.machine()}'
-  print(f'{kind}, jax {jax.__version__}\n', flush=True)
+  print(f'{kind}, jax {jax.__version__}\n')
   figures: dict[str, Any] = {'device': device.device_kind}
   if 'scikit-learn' in _AGAINST.value:
     figures |= compare(_AGAINST.value, _rates)
@@ -131,7 +132,7 @@ def _distillations() -> list[dict[str, Any]]:
         _MEMORIES.value,
         tuple(_CACHES.value),
       )
-      print(f'{backbone}, {paradigm}, {setup.size} pixels, batch {setup.batch}', flush=True)
+      print(f'{backbone}, {paradigm}, {setup.size} pixels, batch {setup.batch}')
       run = {'backbone': backbone, 'paradigm': paradigm} | _time(setup, counted)
       runs.append(
         run | {'flags': json.loads(json.dumps(flags.FLAGS.flag_values_dict(), default=str))}
@@ -150,15 +151,14 @@ def _time(setup: Setup, counted: tuple[str, energy.Counter] | None) -> dict[str,
     for dtype in _DTYPES.value:
       made = attempt(f'ours, {dtype}', benchmark_ours.candidates, setup, dtype, images)
       found += made or []
-    peaks = {
-      ('JAX', dtype): peak.of_jax(dtype) for dtype in dict.fromkeys(c.dtype for c in found)
-    }
+    dtypes = dict.fromkeys(candidate.dtype for candidate in found)
+    versions = {}
     for key, process in others.items():
-      found += attempt(key, candidates, process) or []
-      if key in TORCH and (value := attempt(f'peak, {key}', process.result, 'peak')):
-        peaks.setdefault(('PyTorch', TORCH[key][0]), value)
-    for (who, dtype), value in peaks.items():
-      print(f'peak of a matrix product, {who}, {dtype}: {value / 1e9:,.0f} GFLOP/s')
+      if about := attempt(key, process.result, 'about'):
+        found += candidates(process, about)
+        versions[about.side] = about.version
+        print(f'{about.side}: {about.version}')
+    peaks = _peaks(list(dtypes), others)
     counter = counted[1] if counted else None
     turns = take_turns(found, _REPETITIONS.value, _SECONDS.value, counter)
   finally:
@@ -169,9 +169,8 @@ def _time(setup: Setup, counted: tuple[str, energy.Counter] | None) -> dict[str,
   print('\n' + benchmark_report.table(lines) + '\n')
   if ratios:
     print(benchmark_report.ratio_table(ratios) + '\n')
-  sys.stdout.flush()
   named = {f'{who}, {dtype}': value for (who, dtype), value in peaks.items()}
-  return {'peak_flops': named, 'candidates': lines, 'ratios': ratios}
+  return {'versions': versions, 'peak_flops': named, 'candidates': lines, 'ratios': ratios}
 
 
 def _start(setup: Setup, images: np.ndarray) -> dict[str, OtherProcess]:
@@ -179,9 +178,21 @@ def _start(setup: Setup, images: np.ndarray) -> dict[str, OtherProcess]:
   found = {}
   for key in _AGAINST.value:
     process = attempt(key, start, key, setup, images[: setup.batch])
-    if process and (_TOGETHER.value or attempt(key, candidates, process)):
+    if process and (_TOGETHER.value or attempt(key, process.result, 'about')):
       found[key] = process
   return found
+
+
+def _peaks(dtypes: list[str], others: dict[str, OtherProcess]) -> dict[tuple[str, str], float]:
+  """FLOP per second of a large matrix product, by who measured it and dtype."""
+  peaks = {('JAX', dtype): peak.of_jax(dtype) for dtype in dtypes}
+  for key in TORCH:
+    name = 'PyTorch', TORCH[key][0]
+    if key in others and name not in peaks:
+      peaks[name] = attempt(f'peak of {key}', others[key].result, 'peak') or 0.0
+  for (who, dtype), value in peaks.items():
+    print(f'peak of a matrix product, {who}, {dtype}: {value / 1e9:,.0f} GFLOP/s')
+  return peaks
 
 
 if __name__ == '__main__':

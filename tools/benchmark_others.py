@@ -1,5 +1,6 @@
 """What others do of the same work: PyTorch, and what runs the exported file."""
 
+import importlib.metadata
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -27,11 +28,13 @@ class About(NamedTuple):
 
   Attributes:
     side: its name in the tables.
+    version: of what computes, and where it does.
     dtype: that it computes in; '' where that is not known.
     items: of each work that it does.
   """
 
   side: str
+  version: str
   dtype: str
   items: dict[str, int]
 
@@ -54,9 +57,8 @@ def start(key: str, setup: Setup, images: np.ndarray) -> OtherProcess:
   return process
 
 
-def candidates(process: OtherProcess) -> list[Candidate]:
-  """All that a side does, once it is ready."""
-  about = process.result('about')
+def candidates(process: OtherProcess, about: About) -> list[Candidate]:
+  """All that a side does; `about` is the result of its process."""
   return [
     Candidate(work, about.side, items, process.times(work), about.dtype)
     for work, items in about.items.items()
@@ -118,9 +120,11 @@ def torch_works(setup: Setup, images: np.ndarray, dtype: str, compiled: bool) ->
     works[ON_DEVICE] = Queued(lambda: model.score_on_device(there), wait)
   for run in works.values():
     run()
+  place = torch.cuda.get_device_name() if device == 'cuda' else 'CPU'
+  version = f'torch {torch.__version__}, {place}, {torch.get_num_threads()} threads'
   items = {work: 1 if work == ONE else len(images) for work in works}
   return works | {
-    'about': lambda: About(side, dtype, items),
+    'about': lambda: About(side, version, dtype, items),
     'peak': lambda: torch_rd.measure_peak(device, dtype),
   }
 
@@ -140,7 +144,9 @@ def runtime_works(
   from memkd_jax.deploy.runtimes import open_model
 
   program = open_model(content, runtime, exact)
-  about = About(side, 'float32' if exact else '', {INFERENCE: len(images), ONE: 1})
+  version = f'{runtime} {importlib.metadata.version(runtime)}, {program.device}'
+  items = {INFERENCE: len(images), ONE: 1}
+  about = About(side, version, 'float32' if exact else '', items)
   works: dict[str, Any] = {
     INFERENCE: lambda: program.run(images),
     ONE: lambda: program.run(images[:1]),

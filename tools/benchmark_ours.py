@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jaxlib import _jax
 from other_process import Works
 from turns import Candidate, Queued, timed
 
@@ -143,11 +144,20 @@ def _compile(function: Any, *arguments: Any) -> tuple[float | None, dict[str, fl
   lowered = function.lower(*arguments)
   program = lowered.compile()
   facts = {'compile_s': time.perf_counter() - begin}
-  # As JAX hands them to XLA: a GPU's libraries hide them from what is compiled.
-  counted = lowered.cost_analysis() or {}
   if memory := program.memory_analysis():
     facts['temporary_MB'] = memory.temp_size_in_bytes / 1e6
-  return counted.get('flops'), facts
+  return _flop(lowered), facts
+
+
+def _flop(lowered: Any) -> float | None:
+  """As JAX hands a program to XLA, for in a GPU's compiled one its libraries hide them."""
+  module = lowered.compiler_ir('hlo').as_hlo_module()
+  try:
+    # What `lowered.cost_analysis` calls, which does so for CPUs alone.
+    counted = _jax.hlo_module_cost_analysis(jax.devices('cpu')[0].client, module)
+  except (AttributeError, RuntimeError):  # of another jaxlib, or JAX_PLATFORMS leaves CPUs out
+    return None
+  return float(counted['flops'])
 
 
 def onnx_works(setup: Setup) -> Works:

@@ -5,7 +5,7 @@ import multiprocessing
 from collections.abc import Callable
 from typing import Any
 
-from turns import first_line, timed
+from turns import in_one_line, timed
 
 from memkd_jax.errors import UserError
 
@@ -114,4 +114,4 @@ def _tried(function: Callable[..., Any], *arguments: Any) -> tuple[bool, Any]:
   try:
     return False, function(*arguments)
   except Exception as error:  # of any package, whose classes the other process may not know
-    return True, f'{type(error).__name__}: {first_line(error)}'
+    return True, f'{type(error).__name__}: {in_one_line(error)}'

@@ -135,11 +135,10 @@ def attempt(name: str, function: Callable[..., Any], *arguments: Any) -> Any:
   try:
     return function(*arguments)
   except Exception as error:  # whatever it is, the others go on
-    print(f'{name} is left out: {first_line(error)}', flush=True)
+    print(f'{name} is left out: {in_one_line(error)}', flush=True)
     return None
 
 
-def first_line(error: Exception) -> str:
+def in_one_line(error: Exception) -> str:
   """What an error says, in at most 300 characters."""
-  lines = str(error).strip().splitlines()
-  return lines[0][:300] if lines else type(error).__name__
+  return ' '.join(str(error).split())[:300] or type(error).__name__
