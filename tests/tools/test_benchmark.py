@@ -198,7 +198,7 @@ def test_a_side_that_cannot_start_says_why(images):
   with pytest.raises(UserError, match=r'^no_such_package is not installed: pip install '):
     OtherProcess('no_such_package', runtime_works)
   process = OtherProcess('numpy', runtime_works, b'', images, 'no_such_runtime', True, 'x')
-  with pytest.raises(UserError, match='no_such_runtime|needs onnxruntime'):
+  with pytest.raises(UserError, match=r'no_such_runtime|needs onnxruntime'):
     process.result('about')
   process.close()
   with pytest.raises(UserError, match='the process with numpy ended'):
