@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from memkd_jax.errors import UserError, explain
-from memkd_jax.runtime import huge_pages, interrupt
+from memkd_jax.runtime import huge_pages, interrupt, onednn
 from memkd_jax.wording import counted
 
 if TYPE_CHECKING:
@@ -90,9 +90,11 @@ def prepare_process(computes: bool) -> None:
   """Makes this process a command's own; to be called before anything slow is imported.
 
   Args:
-    computes: whether it is worth starting again on huge pages, see `huge_pages`.
+    computes: whether it is worth starting again on huge pages, and asking for oneDNN; see
+      `huge_pages` and `onednn`.
   """
   if computes:
+    onednn.ask_for_it()
     huge_pages.restart_with_huge_pages()
   if sys.stderr is not None:
     faulthandler.enable()  # a crash in compiled code shows where in Python it was
@@ -229,8 +231,8 @@ def load_files(flags: argparse.Namespace, files: Sequence[str]) -> 'list[FileDet
   return [load_file(file, flags.runtime, **asked) for file in files]
 
 
-def load_named(flags: argparse.Namespace) -> 'Detector':
-  """Loads the model of a run that parsed flags name; raises as `detector.load` does."""
+def load_named(flags: argparse.Namespace, dtype: str | None = None) -> 'Detector':
+  """Loads the model of a run that parsed flags name; `dtype` and errors as `detector.load`."""
   from memkd_jax.detector import load
 
   return load(
@@ -240,6 +242,7 @@ def load_named(flags: argparse.Namespace) -> 'Detector':
     false_alarm_rate=getattr(flags, 'false_alarm_rate', None),
     threshold=getattr(flags, 'threshold', None),
     teacher_weights=flags.teacher_weights,
+    dtype=dtype,
   )
 
 

@@ -163,6 +163,7 @@ def load(
   false_alarm_rate: float | None = None,
   threshold: float | None = None,
   teacher_weights: Path | str | None = None,
+  dtype: str | None = None,
 ) -> Detector:
   """Loads a trained model.
 
@@ -177,6 +178,7 @@ def load(
       None, the one that was set with memkd calibrate --threshold, if any.
     teacher_weights: where the teacher's weights lie now; where they lay at the
       training if None.
+    dtype: of `config.DTYPES`, what it computes in; as at the training if None.
 
   Returns:
     The detector; its `undecided` says why, where it does not decide.
@@ -186,6 +188,10 @@ def load(
       threshold is not finite or given together with a rate.
   """
   trained = read_named(workdir, category, seed)
+  if dtype is not None:
+    config = trained.config.copy_and_resolve_references()
+    config.model.dtype = dtype
+    trained = dataclasses.replace(trained, config=config)
   return _detectors([trained], false_alarm_rate, threshold, teacher_weights)[0]
 
 

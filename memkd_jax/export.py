@@ -33,6 +33,13 @@ def _run(flags: argparse.Namespace) -> None:
       'a file that ends in .onnx.'
     )
   detector = cli.load_named(flags)
+  if is_onnx and detector.trained.config.model.dtype == 'bfloat16':
+    # Its parameters are float32 in any case; of the runtimes not all know convolutions in less.
+    detector = cli.load_named(flags, dtype='float32')
+    print(
+      'Note: the model computes in bfloat16 and the file in float32, so that scores differ a '
+      'little from those that its thresholds were set with.'
+    )
   if is_onnx:
     values = exported.metadata(detector, flags.batch)
     differences = onnx.write(detector, out, values, flags.batch, flags.float16)

@@ -74,7 +74,7 @@ def run_config(
   if mode == 'evaluate':
     folder.check_exists()
   origin = _choose_origin(warm_start, folder, mode)
-  config = _choose_backbone(config, folder)
+  config = _choose_dtype(_choose_backbone(config, folder), folder)
   with hosts.raise_together():
     config = methods.resolve(config)
     lanes.check(config.parallel.axis)
@@ -237,13 +237,29 @@ def _choose_backbone(config: ConfigDict, folder: SharedWorkdir) -> ConfigDict:
   if config.model.backbone != base.AUTO_BACKBONE:
     return config
   config = config.copy_and_resolve_references()
-  there = hosts.on_main(folder.own.read_backbone)
+  there = hosts.on_main(lambda: folder.own.read_of_model('backbone'))
   with hosts.raise_together():
     config.model.backbone = there or base.choose_backbone()
   why = 'as before' if there else 'wide_resnet50_2, that of the paper, is for accelerators'
   if config.model.backbone == 'wide_resnet50_2' and not there:
     why = 'that of the paper; resnet18 is several times as fast'
   print(f'Teacher: {config.model.backbone} ({why}; --config.model.backbone=NAME chooses).')
+  return config
+
+
+def _choose_dtype(config: ConfigDict, folder: SharedWorkdir) -> ConfigDict:
+  """Says what `model.dtype=auto` is: that of the run in the folder, if there is one."""
+  if config.model.dtype != base.AUTO_DTYPE:
+    return config
+  config = config.copy_and_resolve_references()
+
+  def decide() -> tuple[str, str]:
+    there = folder.own.read_of_model('dtype')
+    return (there, 'as before') if there else base.choose_dtype()
+
+  # All processes take what the first one has measured.
+  config.model.dtype, why = hosts.on_main(decide)
+  print(f'Computing in {config.model.dtype} ({why}; --config.model.dtype=NAME chooses).')
   return config
 
 

@@ -16,9 +16,10 @@ the machine first.
 
 import os
 
-from memkd_jax.runtime import huge_pages
+from memkd_jax.runtime import huge_pages, onednn
 
 if __name__ == '__main__':
+  onednn.ask_for_it()
   huge_pages.restart_with_huge_pages()  # as memkd_jax.main does
   # JAX would take three quarters of a GPU's memory, in which others compute as well.
   os.environ.setdefault('XLA_PYTHON_CLIENT_MEM_FRACTION', '0.5')
@@ -49,7 +50,8 @@ from memkd_jax.training.feature_cache import CACHES
 
 _BACKBONES = flags.DEFINE_list('backbones', ['resnet18'], 'Names.')
 _PARADIGMS = flags.DEFINE_list('paradigms', ['reverse'], 'reverse, forward.')
-_DTYPES = flags.DEFINE_list('dtypes', ['float32'], f'Of ours: {", ".join(base.DTYPES)}.')
+_KNOWN = (base.AUTO_DTYPE, *base.DTYPES)
+_DTYPES = flags.DEFINE_list('dtypes', ['float32'], f'Of ours: {", ".join(_KNOWN)}.')
 _CACHES = flags.DEFINE_list('cache_features', ['auto', 'off'], 'Trainings of ours.')
 _BATCH_SIZE = flags.DEFINE_integer('batch_size', 16, 'Images, of all devices together.')
 _SIZE = flags.DEFINE_integer('size', 256, 'Side of the images in pixels.')
@@ -76,7 +78,7 @@ def _some_of(flag: str, known: tuple[str, ...]) -> None:
 
 
 _some_of('against', _OTHERS)
-_some_of('dtypes', base.DTYPES)
+_some_of('dtypes', _KNOWN)
 _some_of('cache_features', CACHES)
 
 

@@ -7,6 +7,7 @@ A method adds fields of its own: `methods.get_config` gives the config of a run,
 from memkd_jax.config.field import Field, get_value, require, set_value
 from memkd_jax.config.fields import (
   AUTO_BACKBONE,
+  AUTO_DTYPE,
   AUTO_TEACHER,
   BACKBONES,
   DEMO_TEACHER,
@@ -20,6 +21,7 @@ from memkd_jax.config.values import (
   build,
   by_short_names,
   choose_backbone,
+  choose_dtype,
   data_dir,
   describe,
   flatten,
@@ -31,6 +33,7 @@ from memkd_jax.config.values import (
 
 __all__ = [
   'AUTO_BACKBONE',
+  'AUTO_DTYPE',
   'AUTO_TEACHER',
   'BACKBONES',
   'DEMO_TEACHER',
@@ -43,6 +46,7 @@ __all__ = [
   'build',
   'by_short_names',
   'choose_backbone',
+  'choose_dtype',
   'data_dir',
   'describe',
   'flatten',

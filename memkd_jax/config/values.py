@@ -20,6 +20,7 @@ from memkd_jax.config.field import (
 )
 from memkd_jax.config.fields import (
   AUTO_BACKBONE,
+  AUTO_DTYPE,
   AUTO_TEACHER,
   DEMO_TEACHER,
   DEMO_TEACHER_FILE,
@@ -76,6 +77,8 @@ def resolve(config: ConfigDict, fields: Iterable[Field]) -> ConfigDict:
   _replace_old(config, fields)
   if config.model.backbone == AUTO_BACKBONE:
     config.model.backbone = choose_backbone()
+  if config.model.dtype == AUTO_DTYPE:
+    config.model.dtype, _ = choose_dtype()
   size = config.data.image_size
   require('data.image_size', size, size > 0 and size % 32 == 0, 'is a multiple of 32 pixels')
   for name, seeds in (('seed', (config.seed,)), ('seeds', config.seeds)):
@@ -110,6 +113,15 @@ def choose_backbone() -> str:
   from memkd_jax.runtime.devices import backend  # imports jax, which --help does without
 
   return 'resnet18' if backend() == 'cpu' else 'wide_resnet50_2'
+
+
+def choose_dtype() -> tuple[str, str]:
+  """What `model.dtype=auto` is on the devices that there are, and why."""
+  from memkd_jax.config import dtype  # imports jax, which --help does without
+  from memkd_jax.runtime.devices import backend
+
+  backend()
+  return dtype.choose()
 
 
 def resumable(fields: Iterable[Field]) -> set[str]:

@@ -1,9 +1,11 @@
 """The convolution of all layers, in the form that XLA computes fastest.
 
-A 1x1 convolution is a matrix product everywhere. On CPUs, 3x3 convolutions are Winograd's
-where that saves operations; of the rest the kernel's gradient is nine matrix products, one
-for each tap, because XLA's convolution for it (whose window is the whole map) reaches a
-small part of the machine's speed.
+A 1x1 convolution is a matrix product everywhere. On CPUs, 3x3 convolutions are Winograd's in
+float32 where that saves operations; of the rest the kernel's gradient is nine matrix products,
+one for each tap, because XLA's convolution for it (whose window is the whole map) reaches a
+small part of the machine's speed. In bfloat16 they are left to the library that `bfloat16`
+asks XLA for, whose operations are too fast to be worth saving; it knows no convolution with a
+window backwards, so that the gradient of the inputs is written without one.
 """
 
 import functools
@@ -39,9 +41,10 @@ def convolution(
   side, stride = kernel.shape[0], strides[0]
   if side == 1:
     return inputs[:, ::stride, ::stride] @ kernel[0, 0]
-  if side != 3 or jnp.finfo(inputs.dtype).bits < 32:
+  if side != 3:
     return lax.conv_general_dilated(inputs, kernel, strides, padding, **options)
-  if stride == 1 and winograd.saves(inputs.shape, kernel.shape):
+  whole = jnp.finfo(inputs.dtype).bits >= 32
+  if whole and stride == 1 and winograd.saves(inputs.shape, kernel.shape):
     return winograd.conv3x3(inputs, kernel)
   return _conv3x3(stride, inputs, kernel)
 
@@ -63,13 +66,17 @@ def _gradients(
 ) -> tuple[jax.Array, jax.Array]:
   inputs, kernel = saved
   of_inputs = _transpose(lambda x: _direct(stride, x, kernel), inputs)
-  of_kernel = lax.platform_dependent(
-    inputs,
-    cotangent,
-    cpu=functools.partial(_taps, stride),
-    default=lambda x, y: _transpose(lambda k: _direct(stride, x, k), kernel)(y),
-  )
-  return of_inputs(cotangent), of_kernel
+
+  def of_kernel(inputs: jax.Array, cotangent: jax.Array) -> jax.Array:
+    return _transpose(lambda k: _direct(stride, inputs, k), kernel)(cotangent)
+
+  if jnp.finfo(inputs.dtype).bits < 32:
+    back = functools.partial(_forwards, stride, inputs.shape, kernel)
+    to_inputs = lax.platform_dependent(cotangent, cpu=back, default=of_inputs)
+    return to_inputs, of_kernel(inputs, cotangent)
+  taps = functools.partial(_taps, stride)
+  to_kernel = lax.platform_dependent(inputs, cotangent, cpu=taps, default=of_kernel)
+  return of_inputs(cotangent), to_kernel
 
 
 _conv3x3.defvjp(_save_inputs, _gradients)
@@ -88,6 +95,23 @@ def _direct(stride: int, inputs: jax.Array, kernel: jax.Array) -> jax.Array:
 def _transpose(linear: Any, like: jax.Array) -> Any:
   transposed = jax.linear_transpose(linear, jax.ShapeDtypeStruct(like.shape, like.dtype))
   return lambda cotangent: transposed(cotangent)[0]
+
+
+def _forwards(
+  stride: int, shape: Sequence[int], kernel: jax.Array, cotangent: jax.Array
+) -> jax.Array:
+  """The inputs' gradient, [B, H, W, C], as a convolution of stride 1 that looks forwards."""
+  # XLA would make a window backwards of the turned kernel, and a dilation of the zeros.
+  turned = lax.optimization_barrier(kernel[::-1, ::-1].swapaxes(2, 3))
+  if stride > 1:
+    ends = [
+      (0, n - 1 - stride * (m - 1), stride - 1)
+      for n, m in zip(shape[1:3], cotangent.shape[1:3], strict=True)
+    ]
+    zero = jnp.zeros((), cotangent.dtype)
+    spread = lax.pad(cotangent, zero, [(0, 0, 0), *ends, (0, 0, 0)])
+    cotangent = lax.optimization_barrier(spread)
+  return _direct(1, cotangent, turned)
 
 
 def _taps(stride: int, inputs: jax.Array, cotangent: jax.Array) -> jax.Array:

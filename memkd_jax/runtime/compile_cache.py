@@ -3,6 +3,7 @@
 import hashlib
 import os
 import stat
+import warnings
 from pathlib import Path
 
 import jax
@@ -40,10 +41,12 @@ def enable(directory: Path | None = None) -> str | None:
     return None
   directory = directory or default_directory()
   if jax.default_backend() == 'cpu':
-    processor = _processor()
-    if processor is None or jax.__version_info__ < _ON_CPU_SINCE:
+    kind = processor()
+    if kind is None or jax.__version_info__ < _ON_CPU_SINCE:
       return None
-    directory = directory / f'cpu-{processor}'
+    directory = directory / f'cpu-{kind}'
+    # Programs that call oneDNN, see `onednn`, JAX cannot write down; they are compiled anew.
+    warnings.filterwarnings('ignore', r'Error writing persistent compilation cache.*bad_alloc')
   try:
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     status = directory.stat()
@@ -58,7 +61,7 @@ def enable(directory: Path | None = None) -> str | None:
   return None
 
 
-def _processor() -> str | None:
+def processor() -> str | None:
   """A name for this kind of processor and its instructions; None where it cannot be told."""
   try:
     lines = _CPU_INFO.read_text().splitlines()

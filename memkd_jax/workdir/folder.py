@@ -71,10 +71,10 @@ class Workdir:
     if not (self.root / 'config.json').exists():
       raise UserError(f'{self.root} holds no run to evaluate; name its folder with --workdir.')
 
-  def read_backbone(self) -> str | None:
-    """The teacher's architecture in the run that is there; None where there is none."""
+  def read_of_model(self, field: str) -> str | None:
+    """`model.field` of the run that is there; None where there is none."""
     try:
-      return str(read_json(self.root / 'config.json')['model']['backbone'])
+      return str(read_json(self.root / 'config.json')['model'][field])
     except (OSError, ValueError, KeyError, TypeError):
       return None  # `claim` says what is wrong with it
 

@@ -189,6 +189,25 @@ def test_without_the_packages(workdir, tmp_path, monkeypatch, capsys, package):
   assert not list(tmp_path.iterdir())
 
 
+def test_a_model_in_bfloat16_becomes_a_file_in_float32(
+  make_config, make_category, tmp_path, onnxruntime, capsys, rng
+):
+  make_category(tmp_path / 'data', train=14, size=40)
+  config, half = make_config(tmp_path / 'data'), tmp_path / 'half'
+  config.model.dtype, config.train.epochs = 'bfloat16', 1
+  run_config(config, half, 'train')
+  out = tmp_path / 'x.onnx'
+  assert export.main([f'--workdir={half}', f'--out={out}']) == 0
+  assert 'the model computes in bfloat16 and the file in float32' in capsys.readouterr().out
+  session = onnxruntime.InferenceSession(str(out), providers=['CPUExecutionProvider'])
+  detector = memkd_jax.load(half, dtype='float32')
+  check_equal(lambda x: session.run(['maps', 'scores'], {'images': x}), detector, rng)
+  rounded = memkd_jax.load(half)
+  assert rounded.trained.config.model.dtype == 'bfloat16'
+  image = rng.integers(0, 256, (1, 32, 32, 3), dtype=np.uint8)
+  assert np.any(rounded(image).maps != detector(image).maps)
+
+
 def test_other_dtypes_are_refused(workdir, tmp_path):
   detector = memkd_jax.load(workdir)
   detector.trained.config.model.dtype = 'bfloat16'

@@ -72,7 +72,7 @@ def test_winograd_is_chosen_where_it_saves_time(inputs, kernel, saves):
   assert winograd.saves(inputs, kernel) == saves
 
 
-def test_bfloat16_goes_to_the_plain_convolution(monkeypatch):
+def test_bfloat16_is_not_winograds(monkeypatch):
   def refuse(*_):
     raise AssertionError('called')
 
@@ -83,6 +83,26 @@ def test_bfloat16_goes_to_the_plain_convolution(monkeypatch):
   assert half.dtype == 'bfloat16'
   with pytest.raises(AssertionError, match='called'):
     dispatched(1, inputs, kernel)
+
+
+@pytest.mark.parametrize('case', [name for name in _CASES if _CASES[name][1][0] == 3])
+def test_gradients_in_bfloat16_are_those_of_float32_but_for_rounding(case):
+  shape, kernel_shape, stride, _ = _CASES[case]
+  generator = np.random.default_rng(0)
+  inputs, kernel = (
+    jax.numpy.asarray(generator.standard_normal(s), 'bfloat16') for s in (shape, kernel_shape)
+  )
+  outputs, back = jax.vjp(lambda x, k: dispatched(stride, x, k), inputs, kernel)
+  cotangent = jax.numpy.asarray(generator.standard_normal(outputs.shape), 'bfloat16')
+  wide = [x.astype('float32') for x in (inputs, kernel)]
+  expected, back_wide = jax.vjp(lambda x, k: direct(stride, x, k), *wide)
+  actual = (outputs, *back(cotangent))
+  exact = (expected, *back_wide(cotangent.astype('float32')))
+  for name, a, e in zip(('outputs', 'inputs', 'kernel'), actual, exact, strict=True):
+    assert a.dtype == 'bfloat16'
+    # Half of the last of 8 bits, and what rounding within the sums adds to it.
+    limit = 2**-7 * np.abs(e).max()
+    np.testing.assert_allclose(a.astype('float32'), e, rtol=0, atol=limit, err_msg=name)
 
 
 @pytest.mark.parametrize('batch', [1, 5, 6])
