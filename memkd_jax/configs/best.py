@@ -2,8 +2,8 @@
 
 MemKD with hard mining and noise on what its student sees, in small batches, and a bounded
 PatchCore: see methods/ensemble.py. Chosen on textures, solar cells and a cable gland, then
-looked at once on bottles and magnetic tiles: docs/results.md tells how, docs/trials.md lists
-every trial. After the colon stands the data set, one of memkd_jax/data/datasets.py.
+looked at on bottles and magnetic tiles: docs/results.md tells how, docs/trials.md lists every
+trial. After the colon stands the data set, one of memkd_jax/data/datasets.py.
 
   python -m memkd_jax.main --config=configs/best.py:mvtec_ad --workdir=runs/best
 """

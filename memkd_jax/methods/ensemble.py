@@ -1,9 +1,10 @@
 """A distilled student and nearest neighbours of the same features, as one detector.
 
 Where parts are aligned a student finds more, where normal images vary from one to the next
-nearest neighbours do. Both maps are brought to units of what they are on the training images,
-and added: one voice each. The neighbours are PatchCore's, of a coreset whose size does not grow
-with the number of training images.
+nearest neighbours do: those of deep stages what is large, those of the first ones what is
+small. All maps are brought to units of what they are on the training images, and added: one
+voice each. The neighbours are PatchCore's, in coresets whose size does not grow with the number
+of training images.
 """
 
 import functools
@@ -15,7 +16,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from memkd_jax.config import require
+from memkd_jax.config import Field, require
 from memkd_jax.methods import distillation_config, patchcore
 from memkd_jax.methods.base import Fitted, Method, Start, Task
 from memkd_jax.methods.one_pass import over_batches
@@ -27,21 +28,31 @@ from memkd_jax.teachers.extractor import FeatureExtractor
 if TYPE_CHECKING:
   from memkd_jax.methods.distillation import Distillation
 
-FIELDS = (*distillation_config.FIELDS, *patchcore.MEMORY_FIELDS)
-_NEIGHBOURS, _STUDENT = 0, 1  # the keys of the two maps
+FIELDS = (
+  *distillation_config.FIELDS,
+  *patchcore.MEMORY_FIELDS,
+  Field(
+    'method.fine_stages',
+    (1,),
+    "The teacher's stages that make up a patch of a second coreset; () for one coreset alone",
+    choices=(1, 2, 3),
+  ),
+)
+_NEIGHBOURS, _STUDENT, _FINE = 0, 1, 2  # the keys of the maps
 _Maps = dict[int, jax.Array]
 
 
 def configure(config: ConfigDict, name: str) -> None:
-  """A coreset of which a search takes less time than a student, whatever it was chosen from."""
-  config.method.most = 4096
+  """Coresets of which a search takes less time than a student, whatever they were chosen from."""
+  config.method.most = 2048
 
 
 def resolve(config: ConfigDict) -> ConfigDict:
   """Checks what no field can check by itself."""
-  combine = config.anomaly_map.combine  # of two maps below their means a product would be high
+  combine = config.anomaly_map.combine  # of maps below their means a product would be high
   require('anomaly_map.combine', combine, combine == 'sum', 'is sum')
   config.model = distillation_config.resolve(_of_student(config)).model
+  config.method.fine_stages = tuple(sorted(set(config.method.fine_stages)))
   return patchcore.resolve(config)
 
 
@@ -50,16 +61,25 @@ def create(config: ConfigDict, extractor: FeatureExtractor, devices: Devices) ->
   from memkd_jax.methods import distillation  # imports flax, which takes seconds
 
   student = distillation.create(_of_student(config), extractor, devices)
-  return Ensemble(config, student, patchcore.create(config, extractor, devices))
+  neighbours, fine = patchcore.create(config, extractor, devices), None
+  if config.method.fine_stages:
+    config_of_fine = config.copy_and_resolve_references()
+    config_of_fine.method.stages = config.method.fine_stages
+    fine = patchcore.create(config_of_fine, extractor, devices)
+  return Ensemble(config, student, neighbours, fine)
 
 
 class Ensemble(Method):
-  """The sum of two maps; attributes as in `Method`."""
+  """The sum of two or three maps; attributes as in `Method`."""
 
   warm_starts = True
 
   def __init__(
-    self, config: ConfigDict, student: 'Distillation', neighbours: patchcore.PatchCore
+    self,
+    config: ConfigDict,
+    student: 'Distillation',
+    neighbours: patchcore.PatchCore,
+    fine: patchcore.PatchCore | None = None,
   ):
     """Takes its members.
 
@@ -67,11 +87,16 @@ class Ensemble(Method):
       config: the resolved config.
       student: learns by gradient descent.
       neighbours: keeps patches.
+      fine: keeps patches of method.fine_stages.
     """
-    self._config = config
-    self._student, self._neighbours = student, neighbours
+    self._config, self._student = config, student
+    # By what their parameters and their maps are called.
+    self._neighbours = {('neighbours', _NEIGHBOURS): neighbours}
+    if fine is not None:
+      self._neighbours['fine', _FINE] = fine
     self.name = f'{student.name} + {neighbours.name}'
-    self.stages = tuple(sorted({*student.stages, *neighbours.stages}))
+    others = (stage for member in self._neighbours.values() for stage in member.stages)
+    self.stages = tuple(sorted({*student.stages, *others}))
     self.diagnosed_stages = student.diagnosed_stages
     self.notes = student.notes
 
@@ -82,13 +107,14 @@ class Ensemble(Method):
     if start is not None:
       start = start._replace(params=start.params['student'])
     student = self._student.fit(task, images, folder, start)
-    neighbours = self._neighbours.fit(task, images, folder)
-    params = {'student': student.params, 'neighbours': neighbours.params}
+    params = {'student': student.params}
+    for (name, _), member in self._neighbours.items():
+      params[name] = member.fit(task, images, folder).params
     params['usual'] = self._measure(task, images, params)
     return Fitted(params, student.diagnosis, student.unfolding)
 
   def maps(self, params: Any, features: tuple[jax.Array, ...], images: jax.Array) -> _Maps:
-    """{0: the neighbours' map, 1: the student's, all stages on the grid of the first}."""
+    """{0: the neighbours' map, 1: the student's, all on the grid of its first stage, 2: fine}."""
     found = self._student.maps(params['student'], features, images)
     return _standardized(self._together(params, features, images, found), params['usual'])
 
@@ -103,12 +129,15 @@ class Ensemble(Method):
   def _together(
     self, params: Any, features: tuple[jax.Array, ...], images: jax.Array, found: _Maps
   ) -> _Maps:
-    """The two maps, of the maps of the student's stages."""
+    """All maps, of the maps of the student's stages."""
     side = found[min(found)].shape[1]
     align_corners = self._config.anomaly_map.align_corners
     student = combine_maps(found, side, align_corners=align_corners, sigma=0.0)
-    neighbours = self._neighbours.maps(params['neighbours'], features, images)
-    return {_NEIGHBOURS: neighbours[0], _STUDENT: student}
+    together = {_STUDENT: student}
+    for (name, key), member in self._neighbours.items():
+      if name in params:  # models of the last release have no second coreset
+        together[key] = member.maps(params[name], features, images)[0]
+    return dict(sorted(together.items()))
 
   def _measure(self, task: Task, images: np.ndarray, params: Any) -> dict[str, Any]:
     """Mean and deviation of each map over the training images."""

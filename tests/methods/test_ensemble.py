@@ -28,18 +28,27 @@ def test_maps_are_those_of_its_members(tiny_config, one_device, make_method, tmp
   assert (method.name, method.stages) == ('RD + PatchCore', (1, 2, 3))
   params, diagnosis, _ = method.fit(BOLT, images, tmp_path / 'ensemble')
   student = method._student
-  neighbours = make_method(config_of(tiny_config, 'patchcore'), one_device)
-  alone = neighbours.fit(BOLT, images, tmp_path / 'patchcore')
-  np.testing.assert_array_equal(params['neighbours']['memory'], alone.params['memory'])
+  members = {}
+  for name, stages in (('neighbours', (2, 3)), ('fine', (1,))):
+    config = config_of(tiny_config, 'patchcore')
+    config.method.stages = stages
+    member = make_method(config, one_device)
+    members[name] = member, member.fit(BOLT, images, tmp_path / name).params
+    np.testing.assert_array_equal(params[name]['memory'], members[name][1]['memory'])
   assert diagnosis == {}
   features = student.extractor(student.extractor.params, images, 3)
   found = method.maps(params, features, images)
   of_stages = student.maps(params['student'], features, images)
+  of_members = {
+    name: member.maps(found, features, images)[0] for name, (member, found) in members.items()
+  }
   raw = {
-    0: neighbours.maps(alone.params, features, images)[0],
+    0: of_members['neighbours'],
     # On the grid of stage 1, [8, 8].
     1: sum(resample(m, upsampling_matrix(m.shape[1], 8, True)) for m in of_stages.values()),
+    2: of_members['fine'],
   }
+  assert list(found) == [0, 1, 2]
   for k, map_ in raw.items():
     values = np.asarray(map_, np.float64)  # of the very images that it has learned from
     expected = (values - values.mean()) / values.std()
@@ -47,6 +56,23 @@ def test_maps_are_those_of_its_members(tiny_config, one_device, make_method, tmp
     np.testing.assert_allclose(found[k], expected, atol=1e-3)
   diagnosed, _ = method.diagnosed_maps(params, features, images)
   jax.tree.map(np.testing.assert_array_equal, diagnosed, found)
+
+
+def test_one_coreset_alone_as_in_models_of_the_last_release(
+  tiny_config, one_device, make_method, tmp_path, rng
+):
+  images = rng.integers(0, 256, (8, 32, 32, 3), dtype=np.uint8)
+  tiny_config.model.memories = ()
+  config = config_of(tiny_config, 'ensemble')
+  both = make_method(config, one_device)
+  config.method.fine_stages = ()
+  one = make_method(config, one_device)
+  params = one.fit(BOLT, images, tmp_path).params
+  assert params.keys() == {'student', 'neighbours', 'usual'}
+  features = one._student.extractor(one._student.extractor.params, images, 3)
+  maps = [method.maps(params, features, images) for method in (one, both)]
+  assert list(maps[0]) == [0, 1]
+  jax.tree.map(np.testing.assert_array_equal, *maps)
 
 
 def test_a_warm_start_is_one_of_the_student(
