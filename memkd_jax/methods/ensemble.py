@@ -43,7 +43,7 @@ _Maps = dict[int, jax.Array]
 
 
 def configure(config: ConfigDict, name: str) -> None:
-  """Coresets of which a search takes less time than a student, whatever they were chosen from."""
+  """Coresets that are searched sooner than a student runs, whatever they were chosen from."""
   config.method.most = 2048
 
 
@@ -114,7 +114,7 @@ class Ensemble(Method):
     return Fitted(params, student.diagnosis, student.unfolding)
 
   def maps(self, params: Any, features: tuple[jax.Array, ...], images: jax.Array) -> _Maps:
-    """{0: the neighbours' map, 1: the student's, all on the grid of its first stage, 2: fine}."""
+    """{0: of neighbours, 1: of the student, all on the grid of its first stage, 2: fine}."""
     found = self._student.maps(params['student'], features, images)
     return _standardized(self._together(params, features, images, found), params['usual'])
 
