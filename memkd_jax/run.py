@@ -104,7 +104,7 @@ def run_config(
   with folder.locked():
     fields = methods.fields(config.method.name)
     rescored = base.scoring(fields) if mode == 'evaluate' else ()
-    defaults = {field.name: field.default for field in fields}
+    defaults = {f.name: f.default if f.before is None else f.before for f in fields}
     folder.claim(claimed, base.resumable(fields), rescored, defaults)
     return _run_all(workers, tasks, claimed, started)
 

@@ -32,6 +32,7 @@ class Field:
     scoring: whether the field changes figures, but not what is trained.
     replaced: (value, field, value) triples: a value of the last release, and which field
       has which value in its place.
+    before: the value that runs had which are older than the field; None for its default.
   """
 
   name: str
@@ -47,6 +48,7 @@ class Field:
   resumable: bool = False
   scoring: bool = False
   replaced: tuple[tuple[str, str, str], ...] = ()
+  before: Any = None
 
 
 def require(name: str, value: object, holds: bool, what: str) -> None:

@@ -36,6 +36,7 @@ FIELDS = (
     (1,),
     "The teacher's stages that make up a patch of a second coreset; () for one coreset alone",
     choices=(1, 2, 3),
+    before=(),
   ),
 )
 _NEIGHBOURS, _STUDENT, _FINE = 0, 1, 2  # the keys of the maps
@@ -62,7 +63,7 @@ def create(config: ConfigDict, extractor: FeatureExtractor, devices: Devices) ->
 
   student = distillation.create(_of_student(config), extractor, devices)
   neighbours, fine = patchcore.create(config, extractor, devices), None
-  if config.method.fine_stages:
+  if config.method.get('fine_stages'):  # which models lack that are older than the field
     config_of_fine = config.copy_and_resolve_references()
     config_of_fine.method.stages = config.method.fine_stages
     fine = patchcore.create(config_of_fine, extractor, devices)
@@ -135,8 +136,7 @@ class Ensemble(Method):
     student = combine_maps(found, side, align_corners=align_corners, sigma=0.0)
     together = {_STUDENT: student}
     for (name, key), member in self._neighbours.items():
-      if name in params:  # models of the last release have no second coreset
-        together[key] = member.maps(params[name], features, images)[0]
+      together[key] = member.maps(params[name], features, images)[0]
     return dict(sorted(together.items()))
 
   def _measure(self, task: Task, images: np.ndarray, params: Any) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import pytest
 
 from memkd_jax import methods
 from memkd_jax.errors import UserError
+from memkd_jax.methods import ensemble
 from memkd_jax.methods.base import Start, Task
 from memkd_jax.ops.resampling import resample, upsampling_matrix
 
@@ -58,21 +59,24 @@ def test_maps_are_those_of_its_members(tiny_config, one_device, make_method, tmp
   jax.tree.map(np.testing.assert_array_equal, diagnosed, found)
 
 
-def test_one_coreset_alone_as_in_models_of_the_last_release(
+def test_models_that_are_older_than_the_second_coreset_have_one(
   tiny_config, one_device, make_method, tmp_path, rng
 ):
   images = rng.integers(0, 256, (8, 32, 32, 3), dtype=np.uint8)
-  tiny_config.model.memories = ()
   config = config_of(tiny_config, 'ensemble')
-  both = make_method(config, one_device)
-  config.method.fine_stages = ()
-  one = make_method(config, one_device)
-  params = one.fit(BOLT, images, tmp_path).params
+  config.model.memories, config.method.fine_stages = (), ()
+  method = make_method(config, one_device)
+  params = method.fit(BOLT, images, tmp_path).params
   assert params.keys() == {'student', 'neighbours', 'usual'}
-  features = one._student.extractor(one._student.extractor.params, images, 3)
-  maps = [method.maps(params, features, images) for method in (one, both)]
+  config = methods.resolve(config)
+  del config.method.fine_stages
+  older = methods.create(config, method._student.extractor, one_device)
+  features = method._student.extractor(method._student.extractor.params, images, 3)
+  maps = [m.maps(params, features, images) for m in (method, older)]
   assert list(maps[0]) == [0, 1]
   jax.tree.map(np.testing.assert_array_equal, *maps)
+  (field,) = (f for f in ensemble.FIELDS if f.name == 'method.fine_stages')
+  assert field.before == ()  # so that a run from before does not go on with two
 
 
 def test_a_warm_start_is_one_of_the_student(
