@@ -9,6 +9,7 @@ import jax
 import numpy as np
 
 from memkd_jax import methods
+from memkd_jax.config import DTYPES
 from memkd_jax.data import bit_depth
 from memkd_jax.errors import UserError
 from memkd_jax.files import model
@@ -178,17 +179,20 @@ def load(
       None, the one that was set with memkd calibrate --threshold, if any.
     teacher_weights: where the teacher's weights lie now; where they lay at the
       training if None.
-    dtype: of `config.DTYPES`, what it computes in; as at the training if None.
+    dtype: of `config.DTYPES`, what it computes in; as at the training if None. Thresholds are
+      those of the training in any case, whose scores differ a little.
 
   Returns:
     The detector; its `undecided` says why, where it does not decide.
 
   Raises:
-    UserError: there is no such model, it is damaged, the rate cannot be supported, or the
-      threshold is not finite or given together with a rate.
+    UserError: there is no such model or dtype, it is damaged, the rate cannot be supported, or
+      the threshold is not finite or given together with a rate.
   """
   trained = read_named(workdir, category, seed)
   if dtype is not None:
+    if dtype not in DTYPES:
+      raise UserError(f'dtype={dtype!r}: give one of {", ".join(DTYPES)}, or None.')
     config = trained.config.copy_and_resolve_references()
     config.model.dtype = dtype
     trained = dataclasses.replace(trained, config=config)

@@ -32,7 +32,7 @@ from memkd_jax.teachers import cache
 from memkd_jax.teachers.extractor import FeatureExtractor
 from memkd_jax.teachers.kept_features import KeptFeatures
 from memkd_jax.training import lanes, metrics_log
-from memkd_jax.workdir import ORIGIN, SharedWorkdir
+from memkd_jax.workdir import ORIGIN, SharedWorkdir, Workdir
 from memkd_jax.worker import Worker
 
 
@@ -74,7 +74,7 @@ def run_config(
   if mode == 'evaluate':
     folder.check_exists()
   origin = _choose_origin(warm_start, folder, mode)
-  config = _choose_dtype(_choose_backbone(config, folder), folder)
+  config = _choose_dtype(_choose_backbone(config, folder), folder, origin)
   with hosts.raise_together():
     config = methods.resolve(config)
     lanes.check(config.parallel.axis)
@@ -104,8 +104,7 @@ def run_config(
   with folder.locked():
     fields = methods.fields(config.method.name)
     rescored = base.scoring(fields) if mode == 'evaluate' else ()
-    defaults = {f.name: f.default if f.before is None else f.before for f in fields}
-    folder.claim(claimed, base.resumable(fields), rescored, defaults)
+    folder.claim(claimed, base.resumable(fields), rescored, base.of_older(fields))
     return _run_all(workers, tasks, claimed, started)
 
 
@@ -247,14 +246,16 @@ def _choose_backbone(config: ConfigDict, folder: SharedWorkdir) -> ConfigDict:
   return config
 
 
-def _choose_dtype(config: ConfigDict, folder: SharedWorkdir) -> ConfigDict:
-  """Says what `model.dtype=auto` is: that of the run in the folder, if there is one."""
+def _choose_dtype(config: ConfigDict, folder: SharedWorkdir, origin: Path | None) -> ConfigDict:
+  """Says what `model.dtype=auto` is: that of the run in the folder, or of --warm-start."""
   if config.model.dtype != base.AUTO_DTYPE:
     return config
   config = config.copy_and_resolve_references()
 
   def decide() -> tuple[str, str]:
     there = folder.own.read_of_model('dtype')
+    if there is None and origin is not None:
+      there = Workdir(origin).read_of_model('dtype')
     return (there, 'as before') if there else base.choose_dtype()
 
   # All processes take what the first one has measured.

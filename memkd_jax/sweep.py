@@ -10,7 +10,7 @@ import jax
 from ml_collections import ConfigDict
 
 from memkd_jax import methods
-from memkd_jax.config import Field, get_value, set_value
+from memkd_jax.config import AUTO_DTYPE, Field, choose_dtype, get_value, set_value
 from memkd_jax.errors import UserError, explain, is_disk_full
 from memkd_jax.files import atomic
 from memkd_jax.report import paper
@@ -51,11 +51,31 @@ def run_sweep(
   with hosts.raise_together():
     folder = Workdir(workdir)
     configs = variants(config)
+  configs = _with_one_dtype(configs, folder.root)
   with hosts.held_by_main(folder.locked()):
     run_one = functools.partial(
       run_config, mode=mode, dump_maps=dump_maps, force=force, kept=KeptFeatures()
     )
     return _run_all(config.sweep.paper, configs, folder.root, run_one)
+
+
+def _with_one_dtype(configs: dict[str, ConfigDict], root: Path) -> dict[str, ConfigDict]:
+  """The variants with one dtype in place of `auto`: that of the first that is there already."""
+  open_ones = [name for name, variant in configs.items() if variant.model.dtype == AUTO_DTYPE]
+  if not open_ones:
+    return configs
+
+  def decide() -> str:
+    folders = (Workdir(root / folder_name(name)) for name in open_ones)
+    there = [dtype for folder in folders if (dtype := folder.read_of_model('dtype'))]
+    return there[0] if there else choose_dtype()[0]
+
+  dtype = hosts.on_main(decide)
+  print(f'Computing in {dtype} (model.dtype=auto).', flush=True)
+  for name in open_ones:
+    configs[name] = configs[name].copy_and_resolve_references()
+    configs[name].model.dtype = dtype
+  return configs
 
 
 def _run_all(

@@ -1,14 +1,18 @@
 """What model.dtype=auto stands for."""
 
 import json
+import shutil
 import types
 
 import jax
 import pytest
 
+import memkd_jax
 from memkd_jax import config as base
 from memkd_jax.config import dtype
+from memkd_jax.errors import UserError
 from memkd_jax.run import run_config
+from memkd_jax.sweep import run_sweep
 
 
 @pytest.fixture
@@ -50,7 +54,13 @@ def test_where_it_cannot_be_kept_it_is_measured_again(measured, tmp_path):
 
 @pytest.mark.parametrize(
   ('platform', 'capability', 'chosen'),
-  [('gpu', '7.5', 'float32'), ('gpu', '9.0', 'bfloat16'), ('tpu', None, 'bfloat16')],
+  [
+    ('gpu', '7.5', 'float32'),
+    ('gpu', '9.0', 'bfloat16'),
+    ('gpu', 'gfx90a', 'float32'),  # of AMD, about which nothing is known here
+    ('gpu', None, 'float32'),
+    ('tpu', None, 'bfloat16'),
+  ],
 )
 def test_accelerators_are_known(monkeypatch, platform, capability, chosen):
   device = types.SimpleNamespace(
@@ -77,3 +87,44 @@ def test_a_run_says_what_it_is_and_goes_on_with_it(
   monkeypatch.setattr(dtype, 'speedup', lambda: 0.5)  # a copy of it, on another machine
   run_config(tiny_config, tmp_path / 'run')
   assert 'Computing in bfloat16 (as before' in capsys.readouterr().out
+
+
+def dtype_of(folder):
+  return json.loads((folder / 'config.json').read_text())['model']['dtype']
+
+
+def test_a_warm_start_goes_on_in_the_dtype_of_its_origin(
+  tiny_config, measured, tmp_path, make_category
+):
+  make_category(tmp_path / 'data', 'bolt')
+  run_config(tiny_config, tmp_path / 'first')
+  tiny_config.model.dtype = base.AUTO_DTYPE
+  run_config(tiny_config, tmp_path / 'further', warm_start=tmp_path / 'first')
+  run_config(tiny_config, tmp_path / 'one', warm_start=tmp_path / 'first' / 'bolt' / 'seed_0')
+  assert [dtype_of(tmp_path / name) for name in ('further', 'one')] == ['float32'] * 2
+  assert len(measured) == 2  # nothing was measured
+
+
+def test_all_variants_compute_in_what_one_of_them_has(
+  tiny_config, measured, tmp_path, make_category
+):
+  make_category(tmp_path / 'data', 'bolt')
+  tiny_config.train.epochs = 1
+  tiny_config.sweep.variants = (('a', ()), ('b', (('model.memories', ()),)))
+  run_sweep(tiny_config, tmp_path / 'sweep')
+  shutil.rmtree(tmp_path / 'sweep' / 'a')
+  tiny_config.model.dtype = base.AUTO_DTYPE
+  assert run_sweep(tiny_config, tmp_path / 'sweep')['failed'] == {}
+  assert [dtype_of(tmp_path / 'sweep' / name) for name in 'ab'] == ['float32'] * 2
+  assert run_sweep(tiny_config, tmp_path / 'other')['failed'] == {}
+  assert [dtype_of(tmp_path / 'other' / name) for name in 'ab'] == ['bfloat16'] * 2
+  assert len(measured) == 1
+
+
+def test_a_model_is_loaded_in_a_dtype_that_there_is(tiny_config, tmp_path, make_category):
+  make_category(tmp_path / 'data', 'bolt')
+  run_config(tiny_config, tmp_path / 'run')
+  half = memkd_jax.load(tmp_path / 'run', dtype='bfloat16')
+  assert half.trained.config.model.dtype == 'bfloat16'
+  with pytest.raises(UserError, match="dtype='int8': give one of float32, bfloat16"):
+    memkd_jax.load(tmp_path / 'run', dtype='int8')

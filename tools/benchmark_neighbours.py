@@ -94,8 +94,9 @@ def _report(rates: dict[str, list[float]]) -> list[dict[str, Any]]:
   lines = []
   for name, values in rates.items():
     line = {'name': name, 'seconds': seconds[name], 'turns': [1 / rate for rate in values]}
-    if 'ours' not in name:
-      line['ratio'] = seconds[name] / seconds[f'{name.partition(",")[0]}, ours']
+    ours = f'{name.partition(",")[0]}, ours'
+    if 'ours' not in name and ours in seconds:
+      line['ratio'] = seconds[name] / seconds[ours]
     lines.append(line)
   return lines
 

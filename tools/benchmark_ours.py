@@ -150,7 +150,13 @@ def _compile(function: Any, *arguments: Any) -> tuple[float | None, dict[str, fl
 
 
 def _flop(lowered: Any) -> float | None:
-  """As JAX hands a program to XLA, for in a GPU's compiled one its libraries hide them."""
+  """As JAX hands a program to XLA, for in a GPU's compiled one its libraries hide them.
+
+  None of a program with loops, whose body would count once (Winograd's goes over a few images
+  at a time).
+  """
+  if 'stablehlo.while' in lowered.as_text():
+    return None
   module = lowered.compiler_ir('hlo').as_hlo_module()
   try:
     # What `lowered.cost_analysis` calls, which does so for CPUs alone.

@@ -81,7 +81,14 @@ def of_gpus() -> Counter | None:
   begin = millijoules()
   if begin is None or not handles:
     return None
-  return lambda: ((millijoules() or 0) - begin) / 1e3
+
+  def joules() -> float:
+    now = millijoules()
+    if now is None:
+      raise OSError('the counter of energy cannot be read any more')
+    return (now - begin) / 1e3
+
+  return joules
 
 
 def _text(zone: Path) -> str:

@@ -60,9 +60,17 @@ def choose() -> tuple[str, str]:
     why = f'{ratio:.1f} times as fast as float32 here'
     return ('bfloat16' if ratio >= _ENOUGH else 'float32'), f'bfloat16 is {why}'
   device = jax.local_devices()[0]
-  if device.platform == 'tpu' or float(device.compute_capability) >= _CAPABILITY:
+  if device.platform == 'tpu' or _capability(device) >= _CAPABILITY:
     return 'bfloat16', f'a {device.device_kind} multiplies it fastest'
-  return 'float32', f'a {device.device_kind} gains nothing from bfloat16'
+  return 'float32', f'it is not known that a {device.device_kind} gains from bfloat16'
+
+
+def _capability(device: jax.Device) -> float:
+  """CUDA's, of a GPU of NVIDIA; 0 of others, which have none or name a chip."""
+  try:
+    return float(getattr(device, 'compute_capability', 0))
+  except (TypeError, ValueError):
+    return 0.0
 
 
 def _measure() -> float:

@@ -134,6 +134,11 @@ def scoring(fields: Iterable[Field]) -> set[str]:
   return {field.name for field in fields if field.scoring}
 
 
+def of_older(fields: Iterable[Field]) -> dict[str, Any]:
+  """The values of a run that is older than the fields, by their names."""
+  return {f.name: f.default if f.before is None else f.before for f in fields}
+
+
 def flatten(tree: dict[str, Any], prefix: str = '') -> dict[str, Any]:
   """{'section.field': value} of a config as JSON holds it."""
   flat: dict[str, Any] = {}

@@ -9,7 +9,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from memkd_jax import methods
-from memkd_jax.config import flatten
+from memkd_jax.config import flatten, of_older
 from memkd_jax.errors import UserError
 from memkd_jax.files import model
 from memkd_jax.methods.base import Method, Start, Task
@@ -94,7 +94,7 @@ class WarmStart:
 
   def _check_fields(self, folder: Path, there: Any) -> None:
     """Raises UserError where a field of the model itself differs."""
-    fields = {field.name: field.default for field in methods.fields(self.config.method.name)}
+    fields = of_older(methods.fields(self.config.method.name))
     old = json.loads(json.dumps(fields)) | flatten(there if isinstance(there, dict) else {})
     new = flatten(json.loads(self.config.to_json()))
     for name in ('method.name', *sorted(new)):

@@ -3,9 +3,9 @@
 A 1x1 convolution is a matrix product everywhere. On CPUs, 3x3 convolutions are Winograd's in
 float32 where that saves operations; of the rest the kernel's gradient is nine matrix products,
 one for each tap, because XLA's convolution for it (whose window is the whole map) reaches a
-small part of the machine's speed. In bfloat16 they are left to the library that `bfloat16`
-asks XLA for, whose operations are too fast to be worth saving; it knows no convolution with a
-window backwards, so that the gradient of the inputs is written without one.
+small part of the machine's speed. In bfloat16 they are left to the library that
+`runtime.onednn` asks XLA for, whose operations are too fast to be worth saving; it knows no
+convolution with a window backwards, so that the inputs' gradient is written without one.
 """
 
 import functools

@@ -5,7 +5,7 @@ can do. oneDNN's use its instructions for bfloat16 (AVX512-BF16, AMX), and XLA c
 """
 
 import platform
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 
 from memkd_jax.runtime import xla_flags
 
@@ -15,12 +15,15 @@ _FLAG = '--xla_cpu_experimental_onednn_custom_call'
 
 
 def ask_for_it() -> None:
-  """Asks XLA to leave convolutions and products of bfloat16 on CPUs to oneDNN.
+  """Asks XLA to leave convolutions of bfloat16 on CPUs to oneDNN, and no others.
 
-  To be called before JAX starts its backend. Convolutions in float32 stay XLA's own; products
-  in float32 are then oneDNN's as well, which are as fast. What the user says in $XLA_FLAGS of
-  the same flag stays.
+  To be called before JAX starts its backend. What the user says in $XLA_FLAGS of the same flag
+  stays.
   """
+  try:
+    release = version('jax')
+  except PackageNotFoundError:  # a file's runtime needs none
+    return
   x86 = platform.system() == 'Linux' and platform.machine() == 'x86_64'
-  if x86 and version('jax').startswith(_RELEASE):
+  if x86 and release.startswith(_RELEASE):
     xla_flags.ask(_FLAG)

@@ -72,8 +72,10 @@ class Workdir:
       raise UserError(f'{self.root} holds no run to evaluate; name its folder with --workdir.')
 
   def read_of_model(self, field: str) -> str | None:
-    """`model.field` of the run that is there; None where there is none."""
+    """`model.field` of the run, or the model alone, that is there; None where there is none."""
     try:
+      if model.exists(self.root):
+        return str(model.read_facts(self.root)['config']['model'][field])
       return str(read_json(self.root / 'config.json')['model'][field])
     except (OSError, ValueError, KeyError, TypeError):
       return None  # `claim` says what is wrong with it

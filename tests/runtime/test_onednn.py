@@ -16,6 +16,7 @@ FLAG = '--xla_cpu_experimental_onednn_custom_call'
   [
     ('0.12.3', 'x86_64', '--xla_dump_to=x', f'--xla_dump_to=x {FLAG}=true'),
     ('0.12.3', 'x86_64', f'{FLAG}=false', f'{FLAG}=false'),
+    ('0.12.3', 'x86_64', '/a/file/of/flags', '/a/file/of/flags'),
     ('0.12.3', 'aarch64', '', ''),
     ('0.10.2', 'x86_64', '', ''),
     ('0.13.0', 'x86_64', '', ''),  # which may not know the flag, and would die of it
@@ -28,6 +29,16 @@ def test_it_is_asked_for_where_xla_knows_it(monkeypatch, release, machine, befor
   monkeypatch.setattr(onednn, 'version', lambda package: release)
   onednn.ask_for_it()
   assert os.environ['XLA_FLAGS'] == after
+
+
+def test_without_jax_nothing_is_asked_for(monkeypatch):
+  def miss(package):
+    raise onednn.PackageNotFoundError(package)
+
+  monkeypatch.setenv('XLA_FLAGS', '')
+  monkeypatch.setattr(onednn, 'version', miss)
+  onednn.ask_for_it()
+  assert os.environ['XLA_FLAGS'] == ''
 
 
 def _multiplies_bfloat16() -> bool:
