@@ -9,6 +9,7 @@ arrays are float32, and are there before the clock starts.
 
 import statistics
 from collections.abc import Callable
+from contextlib import ExitStack, closing
 from typing import Any
 
 import jax
@@ -63,21 +64,23 @@ def compare(
   matrix = projection(_CHANNELS, _PROJECTED, np.random.default_rng(0))
   assert matrix is not None  # there is less to compare by than there is
   ours = _our_works(patches, matrix, queries, memory)
-  candidates = [Candidate(work, 'ours', 1, timed(run)) for work, run in ours.items()]
-  agreement: dict[str, float] = {}
-  if 'torch' in packages:
-    arguments = (patches, matrix, queries, memory)
-    torch = OtherProcess('torch', _torch_works, *arguments)
-    works = ('coreset', f'coreset, {_STARTING_POINTS} starting points', 'nearest')
-    candidates += [Candidate(work, 'torch', 1, torch.times(work)) for work in works]
-    same = set(ours['coreset']()) & set(torch.result('coreset'))
-    agreement['picks in common with torch'] = len(same)
-  if 'scikit-learn' in packages:
-    sklearn = OtherProcess('sklearn', _sklearn_works, queries, memory)
-    candidates.append(Candidate('nearest', 'scikit-learn', 1, sklearn.times('nearest')))
-    difference = np.abs(ours['nearest']() - sklearn.result('nearest')).max()
-    agreement['largest difference of a distance from scikit-learn'] = float(difference)
-  lines = _report(take_turns(candidates))
+  with ExitStack() as opened:
+    candidates = [Candidate(work, 'ours', 1, timed(run)) for work, run in ours.items()]
+    agreement: dict[str, float] = {}
+    if 'torch' in packages:
+      arguments = (patches, matrix, queries, memory)
+      torch = opened.enter_context(closing(OtherProcess('torch', _torch_works, *arguments)))
+      works = ('coreset', f'coreset, {_STARTING_POINTS} starting points', 'nearest')
+      candidates += [Candidate(work, 'torch', 1, torch.times(work)) for work in works]
+      same = set(ours['coreset']()) & set(torch.result('coreset'))
+      agreement['picks in common with torch'] = len(same)
+    if 'scikit-learn' in packages:
+      process = OtherProcess('sklearn', _sklearn_works, queries, memory)
+      sklearn = opened.enter_context(closing(process))
+      candidates.append(Candidate('nearest', 'scikit-learn', 1, sklearn.times('nearest')))
+      difference = np.abs(ours['nearest']() - sklearn.result('nearest')).max()
+      agreement['largest difference of a distance from scikit-learn'] = float(difference)
+    lines = _report(take_turns(candidates))
   rows = [
     [line['name'], f'{line["seconds"]:.2f}', f'{line["ratio"]:.2f}x' if 'ratio' in line else '']
     for line in lines

@@ -67,8 +67,8 @@ MEMORY_FIELDS = (
     'method.host_gigabytes',
     4.0,
     "Gigabytes of the host's memory that the training images' patches may take; where they "
-    'need more, those of the coreset are computed a second time; without projection they are '
-    'held in any case',
+    'need more, those of the coreset are computed a second time; without projection, or of no '
+    'more numbers than projections, they are held in any case',
     high=2**14,
     resumable=True,
   ),
