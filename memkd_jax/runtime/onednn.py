@@ -15,9 +15,10 @@ _FLAG = '--xla_cpu_experimental_onednn_custom_call'
 
 
 def ask_for_it() -> None:
-  """Asks XLA to leave convolutions of bfloat16 on CPUs to oneDNN, and no others.
+  """Asks XLA to leave convolutions of bfloat16 on CPUs to oneDNN, none of float32.
 
-  To be called before JAX starts its backend. What the user says in $XLA_FLAGS of the same flag
+  Many products of float32 become oneDNN's too, as fast, but otherwise rounded. To be called
+  before JAX starts its backend. What the user says in $XLA_FLAGS of the same flag
   stays.
   """
   try:
