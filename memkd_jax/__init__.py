@@ -8,7 +8,6 @@ detector = memkd_jax.load_file('mine.onnx')
 """
 
 import importlib
-import sys
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -32,7 +31,5 @@ _HOMES = {
 
 def __getattr__(name: str) -> Any:
   if name in _HOMES:  # not before it is asked for: memkd_jax.metrics needs no JAX
-    if 'jax' not in sys.modules:  # else it may compute already, and be beyond asking
-      importlib.import_module('memkd_jax.runtime.onednn').ask_for_it()
     return getattr(importlib.import_module(_HOMES[name]), name)
   raise AttributeError(f'module {__name__!r} has no attribute {name!r}')

@@ -44,7 +44,7 @@ def _by_images(flags: argparse.Namespace) -> None:
   with interrupt.handled():
     left_out: list[LeftOut] = []
     paths = list_good(flags.good, left_out)  # at least one
-    cli.keep_programs()
+    cli.start_jax_for(flags.workdir)
     detector = cli.load_named(flags)
     for note in detector.notes:
       cli.say(f'Note: {note}')

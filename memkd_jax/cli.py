@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from memkd_jax.errors import UserError, explain
-from memkd_jax.runtime import huge_pages, interrupt, onednn
+from memkd_jax.runtime import huge_pages, interrupt
 from memkd_jax.wording import counted
 
 if TYPE_CHECKING:
@@ -90,11 +90,9 @@ def prepare_process(computes: bool) -> None:
   """Makes this process a command's own; to be called before anything slow is imported.
 
   Args:
-    computes: whether it is worth starting again on huge pages, and asking for oneDNN; see
-      `huge_pages` and `onednn`.
+    computes: whether it is worth starting again on huge pages; see `huge_pages`.
   """
   if computes:
-    onednn.ask_for_it()
     huge_pages.restart_with_huge_pages()
   if sys.stderr is not None:
     faulthandler.enable()  # a crash in compiled code shows where in Python it was
@@ -145,14 +143,18 @@ def say_begin(detector: 'BaseDetector', number: int, left_out: 'Sequence[LeftOut
   say(f'Scoring {counted(number, "image")} on {detector.device}{detector.begins_with} ...')
 
 
-def keep_programs() -> None:
-  """Keeps compiled programs between runs, or says why not; see `compile_cache`.
+def start_jax(*dtypes: str | None) -> None:
+  """Starts JAX, and keeps compiled programs between runs, or says why not.
+
+  Args:
+    dtypes: what models are to compute in, see `onednn`.
 
   Raises:
     UserError: there is no device of the kind that the environment asks for.
   """
-  from memkd_jax.runtime import compile_cache, devices
+  from memkd_jax.runtime import compile_cache, devices, onednn
 
+  onednn.ask_for_it(*dtypes)
   devices.backend()
   if problem := compile_cache.enable():
     say(f'Note: {problem}')
@@ -229,6 +231,13 @@ def load_files(flags: argparse.Namespace, files: Sequence[str]) -> 'list[FileDet
       raise UserError(f'--model names one model, with its teacher inside; leave --{name} out.')
   asked = {'false_alarm_rate': flags.false_alarm_rate, 'threshold': flags.threshold}
   return [load_file(file, flags.runtime, **asked) for file in files]
+
+
+def start_jax_for(workdir: str) -> None:
+  """`start_jax` for the models of a run, whatever may be wrong with them."""
+  from memkd_jax.workdir import Workdir
+
+  start_jax(Workdir(workdir).read_of_model('dtype'))
 
 
 def load_named(flags: argparse.Namespace, dtype: str | None = None) -> 'Detector':

@@ -13,6 +13,7 @@ from memkd_jax.config import DTYPES
 from memkd_jax.data import bit_depth
 from memkd_jax.errors import UserError
 from memkd_jax.files import model
+from memkd_jax.runtime import onednn
 from memkd_jax.runtime.devices import Devices
 from memkd_jax.scoring.base import BaseDetector, check_asked
 from memkd_jax.scoring.calibration import choose_threshold
@@ -250,6 +251,7 @@ def _detectors(
   check_asked(asked, false_alarm_rate, threshold)
   # As a rule one: an evaluation with other maps may have ended before it came to all models.
   programs: dict[str, Program] = {}
+  onednn.ask_for_it(*(trained.config.model.dtype for trained in models))
   found = []
   for trained in models:
     maps = trained.config.anomaly_map.to_json(sort_keys=True)

@@ -149,14 +149,16 @@ def _run(flags: argparse.Namespace, config: ConfigDict) -> int:
   workdir = flags.workdir or Path('runs') / _default_name(flags.good, config)
 
   from memkd_jax import run, sweep
-  from memkd_jax.runtime import devices, hosts, join
+  from memkd_jax.runtime import devices, hosts, join, onednn
 
   runner = sweep.run_sweep if ablation else run.run_config
   origin = {} if flags.warm_start is None else {'warm_start': flags.warm_start}
+  configs = sweep.variants(config).values() if ablation else [config]
+  onednn.ask_for_it(*(variant.model.dtype for variant in configs))
   join.start(flags.coordinator, flags.process_count, flags.process_id)
   devices.backend()
   with interrupt.handled(), hosts.one_run():
-    cli.keep_programs()
+    cli.start_jax()
     results = runner(config, workdir, flags.mode, flags.dump_maps, flags.force, **origin)
     page = Path(workdir).expanduser() / ('sweep.html' if ablation else 'report.html')
     print(f'Report: {page}', flush=True)

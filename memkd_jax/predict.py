@@ -112,7 +112,7 @@ def _parser() -> cli.Parser:
 def _load(flags: argparse.Namespace) -> 'BaseDetector':
   if cli.names_files(flags):
     return cli.load_files(flags, [flags.model])[0]
-  cli.keep_programs()
+  cli.start_jax_for(flags.workdir)
   return cli.load_named(flags)
 
 

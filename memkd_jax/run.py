@@ -27,7 +27,7 @@ from memkd_jax.methods.warm_start import WarmStart
 from memkd_jax.report.environment import describe_environment
 from memkd_jax.report.html import write_report
 from memkd_jax.report.results import collect, results_table, write_results
-from memkd_jax.runtime import hosts, interrupt
+from memkd_jax.runtime import hosts, interrupt, onednn
 from memkd_jax.teachers import cache
 from memkd_jax.teachers.extractor import FeatureExtractor
 from memkd_jax.teachers.kept_features import KeptFeatures
@@ -144,6 +144,7 @@ def fit(
   given = base.by_short_names(methods.fields(config.method.name), fields)
   config.update_from_flattened_dict(given)
   config.data.dataset, config.data.dir = 'images', str(_listed(images, Path(workdir)))
+  onednn.ask_for_it(config.model.dtype)
   results = run_config(config, workdir, force=force, warm_start=warm_start)
   for reason in results['failed'].values():
     raise UserError(reason)

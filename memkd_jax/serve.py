@@ -129,7 +129,7 @@ def _load_models(flags: argparse.Namespace) -> 'dict[str, BaseDetector]':
 def _load(flags: argparse.Namespace) -> 'Sequence[BaseDetector]':
   if cli.names_files(flags):
     return cli.load_files(flags, flags.model)
-  cli.keep_programs()
+  cli.start_jax_for(flags.workdir)
   if flags.category is not None:
     return [cli.load_named(flags)]
   from memkd_jax.detector import load_all

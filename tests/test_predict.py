@@ -1,9 +1,13 @@
 import csv
 import dataclasses
 import json
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
@@ -16,7 +20,7 @@ from memkd_jax.deploy.prediction import predict as predict_paths
 from memkd_jax.deploy.results import picture_names
 from memkd_jax.errors import UserError
 from memkd_jax.run import run_config
-from memkd_jax.runtime import interrupt
+from memkd_jax.runtime import compile_cache, interrupt
 from memkd_jax.workdir import Workdir
 
 
@@ -269,3 +273,18 @@ def test_values_above_the_range_of_the_training_images_are_noted(run, tmp_path, 
   assert '1 image holds values above 4095' in capsys.readouterr().err
   first, second, _ = rows(tmp_path / 'out')
   assert first['score'] == second['score']
+
+
+@pytest.mark.skipif(jax.__version_info__ < (0, 12), reason='this JAX reads no programs on CPUs')
+@pytest.mark.skipif(compile_cache.processor() is None, reason='of an unknown kind')
+def test_a_process_leaves_its_program_to_the_next(run, folder, tmp_path):
+  # Of models in float32: those of bfloat16 call oneDNN, and cannot be kept.
+  environment = os.environ | {
+    'JAX_COMPILATION_CACHE_DIR': '',
+    'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
+    'MEMKD_CACHE': str(tmp_path / 'programs'),
+  }
+  command = [sys.executable, '-m', 'memkd_jax', 'predict', '--json']
+  command += [f'--workdir={run / "run"}', str(next((folder / 'good').iterdir()))]
+  subprocess.run(command, env=environment, check=True, capture_output=True)
+  assert list((tmp_path / 'programs').rglob('jit_score-*'))

@@ -19,7 +19,6 @@ import os
 from memkd_jax.runtime import huge_pages, onednn
 
 if __name__ == '__main__':
-  onednn.ask_for_it()
   huge_pages.restart_with_huge_pages()  # as memkd_jax.main does
   # JAX would take three quarters of a GPU's memory, in which others compute as well.
   os.environ.setdefault('XLA_PYTHON_CLIENT_MEM_FRACTION', '0.5')
@@ -96,6 +95,7 @@ def main(argv: list[str]) -> None:
 
 
 def _run() -> dict[str, Any]:
+  onednn.ask_for_it(*_DTYPES.value)
   device = jax.devices()[0]
   kind = f'{len(jax.devices())} x {device.device_kind}, {platform.machine()}'
   print(f'{kind}, jax {jax.__version__}\n')

@@ -45,7 +45,7 @@ def enable(directory: Path | None = None) -> str | None:
     if kind is None or jax.__version_info__ < _ON_CPU_SINCE:
       return None
     directory = directory / f'cpu-{kind}'
-    # Programs that call oneDNN, see `onednn`, JAX cannot write down; they are compiled anew.
+    # Programs of bfloat16 call oneDNN, see `onednn`; JAX cannot write them down.
     warnings.filterwarnings('ignore', r'Error writing persistent compilation cache.*bad_alloc')
   try:
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)

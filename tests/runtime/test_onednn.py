@@ -5,10 +5,21 @@ from pathlib import Path
 
 import jax
 import pytest
+from jax._src import xla_bridge
 
 from memkd_jax.runtime import onednn
 
 FLAG = '--xla_cpu_experimental_onednn_custom_call'
+
+
+@pytest.fixture
+def not_started(monkeypatch):
+  """As in a process whose JAX has not computed yet."""
+  monkeypatch.setattr(xla_bridge, 'backends_are_initialized', lambda: False)
+  monkeypatch.setattr(onednn.platform, 'system', lambda: 'Linux')
+  monkeypatch.setattr(onednn.platform, 'machine', lambda: 'x86_64')
+  monkeypatch.setattr(onednn, 'version', lambda package: '0.12.3')
+  monkeypatch.setenv('XLA_FLAGS', '')
 
 
 @pytest.mark.parametrize(
@@ -22,23 +33,37 @@ FLAG = '--xla_cpu_experimental_onednn_custom_call'
     ('0.13.0', 'x86_64', '', ''),  # which may not know the flag, and would die of it
   ],
 )
-def test_it_is_asked_for_where_xla_knows_it(monkeypatch, release, machine, before, after):
+def test_it_is_asked_for_where_xla_knows_it(
+  monkeypatch, not_started, release, machine, before, after
+):
   monkeypatch.setenv('XLA_FLAGS', before)
-  monkeypatch.setattr(onednn.platform, 'system', lambda: 'Linux')
   monkeypatch.setattr(onednn.platform, 'machine', lambda: machine)
   monkeypatch.setattr(onednn, 'version', lambda package: release)
-  onednn.ask_for_it()
+  onednn.ask_for_it('bfloat16')
   assert os.environ['XLA_FLAGS'] == after
 
 
-def test_without_jax_nothing_is_asked_for(monkeypatch):
-  def miss(package):
-    raise onednn.PackageNotFoundError(package)
+@pytest.mark.parametrize(
+  ('dtypes', 'asked'),
+  [
+    (('float32',), False),
+    (('float64', None), False),
+    ((), False),
+    (('auto',), True),
+    (('float32', 'bfloat16'), True),
+  ],
+)
+def test_it_is_asked_for_where_bfloat16_may_be_computed(not_started, dtypes, asked):
+  onednn.ask_for_it(*dtypes)
+  assert (FLAG in os.environ['XLA_FLAGS']) == asked
 
-  monkeypatch.setenv('XLA_FLAGS', '')
-  monkeypatch.setattr(onednn, 'version', miss)
-  onednn.ask_for_it()
-  assert os.environ['XLA_FLAGS'] == ''
+
+def test_it_is_not_asked_for_once_jax_computes(monkeypatch):
+  monkeypatch.setattr(onednn, 'version', lambda package: '0.12.3')
+  jax.devices()
+  before = os.environ.get('XLA_FLAGS')
+  onednn.ask_for_it('bfloat16')
+  assert os.environ.get('XLA_FLAGS') == before
 
 
 def _multiplies_bfloat16() -> bool:
@@ -52,7 +77,7 @@ def _multiplies_bfloat16() -> bool:
 _PROGRAM = """
 import re
 from memkd_jax.runtime import onednn
-onednn.ask_for_it()
+onednn.ask_for_it('bfloat16')
 import jax, jax.numpy as jnp
 from jax import lax
 from memkd_jax.ops.convolution import convolution
