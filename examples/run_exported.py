@@ -22,7 +22,8 @@ except Exception as error:  # of whatever kind this version finds it to be
     f'{sys.argv[1]} was written with jax {metadata["program"]["jax"]} and cannot be read with '
     f'jax {jax.__version__} ({error}): install that version, or export again.'
   )
-size = metadata['image_size'], metadata['image_size']
+size = metadata['image_size']  # of a square, or [height, width]
+size = (size, size) if isinstance(size, int) else tuple(size[::-1])
 
 
 def read(path: str) -> Image.Image:

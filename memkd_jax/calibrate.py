@@ -126,7 +126,7 @@ def list_good(good: str, left_out: 'list[LeftOut] | None' = None) -> list[Path]:
 
 
 def _read_all(paths: Sequence[Path], detector: 'Detector') -> 'np.ndarray':
-  """The images as the model sees them, uint8 [N, S, S, 3].
+  """The images as the model sees them, uint8 [N, H, W, 3].
 
   Raises:
     UserError: some cannot be read; all of them are named.

@@ -11,6 +11,7 @@ import numpy as np
 from memkd_jax import methods
 from memkd_jax.config import DTYPES
 from memkd_jax.data import bit_depth
+from memkd_jax.data.images import as_size
 from memkd_jax.errors import UserError
 from memkd_jax.files import model
 from memkd_jax.runtime import onednn
@@ -109,7 +110,7 @@ class Detector(BaseDetector):
     self.program = program
     self.category = trained.name
     self.method = program.pipeline.method.name
-    self.image_size: int = trained.config.data.image_size
+    self.image_size = as_size(trained.config.data.image_size)
     self.batch_size: int = trained.config.eval.batch_size
     self.bits = bit_depth.of_config(trained.config)
     self.notes = list(program.notes)
@@ -128,17 +129,17 @@ class Detector(BaseDetector):
     size = 1
     while size < 2 * self.batch_size:
       number = min(size, self.batch_size)
-      self._score_batch(np.zeros((number, self.image_size, self.image_size, 3), np.uint8))
+      self._score_batch(np.zeros((number, *self.image_size, 3), np.uint8))
       size *= 2
 
   def score(self, images: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Maps and scores as a function to be traced, its parameters as numpy constants.
 
     Args:
-      images: uint8 [B, S, S, 3].
+      images: uint8 [B, H, W, 3].
 
     Returns:
-      (maps [B, S, S], scores [B]).
+      (maps [B, H, W], scores [B]).
     """
     program = self.program
     trained = self.trained

@@ -69,12 +69,12 @@ class Scorer:
 
     Args:
       params: what the method has learned, numpy arrays.
-      images: uint8 [N, S, S, 3].
+      images: uint8 [N, H, W, 3].
       statistics: of normal images, where maps are normalised: those of the model, or those of
         each image.
 
     Returns:
-      (maps [N, S, S], scores [N], diagnosis: a tree of arrays [N, ...], empty without images).
+      (maps [N, H, W], scores [N], diagnosis: a tree of arrays [N, ...], empty without images).
     """
     if not len(images):
       return np.empty(images.shape[:-1], np.float32), np.empty(0, np.float32), {}
@@ -131,7 +131,7 @@ class Scored(NamedTuple):
 
   Attributes:
     split: the decoded images, n of them.
-    maps: [n, S, S], raw.
+    maps: [n, H, W], raw.
     scores: [n], raw.
   """
 

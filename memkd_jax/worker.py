@@ -14,6 +14,7 @@ from memkd_jax.config import flatten
 from memkd_jax.data import bit_depth
 from memkd_jax.data.benchmarks.counts import count, differences
 from memkd_jax.data.datasets import Source
+from memkd_jax.data.images import as_size
 from memkd_jax.data.sampling import Plan, calibration_plan
 from memkd_jax.data.splits import Split, load_split
 from memkd_jax.data.task_images import (
@@ -367,10 +368,11 @@ class Worker:
     """
     data = self.config.data
     images, _ = self._list(train_names, test_names)
+    size = as_size(data.image_size)
     with hosts.raise_together():
       bits = bit_depth.choose(known_depth or data.bit_depth, images.train, data.threads)
-      test = load_split(images.test, data.image_size, data.threads, bits)
-      normal = load_split(images.train, data.image_size, data.threads, bits)
+      test = load_split(images.test, size, data.threads, bits)
+      normal = load_split(images.train, size, data.threads, bits)
     return normal, test, tuple(dict.fromkeys((*normal.notes, *test.notes)))
 
 

@@ -172,6 +172,12 @@ def test_impossible_values_are_named(field, value):
     ('eval.preset', 'best', 'is one of rd4ad, original'),
     ('data.image_size', 100, 'is a multiple of 32 pixels'),
     ('data.image_size', 10016, 'is at most 8,192'),
+    ('data.image_size', (64, 10016), 'is at most 8,192'),
+    ('data.image_size', (64, 100), 'is a multiple of 32 pixels, or two of them: height,width'),
+    ('data.image_size', (), 'is a multiple of 32 pixels'),
+    ('data.image_size', (32, 32, 3), 'is a multiple of 32 pixels'),
+    ('data.image_size', (32, 64.0), 'is a multiple of 32 pixels'),
+    ('data.image_size', '64', 'is of the type int or tuple'),
     ('train.epochs', 0, 'is positive and finite'),
     ('train.learning_rate', float('nan'), 'is positive and finite'),
     ('train.learning_rate', 1e7, 'is at most 1,000,000.0'),
@@ -351,3 +357,11 @@ def test_the_teacher_of_ones_own_images_is_one_for_the_device(monkeypatch):
   assert methods.resolve(config).model.backbone == 'resnet18'
   monkeypatch.setattr(devices, 'backend', lambda: 'gpu')
   assert methods.resolve(config).model.backbone == 'wide_resnet50_2'
+
+
+@pytest.mark.parametrize(
+  ('given', 'size'), [('64', 64), ('(64,64)', 64), ('64,96', (64, 96)), ('(64,96)', (64, 96))]
+)
+def test_a_size_is_one_number_or_height_and_width(given, size):
+  config = main.load_config('folder', [f'--config.data.image_size={given}'])
+  assert methods.resolve(config).data.image_size == size

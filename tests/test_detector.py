@@ -76,7 +76,7 @@ def test_images_of_any_size_are_resized_as_files_are(run, images, tmp_path, rng)
   detector = memkd_jax.load(run[0] / 'run')
   large = rng.integers(0, 256, (50, 40, 3), np.uint8)
   Image.fromarray(large).save(tmp_path / 'large.png')
-  square, _ = read_image(tmp_path / 'large.png', 32)
+  square, _ = read_image(tmp_path / 'large.png', (32, 32))
   np.testing.assert_array_equal(detector([large]).maps, detector([square]).maps)
   grey = large[..., 0]
   np.testing.assert_array_equal(
@@ -147,7 +147,11 @@ def test_two_files_are_a_model(run, images, tmp_path):
     shutil.copy(root / 'run' / 'bolt' / 'seed_0' / name, copy / 'bolt' / 'seed_0')
   for folder in (alone, copy):
     detector = memkd_jax.load(folder, false_alarm_rate=0.25)
-    assert (detector.category, detector.method, detector.image_size) == ('bolt', 'MemKD', 32)
+    assert (detector.category, detector.method, detector.image_size) == (
+      'bolt',
+      'MemKD',
+      (32, 32),
+    )
     result = detector(images)
     for name in ('maps', 'scores', 'p_values', 'decisions'):
       np.testing.assert_array_equal(getattr(result, name), getattr(expected, name))

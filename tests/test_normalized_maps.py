@@ -62,7 +62,7 @@ def stage_maps(detector, images):
 
 def finished(normalized):
   """Maps and scores from normalised maps of stages."""
-  maps = np.asarray(combine_maps(normalized, 32))
+  maps = np.asarray(combine_maps(normalized, (32, 32)))
   return maps, np.sort(maps.reshape(len(maps), -1))[:, -10:].mean(1)
 
 

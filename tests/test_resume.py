@@ -274,7 +274,7 @@ def test_an_evaluation_may_have_other_maps(tiny_config, tmp_path, make_category,
   first = run_config(tiny_config, workdir)
   begun = Workdir(workdir).read_model('bolt', 0)
   held_out = [p for p in (tmp_path / 'data/bolt/train/good').iterdir()]
-  held_out = np.stack([read_image(path, 32)[0] for path in held_out])
+  held_out = np.stack([read_image(path, (32, 32))[0] for path in held_out])
 
   def check_detector():
     """A detector gives the maps of the figures, and decides by them."""

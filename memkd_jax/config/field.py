@@ -18,7 +18,7 @@ class Field:
 
   Attributes:
     name: 'section.field', or 'field' where it stands in no section.
-    default: the value where none is given; every other value has its type.
+    default: the value where none is given; every other value has its type, or one of `also`.
     help: what the field means, with its unit, and without a full stop. A field without
       help was renamed: it is listed nowhere, and goes with the next release.
     choices: the values that a text may have, or the items of a tuple; any where empty.
@@ -32,6 +32,7 @@ class Field:
     scoring: whether the field changes figures, but not what is trained.
     replaced: (value, field, value) triples: a value of the last release, and which field
       has which value in its place.
+    also: further types that a value may have.
     before: the value that runs had which are older than the field; None for its default.
   """
 
@@ -48,6 +49,7 @@ class Field:
   resumable: bool = False
   scoring: bool = False
   replaced: tuple[tuple[str, str, str], ...] = ()
+  also: tuple[type, ...] = ()
   before: Any = None
 
 
@@ -82,8 +84,9 @@ def check_type(config: ConfigDict, field: Field) -> None:
     outer = field.name.rpartition('.')[0]
     raise UserError(f'--config.{outer}: it has no {name}; give single fields of it.')
   value, kind = section[name], type(field.default)
-  fits = type(value) is kind or (kind is float and type(value) is int)
-  require(field.name, value, fits, f'is of the type {kind.__name__}')
+  fits = type(value) in (kind, *field.also) or (kind is float and type(value) is int)
+  names = ' or '.join(known.__name__ for known in (kind, *field.also))
+  require(field.name, value, fits, f'is of the type {names}')
   if isinstance(value, str):
     require(field.name, value, value.isprintable(), 'can be printed')
 
@@ -101,7 +104,8 @@ def check_value(field: Field, value: Any) -> None:
     known = value in field.choices or value in field.unlisted
     require(field.name, value, known, f'is one of {", ".join(map(str, field.choices))}')
   elif field.high is not None:
-    _check_number(field, value, field.high)
+    for number in value if isinstance(value, tuple) else (value,):
+      _check_number(field, number, field.high)
 
 
 def _check_number(field: Field, value: float, high: float) -> None:

@@ -102,9 +102,10 @@ FIELDS = (
   Field(
     'data.image_size',
     256,
-    'Side of the square that the model sees, in pixels; a multiple of 32',
+    'Size that the model sees, in pixels: of a square, or height,width; multiples of 32',
     high=8192,
     open_low=True,
+    also=(tuple,),
   ),
   Field(
     'data.threads',

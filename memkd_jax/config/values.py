@@ -7,7 +7,7 @@ import textwrap
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from ml_collections import ConfigDict
+from ml_collections import ConfigDict, FieldReference
 
 from memkd_jax.config.field import (
   Field,
@@ -39,7 +39,9 @@ def build(fields: Iterable[Field]) -> ConfigDict:
     section, _, _ = field.name.rpartition('.')
     if section and section not in config:
       config[section] = ConfigDict()
-    set_value(config, field.name, field.default)
+    # Of a value that may have several types the config must not remember the first one's.
+    free = FieldReference(field.default, field_type=object) if field.also else field.default
+    set_value(config, field.name, free)
   return config
 
 
@@ -79,8 +81,7 @@ def resolve(config: ConfigDict, fields: Iterable[Field]) -> ConfigDict:
     config.model.backbone = choose_backbone()
   if config.model.dtype == AUTO_DTYPE:
     config.model.dtype, _ = choose_dtype()
-  size = config.data.image_size
-  require('data.image_size', size, size > 0 and size % 32 == 0, 'is a multiple of 32 pixels')
+  _resolve_size(config)
   for name, seeds in (('seed', (config.seed,)), ('seeds', config.seeds)):
     whole = all(type(seed) is int and 0 <= seed <= _LARGEST_SEED for seed in seeds)
     require(name, config[name], whole, 'is whole, not negative, and below 2**63')
@@ -106,6 +107,18 @@ def resolve(config: ConfigDict, fields: Iterable[Field]) -> ConfigDict:
     path = config.model.teacher_weights.replace('{backbone}', config.model.backbone)
     config.model.teacher_weights = absolute('model.teacher_weights', path)
   return config
+
+
+def _resolve_size(config: ConfigDict) -> None:
+  """Checks `data.image_size`, and makes one number of two equal ones."""
+  size = config.data.image_size
+  sides = (size,) if type(size) is int else size
+  sized = len(sides) in (1, 2) and all(type(n) is int and n > 0 and n % 32 == 0 for n in sides)
+  what = 'is a multiple of 32 pixels, or two of them: height,width'
+  require('data.image_size', size, sized, what)
+  if len(set(sides)) == 1:
+    with config.data.ignore_type():
+      config.data.image_size = sides[0]
 
 
 def choose_backbone() -> str:

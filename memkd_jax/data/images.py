@@ -1,6 +1,6 @@
-"""Decodes one image or mask file to a square uint8 array (protocol, data to arrays)."""
+"""Decodes one image or mask file to an array of a given size (protocol, data to arrays)."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -20,13 +20,29 @@ _NOT_ADDITIVE = ('CMYK', 'YCbCr', 'LAB', 'HSV')  # modes in which black is not z
 
 Notice = Callable[[str], None]
 
+# (height, width) in pixels.
+Size = tuple[int, int]
+
+
+def as_size(value: int | Sequence[int]) -> Size:
+  """(height, width) of a value of `data.image_size`: one number stands for both."""
+  if isinstance(value, int):
+    return value, value
+  height, width = value
+  return int(height), int(width)
+
+
+def size_value(size: Size) -> int | list[int]:
+  """The value of `as_size` that files hold: one number where both are equal."""
+  return size[0] if size[0] == size[1] else list(size)
+
 
 def _ignore(remark: str) -> None:
   """Takes a remark that nobody wants."""
 
 
 def read_image(
-  path: Readable, size: int, bits: int = FULL, notice: Notice = _ignore
+  path: Readable, size: Size, bits: int = FULL, notice: Notice = _ignore
 ) -> tuple[np.ndarray, tuple[int, int]]:
   """Reads an image of any format and mode that Pillow opens.
 
@@ -36,13 +52,13 @@ def read_image(
 
   Args:
     path: the file.
-    size: side of the result in pixels; the aspect ratio is ignored.
+    size: of the result; the aspect ratio is ignored.
     bits: how many of 16 bits per channel are used: 2**bits - 1 becomes 255, and what is above
       is clipped. Files of 8 bits are read the same whatever it is.
     notice: is told SCALED, CLIPPED, or neither.
 
   Returns:
-    uint8 [size, size, 3] RGB, resized bilinearly with antialiasing, and the
+    uint8 [height, width, 3] RGB, resized bilinearly with antialiasing, and the
     (width, height) of the oriented original.
 
   Raises:
@@ -98,20 +114,20 @@ def read_pillow(image: Image.Image, bits: int = FULL, notice: Notice = _ignore) 
     raise UserError(f'A Pillow image cannot be read ({_reason(error)}).') from error
 
 
-def to_square(
-  image: np.ndarray, size: int, bits: int = FULL, notice: Notice = _ignore
+def to_size(
+  image: np.ndarray, size: Size, bits: int = FULL, notice: Notice = _ignore
 ) -> np.ndarray:
   """Resizes an array as `read_image` does a file.
 
   Args:
     image: uint8 [H, W, 3] RGB, [H, W, 4] whose alpha is dropped, [H, W] or [H, W, 1] grey; or
-      uint16, of which `bits` are used. Returned as it is where it is uint8 [size, size, 3].
-    size: side of the result in pixels.
+      uint16, of which `bits` are used. Returned as it is where it is uint8 and of that size.
+    size: of the result.
     bits: see `read_image`.
     notice: see `read_image`.
 
   Returns:
-    uint8 [size, size, 3].
+    uint8 [height, width, 3].
 
   Raises:
     UserError: the array has another dtype or shape.
@@ -119,7 +135,7 @@ def to_square(
   array = checked(image)
   if array.dtype == np.uint16:
     array = _scale(array, bits, notice)
-  if array.shape == (size, size, 3):
+  if array.shape == (*size, 3):
     return array
   return resize(_to_rgb(Image.fromarray(np.ascontiguousarray(array))), size)
 
@@ -128,7 +144,7 @@ def checked(image: np.ndarray) -> np.ndarray:
   """An image's array as [H, W, 3] or [H, W], uint8 or uint16.
 
   Args:
-    image: see `to_square`.
+    image: see `to_size`.
 
   Raises:
     UserError: the array has another dtype or shape.
@@ -151,7 +167,7 @@ def checked(image: np.ndarray) -> np.ndarray:
 
 
 def read_mask(
-  path: Readable, size: int, notice: Notice = _ignore
+  path: Readable, size: Size, notice: Notice = _ignore
 ) -> tuple[np.ndarray, tuple[int, int]]:
   """Reads a mask, makes it binary, and resizes it, in this order.
 
@@ -159,18 +175,18 @@ def read_mask(
 
   Args:
     path: the file.
-    size: side of the result in pixels.
+    size: of the result.
     notice: see `decode_mask`.
 
   Returns:
-    bool [size, size], True where defective, and the original (width, height).
+    bool [height, width], True where defective, and the original (width, height).
 
   Raises:
     UserError: the file cannot be decoded.
   """
   defect = decode_mask(path, notice)
   binary = Image.fromarray(np.where(defect, 255, 0).astype(np.uint8))
-  resized = np.asarray(binary.resize((size, size), Image.Resampling.BILINEAR))
+  resized = np.asarray(binary.resize(size[::-1], Image.Resampling.BILINEAR))
   return resized >= 128, binary.size
 
 
@@ -221,9 +237,9 @@ def _whole(values: np.ndarray) -> bool:
   return values.dtype.kind in 'biu' or bool((values == np.floor(values)).all())
 
 
-def resize(image: Image.Image, size: int) -> np.ndarray:
-  """An RGB image as uint8 [size, size, 3]; see `read_image`."""
-  return np.asarray(image.resize((size, size), Image.Resampling.BILINEAR))
+def resize(image: Image.Image, size: Size) -> np.ndarray:
+  """An RGB image as uint8 [height, width, 3]; see `read_image`."""
+  return np.asarray(image.resize(size[::-1], Image.Resampling.BILINEAR))
 
 
 def _to_rgb(image: Image.Image, bits: int = FULL, notice: Notice = _ignore) -> Image.Image:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from memkd_jax.data.images import CLIPPED, read_image, read_pillow, resize, to_square
+from memkd_jax.data.images import CLIPPED, Size, read_image, read_pillow, resize, to_size
 from memkd_jax.errors import UserError
 
 OneImage = np.ndarray | Image.Image | str | os.PathLike[str]
@@ -18,8 +18,8 @@ Images = OneImage | Iterable[OneImage]
 _CHANNELS = (1, 3, 4)
 
 
-def squares(images: Images, size: int, bits: int) -> Iterator[np.ndarray]:
-  """Makes squares of images, one after the other.
+def resized(images: Images, size: Size, bits: int) -> Iterator[np.ndarray]:
+  """Brings images to one size, one after the other.
 
   An image is an array [H, W, 3] (RGB), [H, W, 4] (its alpha is dropped), [H, W] or [H, W, 1]
   (grey), of uint8, or of uint16 of which `bits` are used; a Pillow image; or a file's path.
@@ -32,17 +32,17 @@ def squares(images: Images, size: int, bits: int) -> Iterator[np.ndarray]:
 
   Args:
     images: one or several.
-    size: side of the squares in pixels.
+    size: that they get.
     bits: how many of 16 bits per channel are used.
 
   Yields:
-    uint8 [size, size, 3].
+    uint8 [height, width, 3].
 
   Raises:
     UserError: something is no image, or it is not clear how many images an array holds.
   """
   for image in _several(images):
-    yield _square(image, size, bits)
+    yield _resized(image, size, bits)
 
 
 def _several(images: Any) -> Iterable[Any]:
@@ -74,15 +74,15 @@ def _several(images: Any) -> Iterable[Any]:
   return list(array)
 
 
-def _square(image: Any, size: int, bits: int) -> np.ndarray:
+def _resized(image: Any, size: Size, bits: int) -> np.ndarray:
   remarks: list[str] = []
   if isinstance(image, (str, os.PathLike)):
     path = Path(image).expanduser()
-    square, _ = read_image(path, size, bits, remarks.append)
+    found, _ = read_image(path, size, bits, remarks.append)
   elif isinstance(image, Image.Image):
-    square = resize(read_pillow(image, bits, remarks.append), size)
+    found = resize(read_pillow(image, bits, remarks.append), size)
   elif hasattr(image, '__array__'):
-    square = to_square(np.asarray(image), size, bits, remarks.append)
+    found = to_size(np.asarray(image), size, bits, remarks.append)
   else:
     raise _not_an_image(image)
   if CLIPPED in remarks:
@@ -91,7 +91,7 @@ def _square(image: Any, size: int, bits: int) -> np.ndarray:
       f'({bits} bits); they were clipped',
       stacklevel=2,
     )
-  return square
+  return found
 
 
 def _not_an_image(value: Any) -> UserError:

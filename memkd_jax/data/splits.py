@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from memkd_jax.data.bit_depth import FULL
-from memkd_jax.data.images import CLIPPED, SCALED, SOFT_MASK, read_image, read_mask
+from memkd_jax.data.images import CLIPPED, SCALED, SOFT_MASK, Size, read_image, read_mask
 from memkd_jax.data.sample import Sample
 from memkd_jax.errors import UserError
 from memkd_jax.runtime.progress import progress_bar
@@ -19,7 +19,7 @@ class Decoder(NamedTuple):
   """How the files of one kind of input become arrays.
 
   Attributes:
-    read: `(file, S) -> (array [S, S, channels], (width, height) of the original)`.
+    read: `(file, size) -> (array [H, W, channels], (width, height) of the original)`.
     channels: number of channels of the array.
     dtype: the array's dtype.
     is_image: whether `read` takes `bits` and `notice` too, as `read_image` does.
@@ -43,8 +43,8 @@ class Split:
 
   Attributes:
     samples: what was decoded, N of them.
-    inputs: arrays [N, S, S, channels] by the names of `DECODERS`.
-    masks: bool [N, S, S], or None where no sample has a mask.
+    inputs: arrays [N, H, W, channels] by the names of `DECODERS`.
+    masks: bool [N, H, W], or None where no sample has a mask.
     sizes: int [N, 2], (width, height) of the original images.
     bits: how many of 16 bits per channel were used, see `bit_depth`.
     notes: sentences on how files were read that must stand beside results.
@@ -59,7 +59,7 @@ class Split:
 
   @property
   def images(self) -> np.ndarray:
-    """The RGB images, uint8 [N, S, S, 3]."""
+    """The RGB images, uint8 [N, H, W, 3]."""
     return self.inputs['rgb']
 
   @property
@@ -88,12 +88,12 @@ class Split:
     )
 
 
-def load_split(samples: Sequence[Sample], size: int, threads: int, bits: int = FULL) -> Split:
-  """Decodes all samples to squares of `size` pixels.
+def load_split(samples: Sequence[Sample], size: Size, threads: int, bits: int = FULL) -> Split:
+  """Decodes all samples to one size.
 
   Args:
     samples: all have the same kinds of inputs; there may be none.
-    size: side S of the squares, in pixels.
+    size: that all get.
     threads: number of decoding threads; Pillow releases the interpreter lock.
     bits: how many of 16 bits per channel are used, see `bit_depth.choose`.
 
@@ -103,16 +103,16 @@ def load_split(samples: Sequence[Sample], size: int, threads: int, bits: int = F
   """
   has_masks = any(s.mask is not None for s in samples)
   try:
-    square = (len(samples), size, size)
+    shape = (len(samples), *size)
     inputs = {
-      name: np.empty((*square, DECODERS[name].channels), DECODERS[name].dtype)
+      name: np.empty((*shape, DECODERS[name].channels), DECODERS[name].dtype)
       for name in (samples[0].inputs if samples else ('rgb',))
     }
     sizes = np.empty((len(samples), 2), int)
-    masks = np.zeros(square, bool) if has_masks else None
+    masks = np.zeros(shape, bool) if has_masks else None
   except MemoryError as error:
     raise UserError(
-      f'{len(samples)} images of {size}x{size} pixels do not fit into memory; lower '
+      f'{len(samples)} images of {size[0]}x{size[1]} pixels do not fit into memory; lower '
       '--config.data.image_size.'
     ) from error
 

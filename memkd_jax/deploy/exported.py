@@ -17,6 +17,7 @@ import numpy as np
 from jax import export as jax_export
 
 import memkd_jax
+from memkd_jax.data.images import size_value
 from memkd_jax.deploy.from_file import FORMAT
 from memkd_jax.detector import Detector
 from memkd_jax.errors import UserError
@@ -29,7 +30,8 @@ PLATFORMS = ('cpu', 'cuda', 'tpu')
 _RESIZING = (
   'Apply the EXIF orientation, convert to RGB with 8 bits per channel (of files of 16 bits per '
   'channel 2**bit_depth - 1 becomes 255, and what is above is clipped), and resize to '
-  '[image_size, image_size] with Pillow, Image.resize(size, Image.Resampling.BILINEAR), which '
+  'image_size (one number for both sides, or [height, width]) with Pillow, '
+  'Image.resize((width, height), Image.Resampling.BILINEAR), which '
   'antialiases; the aspect ratio is ignored. Pixels stay uint8: normalisation is inside.'
 )
 _USUAL = 'in spreads from the mean of held-out normal images'
@@ -55,7 +57,7 @@ def program(detector: Detector) -> jax_export.Exported:
     detector: whose parameters go into the program.
 
   Returns:
-    uint8 [B, S, S, 3] -> (maps float32 [B, S, S], scores float32 [B]); without gradients.
+    uint8 [B, H, W, 3] -> (maps float32 [B, H, W], scores float32 [B]); without gradients.
 
   Raises:
     UserError: the model computes in float64.
@@ -71,8 +73,7 @@ def program(detector: Detector) -> jax_export.Exported:
     return maps.astype(jnp.float32), scores.astype(jnp.float32)
 
   (batch,) = jax_export.symbolic_shape('B')
-  size = detector.image_size
-  images = jax.ShapeDtypeStruct((batch, size, size, 3), np.uint8)
+  images = jax.ShapeDtypeStruct((batch, *detector.image_size, 3), np.uint8)
   return jax_export.export(jax.jit(score), platforms=PLATFORMS)(images)
 
 
@@ -83,14 +84,14 @@ def metadata(detector: Detector, batch: int | None = None) -> dict[str, Any]:
     detector: that is exported.
     batch: the number of images that the file takes; any if None.
   """
-  model, size = detector.trained.config.model, detector.image_size
+  model, (height, width) = detector.trained.config.model, detector.image_size
   pipeline = detector.program.pipeline
   calibration, threshold = detector.calibration, detector.threshold
   values: dict[str, Any] = {
     'format': FORMAT,
     'memkd_jax': memkd_jax.__version__,
     'category': detector.category,
-    'image_size': size,
+    'image_size': size_value(detector.image_size),
     'batch': batch,
     'batch_size': detector.batch_size,
     'bit_depth': detector.bits,
@@ -101,10 +102,10 @@ def metadata(detector: Detector, batch: int | None = None) -> dict[str, Any]:
       'dtype': model.dtype,
     },
     'inputs': {
-      'images': f'uint8 [B, {size}, {size}, 3], RGB, B {batch or "any number from 1"}'
+      'images': f'uint8 [B, {height}, {width}, 3], RGB, B {batch or "any number from 1"}'
     },
     'outputs': {
-      'maps': f'float32 [B, {size}, {size}], anomaly maps: higher is more anomalous; '
+      'maps': f'float32 [B, {height}, {width}], anomaly maps: higher is more anomalous; '
       f'{_MAPS[pipeline.normalize]}, not clipped',
       'scores': f'float32 [B], image scores: {_SCORES[pipeline.image_score]}',
     },

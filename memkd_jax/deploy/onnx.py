@@ -72,11 +72,10 @@ def write(
     ) from error
   # It warns of each shape's type, which serialisation leaves out with no harm.
   logging.getLogger('onnx_ir').setLevel(logging.ERROR)
-  size = detector.image_size
   with portable.operations():
     model = to_onnx(
       detector.score,
-      [jax.ShapeDtypeStruct((batch or 'B', size, size, 3), np.uint8)],
+      [jax.ShapeDtypeStruct((batch or 'B', *detector.image_size, 3), np.uint8)],
       model_name=f'memkd_jax {detector.category}',
       opset=_OPSET,
       input_names=['images'],
@@ -148,9 +147,9 @@ def _difference(
     batch: the number of images that it takes; any if None.
     tolerance: of maps whose highest value is 1.
   """
-  size, worst = detector.image_size, 0.0
+  shape, worst = (*detector.image_size, 3), 0.0
   for number in (1, 3) if batch is None else (batch,):
-    images = np.random.default_rng(number).integers(0, 256, (number, size, size, 3), np.uint8)
+    images = np.random.default_rng(number).integers(0, 256, (number, *shape), np.uint8)
     maps, scores = program.run(images)
     expected = detector(images)
     scale = max(1.0, float(np.abs(expected.maps).max()))

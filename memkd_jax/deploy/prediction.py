@@ -124,7 +124,7 @@ def predict(
   with Rows(out) as rows, progress_bar('predicting', len(paths)) as progress:
     for batch in batches(paths, *options):
       interrupt.raise_if_asked()
-      result = detector([image.square for image in batch if image.error is None])
+      result = detector([image.resized for image in batch if image.error is None])
       number = itertools.count()
       for image in batch:
         if image.error is not None:

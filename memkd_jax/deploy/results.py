@@ -131,7 +131,7 @@ class Pictures:
 
     Args:
       image: what is kept of it.
-      map_: [S, S].
+      map_: [H, W].
       anomalous: the decision.
     """
     if self._outputs.heat_maps:

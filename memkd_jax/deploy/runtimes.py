@@ -20,7 +20,7 @@ class Program(NamedTuple):
   """A model that a runtime has loaded.
 
   Attributes:
-    run: uint8 [B, S, S, 3] -> (maps float32 [B, S, S], scores float32 [B]).
+    run: uint8 [B, H, W, 3] -> (maps float32 [B, H, W], scores float32 [B]).
     metadata: what the exporter wrote, as text; '' where it is no model of ours.
     device: what computes, 'cpu (onnxruntime)' for example.
   """

@@ -39,7 +39,7 @@ def images_digest(images: np.ndarray) -> str:
   """The sha256 of images in their order, in hexadecimal.
 
   Args:
-    images: uint8 [N, S, S, 3], contiguous; of the values alone, not of the shape.
+    images: uint8 [N, H, W, 3], contiguous; of the values alone, not of the shape.
   """
   return hashlib.sha256(images.data).hexdigest()
 

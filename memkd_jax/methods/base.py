@@ -94,7 +94,7 @@ class Method(Protocol):
 
     Args:
       task: gives the name and the seed.
-      images: uint8 [N, S, S, 3], the normal training images.
+      images: uint8 [N, H, W, 3], the normal training images.
       folder: the task's folder, for checkpoints and logs.
       start: the model that it goes on from, if any; none unless `warm_starts`.
 
@@ -111,7 +111,7 @@ class Method(Protocol):
     Args:
       params: see `Fitted`.
       features: the teacher's stages 1 to `max(stages)`, [B, H_k, W_k, C_k].
-      images: uint8 [B, S, S, 3], which the features are of.
+      images: uint8 [B, H, W, 3], which the features are of.
 
     Returns:
       {stage: [B, H_k, W_k]}, float32 at least; `scoring.anomaly_map` combines them. A
@@ -132,7 +132,7 @@ class Method(Protocol):
       params: see `Fitted`.
       features: see `maps`.
       maps: what `maps` gave.
-      combined: [B, S, S], the maps as one, upsampled and smoothed.
+      combined: [B, H, W], the maps as one, upsampled and smoothed.
 
     Returns:
       [B].
@@ -148,7 +148,7 @@ class Method(Protocol):
       params: see `Fitted`.
       features: the teacher's stages 1 to the highest of `stages` and `diagnosed_stages`,
         [B, H_k, W_k, C_k].
-      images: uint8 [B, S, S, 3].
+      images: uint8 [B, H, W, 3].
 
     Returns:
       (the maps, a tree of arrays [B, ...]).

@@ -196,7 +196,7 @@ class CFA(Method):
   def _check(self, images: np.ndarray) -> None:
     """Raises UserError where the memory would have fewer centres than a patch looks at."""
     fields = self._config.method
-    centres = self._patches.side(images) ** 2 // fields.gamma_c
+    centres = self._patches.positions(images) // fields.gamma_c
     needed = fields.attracting + fields.repelling
     if centres < needed:
       raise UserError(

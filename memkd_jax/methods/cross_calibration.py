@@ -47,7 +47,7 @@ def cross_scores(
     method: that learns.
     scorer: gives maps and scores, an `evaluate.Scorer`.
     task: names and seeds the models, each of which has a name of its own.
-    images: uint8 [N, S, S, 3], all normal images.
+    images: uint8 [N, H, W, 3], all normal images.
     folds: int [n_k], which of them are scored together, at least two; each image in one.
     folder: the task's folder.
     normalize: see `held_out.score`.

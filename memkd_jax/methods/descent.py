@@ -96,7 +96,7 @@ class Descent:
 
     Args:
       task: the name and the seed, by which the order of the data is drawn.
-      images: uint8 [N, S, S, 3], the normal training images.
+      images: uint8 [N, H, W, 3], the normal training images.
       folder: the task's folder.
       begin: gives the state before the first step, which must not depend on chance.
       cached: gives `feature_cache(images)`; called where steps are left.
@@ -161,7 +161,7 @@ class Descent:
     """The training images with the teacher's features; several seeds share them.
 
     Args:
-      images: uint8 [N, S, S, 3].
+      images: uint8 [N, H, W, 3].
     """
     digest = images_digest(images)
     if self._kept is not None and self._kept[0] == digest:
@@ -247,7 +247,7 @@ class Descent:
       batches: of what `draw` gave.
 
     Returns:
-      (images as the teacher sees them, [B, S, S, 3]; features, [B, H_k, W_k, C_k] each).
+      (images as the teacher sees them, [B, H, W, 3]; features, [B, H_k, W_k, C_k] each).
     """
     (batch,) = batches
     images = self._extractor.normalize(batch.images)

@@ -78,7 +78,7 @@ class Trainer(Descent):
 
     Args:
       task: the name and the seed, by which data order and initialisation are drawn.
-      images: uint8 [N, S, S, 3], the normal training images.
+      images: uint8 [N, H, W, 3], the normal training images.
       folder: the task's folder.
       cached: gives the images with the teacher's features, where the caller keeps them.
       start: the model that it goes on from, if any.
@@ -126,7 +126,7 @@ class Trainer(Descent):
 
     Args:
       task: the name and the seed, which seed the initialisation.
-      images: uint8 [N, S, S, 3], the training images, from which the memories
+      images: uint8 [N, H, W, 3], the training images, from which the memories
         are initialised where `model.memory_init` asks for it.
       start: a trained model, whose parameters and statistics take the place of random
         ones; the optimizer begins anew, since no model keeps its state.
@@ -134,9 +134,9 @@ class Trainer(Descent):
     Raises:
       UserError: the model has other parameters than the method.
     """
-    side = images.shape[1]
-    image = jnp.zeros((1, side, side, 3), self._extractor.dtype)
-    features = tuple(jnp.zeros(f.shape, f.dtype) for f in self._extractor.shapes(side))
+    image = jnp.zeros((1, *images.shape[1:]), self._extractor.dtype)
+    shapes = self._extractor.shapes(images.shape[1:3])
+    features = tuple(jnp.zeros(f.shape, f.dtype) for f in shapes)
     key = jax.random.key(category_seed(task.seed, task.name))
     if start is not None:
       shapes = jax.eval_shape(self._method.distiller.init, key, image, features)
@@ -203,7 +203,7 @@ class Trainer(Descent):
     Args:
       params: the distiller's parameters, not folded.
       batch_stats: running means and variances.
-      images: [B, S, S, 3], normalised.
+      images: [B, H, W, 3], normalised.
       features: the teacher's stages 1 to 3 of the images, [B, H_k, W_k, C_k].
       exemplar_features: its stages 1 to 3 or 4 of the exemplars; () without memories.
       course: of the step.

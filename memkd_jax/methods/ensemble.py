@@ -131,9 +131,9 @@ class Ensemble(Method):
     self, params: Any, features: tuple[jax.Array, ...], images: jax.Array, found: _Maps
   ) -> _Maps:
     """All maps, of the maps of the student's stages."""
-    side = found[min(found)].shape[1]
+    _, height, width = found[min(found)].shape
     align_corners = self._config.anomaly_map.align_corners
-    student = combine_maps(found, side, align_corners=align_corners, sigma=0.0)
+    student = combine_maps(found, (height, width), align_corners=align_corners, sigma=0.0)
     together = {_STUDENT: student}
     for (name, key), member in self._neighbours.items():
       together[key] = member.maps(params[name], features, images)[0]

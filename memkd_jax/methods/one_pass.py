@@ -112,7 +112,7 @@ class ImagePass:
 
     Args:
       name: of the progress bar.
-      images: uint8 [N, S, S, 3].
+      images: uint8 [N, H, W, 3].
       constants: what the function takes beside the features, trees of arrays.
 
     Yields:

@@ -74,7 +74,7 @@ class PaDiM(Method):
     self, task: Task, images: np.ndarray, folder: Path, start: Start | None = None
   ) -> Fitted:
     """Means and covariances in one pass over the images, in float64 on the host."""
-    channels = self._draw(task, images.shape[1])
+    channels = self._draw(task, images.shape[1:3])
     found = collect(self._look(task.name, images, channels), len(images))
     found = found.reshape(len(images), -1, len(channels))
     mean = found.mean(axis=0, dtype=np.float64)
@@ -88,7 +88,7 @@ class PaDiM(Method):
       {'channels': channels, 'mean': mean.astype(np.float32), 'whitening': whitening}, {}
     )
 
-  def _draw(self, task: Task, size: int) -> np.ndarray:
+  def _draw(self, task: Task, size: tuple[int, ...]) -> np.ndarray:
     """Which channels of all stages together are kept, ascending."""
     shapes = self._extractor.shapes(size, max(self.stages))
     total = sum(shapes[k - 1].shape[-1] for k in self.stages)
@@ -99,11 +99,11 @@ class PaDiM(Method):
 
   def _embed(self, features: tuple[jax.Array, ...], channels: Any) -> jax.Array:
     """[B, H, W, D] on the grid of the first stage, float32."""
-    side = features[self.stages[0] - 1].shape[1]
+    height = features[self.stages[0] - 1].shape[1]
     grids = []
     for k in self.stages:
       grid = features[k - 1].astype(jnp.float32)
-      times = side // grid.shape[1]  # nearest, as the authors put patches onto a grid
+      times = height // grid.shape[1]  # nearest, as the authors put patches onto a grid
       grids.append(jnp.repeat(jnp.repeat(grid, times, axis=1), times, axis=2))
     return jnp.take(jnp.concatenate(grids, axis=-1), jnp.asarray(channels), axis=-1)
 

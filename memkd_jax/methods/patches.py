@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 from memkd_jax.config import Field, require
 from memkd_jax.methods.one_pass import ImagePass, resolve_stages
 from memkd_jax.ops.neighbours import PRODUCTS, nearest_distance
-from memkd_jax.ops.resampling import resample_features, upsampling_matrix
+from memkd_jax.ops.resampling import upsample_features
 from memkd_jax.runtime.devices import Devices
 from memkd_jax.teachers.extractor import FeatureExtractor
 
@@ -91,9 +91,10 @@ class Patches:
     grids = [
       local_mean(features[k - 1].astype(jnp.float32), self._neighbourhood) for k in self.stages
     ]
-    side = grids[0].shape[1]
-    matrices = [upsampling_matrix(grid.shape[1], side, align_corners=False) for grid in grids]
-    resized = [resample_features(*pair) for pair in zip(grids[1:], matrices[1:], strict=True)]
+    _, height, width, _ = grids[0].shape
+    resized = [
+      upsample_features(grid, (height, width), align_corners=False) for grid in grids[1:]
+    ]
     found = jnp.concatenate([grids[0], *resized], axis=-1)
     if not (self._channels or self._joint_channels):
       return found
@@ -101,21 +102,22 @@ class Patches:
     matrix = pooling_matrix(channels, self._channels, self._joint_channels)
     return jnp.matmul(found, jnp.asarray(matrix, found.dtype), precision='highest')
 
-  def side(self, images: np.ndarray) -> int:
-    """Positions of the grid in a row, for images [N, S, S, 3]."""
-    return images.shape[1] // self._extractor.stride(self.stages[0])
+  def positions(self, images: np.ndarray) -> int:
+    """Positions of the grid, which are patches of each image, for images [N, H, W, 3]."""
+    stride = self._extractor.stride(self.stages[0])
+    return (images.shape[1] // stride) * (images.shape[2] // stride)
 
   def shape(self, images: np.ndarray) -> tuple[int, int]:
-    """(number of patches, channels of each) of images [N, S, S, 3]."""
-    stages = self._extractor.shapes(images.shape[1], max(self.stages))
-    return len(images) * self.side(images) ** 2, jax.eval_shape(self, stages).shape[-1]
+    """(number of patches, channels of each) of images [N, H, W, 3]."""
+    stages = self._extractor.shapes(images.shape[1:3], max(self.stages))
+    return len(images) * self.positions(images), jax.eval_shape(self, stages).shape[-1]
 
   def choose(self, name: str, images: np.ndarray, chosen: np.ndarray) -> np.ndarray:
     """Some of the patches of images, of which no more than a batch is held.
 
     Args:
       name: of the progress bar.
-      images: uint8 [N, S, S, 3].
+      images: uint8 [N, H, W, 3].
       chosen: int64 [M], indices of patches, ascending: image by image, row by row.
 
     Returns:

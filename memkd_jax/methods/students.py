@@ -129,7 +129,7 @@ class Students(Method):
       params: of all students, leaves [M, ...].
       batch_stats: {'students': their running statistics, leaves [M, ...]; 'target': mean and
         deviation of the teacher's channels, which stay as they are}.
-      images: [B, S, S, 3], normalised.
+      images: [B, H, W, 3], normalised.
       features: the teacher's stages, [B, H_k, W_k, C_k].
 
     Returns:
@@ -226,8 +226,7 @@ class Students(Method):
 
   def _begin(self, task: Task, images: np.ndarray, cache: 'FeatureCache') -> 'TrainState':
     """Students drawn from a key each, and what the teacher's channels are in training."""
-    side = images.shape[1]
-    image = jnp.zeros((1, side, side, 3), self._extractor.dtype)
+    image = jnp.zeros((1, *images.shape[1:]), self._extractor.dtype)
     key = jax.random.key(category_seed(task.seed, task.name))
     keys = jax.random.split(key, self._config.method.students)
     variables = jax.jit(jax.vmap(lambda one: self._student.init(one, image, ())))(keys)

@@ -27,7 +27,7 @@ def set_apart(
 
   Args:
     task: gives the name and the seed, by which they are drawn.
-    images: uint8 [N, S, S, 3], the normal training images.
+    images: uint8 [N, H, W, 3], the normal training images.
     train: the config's section 'train'.
 
   Raises:
@@ -56,7 +56,7 @@ class WatchedLoss:
 
     Args:
       descent: of the training.
-      images: uint8 [n, S, S, 3].
+      images: uint8 [n, H, W, 3].
       state: on the devices.
     """
     found, devices = [], self._method.devices

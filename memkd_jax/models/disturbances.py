@@ -42,7 +42,7 @@ def feature_noise(
   are where a cloud of simplex noise is highest. What is added is a constant for gradients.
 
   Args:
-    features: the teacher's stages, [B, H_k, H_k, C_k].
+    features: the teacher's stages, [B, H_k, W_k, C_k].
     seeds: uint32 [B].
     kind: of n: 'gaussian', independent at each position and channel; or 'simplex', clouds of
       about an eighth of the image, independent in each channel.
@@ -58,26 +58,26 @@ def feature_noise(
     of_mask = jax.random.fold_in(key, 1)
     noisy = []
     for k, f in enumerate(stages, start=1):
-      side, _, channels = f.shape
+      height, width, channels = f.shape
       of_stage = jax.random.fold_in(key, 1 + k)
       if kind == 'gaussian':
         noise = jax.random.normal(of_stage, f.shape)
       else:
-        noise = simplex_noise(of_stage, side, _CELLS, channels)
+        noise = simplex_noise(of_stage, (height, width), _CELLS, channels)
       noise = noise * jax.lax.rsqrt(jnp.mean(noise**2))
-      size = jnp.sqrt(jnp.mean(jnp.square(f.astype(jnp.float32)), axis=-1, keepdims=True))
+      rms = jnp.sqrt(jnp.mean(jnp.square(f.astype(jnp.float32)), axis=-1, keepdims=True))
       # Where all channels are 0 the root's slope is infinite.
-      size = jax.lax.stop_gradient(size)
-      added = scale * size * noise * _regions(of_mask, side, share)
+      rms = jax.lax.stop_gradient(rms)
+      added = scale * rms * noise * _regions(of_mask, (height, width), share)
       noisy.append(f + added.astype(f.dtype))
     return tuple(noisy)
 
   return jax.vmap(of_image)(seeds, *features)
 
 
-def _regions(key: jax.Array, side: int, share: float) -> jax.Array:
-  """Where a cloud is highest, as 0 and 1: [side, side, 1]."""
-  cloud = simplex_noise(key, side, _CELLS_OF_MASK, 1)
+def _regions(key: jax.Array, size: tuple[int, int], share: float) -> jax.Array:
+  """Where a cloud is highest, as 0 and 1: [height, width, 1]."""
+  cloud = simplex_noise(key, size, _CELLS_OF_MASK, 1)
   without = round((1 - share) * cloud.size)
   if without == cloud.size:
     return jnp.zeros_like(cloud)

@@ -86,18 +86,20 @@ def per_position(
   }
 
 
-def anomalous_positions(masks: np.ndarray, size: int) -> np.ndarray:
+def anomalous_positions(masks: np.ndarray, size: tuple[int, int]) -> np.ndarray:
   """Positions of a feature map that cover any anomalous pixel.
 
   Args:
-    masks: bool [N, S, S], True where a pixel is anomalous.
-    size: side of the feature map in positions, a divisor of S.
+    masks: bool [N, S, T], True where a pixel is anomalous.
+    size: (height, width) of the feature map in positions, divisors of S and T.
 
   Returns:
-    bool [N, size, size].
+    bool [N, height, width].
   """
-  number, side = len(masks), masks.shape[1] // size
-  return np.asarray(masks.reshape(number, size, side, size, side).any(axis=(2, 4)))
+  number, *lengths = masks.shape
+  rows, columns = (length // parts for length, parts in zip(lengths, size, strict=True))
+  blocks = masks.reshape(number, size[0], rows, size[1], columns)
+  return np.asarray(blocks.any(axis=(2, 4)))
 
 
 def split_cosines(
@@ -108,7 +110,7 @@ def split_cosines(
   Args:
     cosine: [N, H, W], the cosine of target and recall at each position.
     labels: [N], 1 for an anomalous image.
-    masks: bool [N, S, S], True where a pixel is anomalous. Without masks (None), all
+    masks: bool [N, S, T], True where a pixel is anomalous. Without masks (None), all
       positions of an anomalous image count as anomalous.
 
   Returns:
@@ -116,7 +118,7 @@ def split_cosines(
   """
   anomalous = np.broadcast_to((labels == 1)[:, None, None], cosine.shape)
   if masks is not None:
-    anomalous = anomalous_positions(masks, cosine.shape[1])
+    anomalous = anomalous_positions(masks, cosine.shape[1:])
   return cosine[~anomalous], cosine[anomalous]
 
 

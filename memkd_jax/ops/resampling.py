@@ -64,34 +64,55 @@ def gaussian_matrix(size: int, sigma: float, truncate: float = 4.0) -> np.ndarra
   return matrix
 
 
-def resample(maps: jax.Array, matrix: np.ndarray) -> jax.Array:
-  """Applies a matrix of this module along both axes of square maps.
+def resample(maps: jax.Array, rows: np.ndarray, columns: np.ndarray) -> jax.Array:
+  """Applies matrices of this module along both axes of maps.
 
   Args:
-    maps: [B, H, H], floating.
-    matrix: [S, H].
+    maps: [B, H, W], floating.
+    rows: [S, H].
+    columns: [T, W].
 
   Returns:
-    [B, S, S] of the maps' dtype.
+    [B, S, T] of the maps' dtype.
   """
-  constant = jnp.asarray(matrix, maps.dtype)
   # Two products, for one einsum of three is exported to ONNX as such, where OpenVINO
-  # multiplies the two constants first: S^2 H^2 numbers. The axis of the result comes last.
-  for _ in range(2):
+  # multiplies the two constants first: S T H W numbers. The axis of the result comes last.
+  for matrix in (rows, columns):
+    constant = jnp.asarray(matrix, maps.dtype)
     maps = jnp.tensordot(maps, constant, (1, 1), precision='highest')
   return maps
 
 
-def resample_features(features: jax.Array, matrix: np.ndarray) -> jax.Array:
-  """Applies a matrix of this module along both axes of square feature maps.
+def upsample(maps: jax.Array, size: tuple[int, int], align_corners: bool) -> jax.Array:
+  """Maps [B, H, W] at another (height, width); see `upsampling_matrix`."""
+  return resample(maps, *_matrices(maps.shape[1:3], size, align_corners))
+
+
+def upsample_features(
+  features: jax.Array, size: tuple[int, int], align_corners: bool
+) -> jax.Array:
+  """Features [B, H, W, C] at another (height, width); see `upsampling_matrix`."""
+  return resample_features(features, *_matrices(features.shape[1:3], size, align_corners))
+
+
+def _matrices(
+  before: tuple[int, ...], after: tuple[int, int], align_corners: bool
+) -> list[np.ndarray]:
+  pairs = zip(before, after, strict=True)
+  return [upsampling_matrix(length, target, align_corners) for length, target in pairs]
+
+
+def resample_features(features: jax.Array, rows: np.ndarray, columns: np.ndarray) -> jax.Array:
+  """Applies matrices of this module along both axes of feature maps.
 
   Args:
-    features: [B, H, H, C], floating.
-    matrix: [S, H].
+    features: [B, H, W, C], floating.
+    rows: [S, H].
+    columns: [T, W].
 
   Returns:
-    [B, S, S, C] of the features' dtype.
+    [B, S, T, C] of the features' dtype.
   """
-  constant = jnp.asarray(matrix, features.dtype)
-  rows = jnp.einsum('ij,bjkc->bikc', constant, features, precision='highest')
-  return jnp.einsum('lk,bikc->bilc', constant, rows, precision='highest')
+  along_rows, along_columns = (jnp.asarray(x, features.dtype) for x in (rows, columns))
+  found = jnp.einsum('ij,bjkc->bikc', along_rows, features, precision='highest')
+  return jnp.einsum('lk,bikc->bilc', along_columns, found, precision='highest')

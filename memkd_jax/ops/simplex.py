@@ -17,44 +17,46 @@ _RADIUS = 0.5  # squared, beyond which a corner gives nothing
 
 
 @functools.lru_cache(maxsize=16)
-def simplex_matrix(side: int, cells: int) -> np.ndarray:
-  """What the gradients of the corners give to the positions of a square grid.
+def simplex_matrix(size: tuple[int, int], cells: int) -> np.ndarray:
+  """What the gradients of the corners give to the positions of a grid.
 
   Args:
-    side: positions in a row, which lie at the centres of equal squares.
-    cells: triangle's edges, in skewed coordinates, that fit into a row; so noise of one number
-      of cells looks alike on grids of any side.
+    size: (height, width) in positions, which lie at the centres of equal squares.
+    cells: triangle's edges, in skewed coordinates, that fit into the longer side; so noise of
+      one number of cells looks alike on grids of any size.
 
   Returns:
-    [side^2, 2 V] float64: for V corners the weights of their gradients' two components.
+    [height * width, 2 V] float64: for V corners the weights of their gradients' two components.
     The number of corners depends on the cells alone.
   """
   corners = _corners(cells)
-  along = (np.arange(side) + 0.5) / side * cells
-  points = np.stack(np.meshgrid(along, along, indexing='ij'), -1).reshape(-1, 1, 2)
+  along = [(np.arange(length) + 0.5) / max(size) * cells for length in size]
+  points = np.stack(np.meshgrid(*along, indexing='ij'), -1).reshape(-1, 1, 2)
   offsets = points - (corners - corners.sum(-1, keepdims=True) * _UNSKEW)
   fading = np.maximum(_RADIUS - np.sum(offsets**2, axis=-1, keepdims=True), 0) ** 4
   # Far corners fade out to nothing; a point's own triangle has all that are near.
-  return (fading * offsets).reshape(side**2, -1)
+  return (fading * offsets).reshape(len(points), -1)
 
 
-def simplex_noise(key: jax.Array, side: int, cells: int, channels: int) -> jax.Array:
+def simplex_noise(
+  key: jax.Array, size: tuple[int, int], cells: int, channels: int
+) -> jax.Array:
   """Noise of some channels, each with gradients of its own.
 
   Args:
     key: a random key.
-    side: see `simplex_matrix`; with one key the noise of several sides is that of one plane.
+    size: see `simplex_matrix`; with one key the noise of several sizes is that of one plane.
     cells: see `simplex_matrix`.
     channels: C.
 
   Returns:
-    [side, side, C] float32, of mean 0 over the keys.
+    [height, width, C] float32, of mean 0 over the keys.
   """
-  matrix = simplex_matrix(side, cells)
+  matrix = simplex_matrix(size, cells)
   angles = jax.random.uniform(key, (matrix.shape[1] // 2, channels), maxval=2 * np.pi)
   gradients = jnp.stack([jnp.cos(angles), jnp.sin(angles)], axis=1)
   flat = jnp.asarray(matrix, jnp.float32) @ gradients.reshape(-1, channels)
-  return flat.reshape(side, side, channels)
+  return flat.reshape(*size, channels)
 
 
 def _corners(cells: int) -> np.ndarray:

@@ -41,7 +41,7 @@ def write_cases(folder: Path, test: Split, maps: np.ndarray) -> None:
   Args:
     folder: where image.png, truth.png (without masks not) and map.png go.
     test: the decoded split of N images.
-    maps: anomaly maps [N, S, S], which share one scale of colours.
+    maps: anomaly maps [N, H, W], which share one scale of colours.
   """
   chosen = choose_same([sample.defect for sample in test.samples])
   if not chosen:
@@ -61,7 +61,7 @@ def write_cases(folder: Path, test: Split, maps: np.ndarray) -> None:
 
 
 def _strip(tiles: np.ndarray) -> Image.Image:
-  """Puts images uint8 [n, S, S, 3] side by side, small."""
+  """Puts images uint8 [n, H, W, 3] side by side, small."""
   step = _TILE + _GAP
   strip = Image.new('RGB', (len(tiles) * step - _GAP, _TILE), 'white')
   for i, tile in enumerate(tiles):

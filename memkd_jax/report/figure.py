@@ -89,7 +89,7 @@ def write_figure(
   Args:
     path: the PNG to write.
     split: the decoded split of N images.
-    maps: anomaly maps [N, S, S], drawn with one colour scale for all.
+    maps: anomaly maps [N, H, W], drawn with one colour scale for all.
     scores: image scores [N].
     groups: {title: indices of the images}, see `choose_cases`.
   """

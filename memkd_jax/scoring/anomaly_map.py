@@ -6,7 +6,7 @@ from collections.abc import Mapping
 import jax
 import jax.numpy as jnp
 
-from memkd_jax.ops.resampling import gaussian_matrix, resample, upsampling_matrix
+from memkd_jax.ops.resampling import gaussian_matrix, resample, upsample
 
 IMAGE_SCORES = ('max', 'top')
 _TOP = 0.01  # the share of a map's positions of which 'top' is the mean
@@ -14,7 +14,7 @@ _TOP = 0.01  # the share of a map's positions of which 'top' is the mean
 
 def combine_maps(
   maps: Mapping[int, jax.Array],
-  size: int,
+  size: tuple[int, int],
   *,
   combine: str = 'sum',
   align_corners: bool = True,
@@ -23,29 +23,28 @@ def combine_maps(
   """A = gaussian(combine_k upsample(map_k)); pure and jittable.
 
   Args:
-    maps: {k: distances [B, H_k, H_k]}, combined in this order.
-    size: side S of the result, that of the model's input, in pixels.
+    maps: {k: distances [B, H_k, W_k]}, combined in this order.
+    size: (height, width) of the result, those of the model's input, in pixels.
     combine: 'sum' or 'product' of the upsampled maps.
     align_corners: rule of the bilinear upsampling, see `resampling.upsampling_matrix`.
     sigma: standard deviation of the Gaussian, in pixels of the result.
 
   Returns:
-    [B, S, S] of the maps' dtype.
+    [B, H, W] of the maps' dtype.
   """
   operation = jnp.add if combine == 'sum' else jnp.multiply
-  upsampled = [
-    resample(x, upsampling_matrix(x.shape[1], size, align_corners)) for x in maps.values()
-  ]
-  return resample(functools.reduce(operation, upsampled), gaussian_matrix(size, sigma))
+  upsampled = [upsample(x, size, align_corners) for x in maps.values()]
+  smoothing = (gaussian_matrix(length, sigma) for length in size)
+  return resample(functools.reduce(operation, upsampled), *smoothing)
 
 
 def image_scores(maps: jax.Array) -> jax.Array:
-  """The highest value of each map: [B, S, S] -> [B]."""
+  """The highest value of each map: [B, H, W] -> [B]."""
   return jnp.max(maps, axis=(1, 2))
 
 
 def top_scores(maps: jax.Array) -> jax.Array:
-  """The mean of the highest hundredth of each map, of one value at least: [B, S, S] -> [B].
+  """The mean of the highest hundredth of each map, of one value at least: [B, H, W] -> [B].
 
   It hangs on no single position, where the highest value of a noisy map does.
   """

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from memkd_jax.data import inputs
+from memkd_jax.data.images import Size
 from memkd_jax.data.inputs import Images
 from memkd_jax.errors import UserError
 from memkd_jax.scoring.calibration import (
@@ -23,7 +24,7 @@ class Result:
   """What a detector says of N images.
 
   Attributes:
-    maps: float32 [N, S, S], anomaly maps at the model's size S; raw, or in spreads from what
+    maps: float32 [N, H, W], anomaly maps at the model's size; raw, or in spreads from what
       is usual of normal images where `anomaly_map.normalize` says so.
     scores: float32 [N], how abnormal each image is, as a rule its map's highest value.
     p_values: float64 [N], the probability that a normal image scores as high or
@@ -43,7 +44,7 @@ class BaseDetector(abc.ABC):
   Attributes:
     category: name of what it was trained on.
     method: name of the method, 'MemKD' for example.
-    image_size: S, the side of its maps in pixels.
+    image_size: (height, width) of its maps in pixels.
     batch_size: number of images that are scored at once.
     bits: how many of 16 bits per channel its images use, see `data.bit_depth`.
     calibration: what its held-out images look like; None where there are none.
@@ -56,7 +57,7 @@ class BaseDetector(abc.ABC):
 
   category: str
   method: str
-  image_size: int
+  image_size: Size
   batch_size: int
   bits: int
   notes: list[str]
@@ -73,9 +74,9 @@ class BaseDetector(abc.ABC):
     """Scores images.
 
     Args:
-      images: one image, or several of any sizes in a list; see `data.inputs.squares` for
+      images: one image, or several of any sizes in a list; see `data.inputs.resized` for
         what is an image, and which arrays are one image or several. What is not
-        [S, S, 3] is resized as the training images were.
+        [H, W, 3] is resized as the training images were.
 
     Returns:
       Maps, scores, and decisions; of one image as well those of N = 1 images.
@@ -83,12 +84,11 @@ class BaseDetector(abc.ABC):
     Raises:
       UserError: something is no image, or it is not clear how many images an array holds.
     """
-    squares = list(inputs.squares(images, self.image_size, self.bits))
-    size = self.image_size
-    maps = np.empty((len(squares), size, size), np.float32)
-    scores = np.empty(len(squares), np.float32)
-    for begin in range(0, len(squares), self.batch_size):
-      batch = np.stack(squares[begin : begin + self.batch_size])
+    resized = list(inputs.resized(images, self.image_size, self.bits))
+    maps = np.empty((len(resized), *self.image_size), np.float32)
+    scores = np.empty(len(resized), np.float32)
+    for begin in range(0, len(resized), self.batch_size):
+      batch = np.stack(resized[begin : begin + self.batch_size])
       rows = slice(begin, begin + len(batch))
       maps[rows], scores[rows] = self._score_batch(batch)
     return self._decide(maps, scores)
@@ -125,7 +125,7 @@ class BaseDetector(abc.ABC):
 
   @abc.abstractmethod
   def _score_batch(self, batch: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Maps [B, S, S] and scores [B] of uint8 [B, S, S, 3], B at most `batch_size`."""
+    """Maps [B, H, W] and scores [B] of uint8 [B, H, W, 3], B at most `batch_size`."""
 
   def _decide(self, maps: np.ndarray, scores: np.ndarray) -> Result:
     p_values = None if self.calibration is None else self.calibration.p_values(scores)

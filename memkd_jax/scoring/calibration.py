@@ -74,7 +74,7 @@ class Calibration:
 
   @classmethod
   def from_maps(cls, maps: np.ndarray, scores: np.ndarray) -> 'Calibration':
-    """Takes the maps [n, S, S] and the image scores [n] of held-out normal images."""
+    """Takes the maps [n, H, W] and the image scores [n] of held-out normal images."""
     pixels = np.quantile(maps.astype(np.float64), 1 - _PIXEL_RATES)
     return cls(np.sort(scores.astype(np.float64)), pixels)
 

@@ -17,7 +17,7 @@ class Scorer(Protocol):
   def __call__(
     self, params: Any, images: np.ndarray, statistics: Statistics | None = None
   ) -> tuple[np.ndarray, np.ndarray, Any]:
-    """(maps [N, S, S], scores [N], anything)."""
+    """(maps [N, H, W], scores [N], anything)."""
 
   def stage_maps(self, params: Any, images: np.ndarray) -> Mapping[int, np.ndarray]:
     """{k: [N, H_k, W_k]}, not normalised."""
@@ -28,7 +28,7 @@ class Part(NamedTuple):
 
   Attributes:
     params: gives what the model has learned, for as long as it is needed.
-    images: uint8 [n, S, S, 3], at least one.
+    images: uint8 [n, H, W, 3], at least one.
   """
 
   params: Callable[[], Any]
@@ -39,7 +39,7 @@ class HeldOut(NamedTuple):
   """What the model makes of normal images that it has not learned from.
 
   Attributes:
-    maps: [n, S, S], in the order of the parts.
+    maps: [n, H, W], in the order of the parts.
     scores: [n].
     statistics: by which maps of other images are normalised, None where they are not. Each of
       these images is normalised by those of the others.

@@ -42,7 +42,7 @@ class Pipeline:
   """Extractor, method, then one map and one score an image: pure functions to compile.
 
   Attributes:
-    extractor: `(teacher_params, uint8 images [B, S, S, 3], number of stages) -> features`.
+    extractor: `(teacher_params, uint8 images [B, H, W, 3], number of stages) -> features`.
     method: gives the stages' maps and the image scores.
     combine: 'sum' or 'product' of the stages' maps.
     align_corners: of the bilinear upsampling to the side S.
@@ -69,7 +69,7 @@ class Pipeline:
     Args:
       params: what the method has learned.
       teacher_params: the extractor's parameters.
-      images: uint8 [B, S, S, 3].
+      images: uint8 [B, H, W, 3].
     """
     features = self.extractor(teacher_params, images, max(self.method.stages))
     return self.method.maps(params, features, images)
@@ -86,11 +86,11 @@ class Pipeline:
     Args:
       params: what the method has learned.
       teacher_params: the extractor's parameters.
-      images: uint8 [B, S, S, 3].
+      images: uint8 [B, H, W, 3].
       statistics: of normal images, where maps are normalised.
 
     Returns:
-      (maps [B, S, S], scores [B]), not clipped.
+      (maps [B, H, W], scores [B]), not clipped.
     """
     features = self.extractor(teacher_params, images, max(self.method.stages))
     maps = self.method.maps(params, features, images)
@@ -108,11 +108,11 @@ class Pipeline:
     Args:
       params: what the method has learned.
       teacher_params: the extractor's parameters.
-      images: uint8 [B, S, S, 3].
+      images: uint8 [B, H, W, 3].
       statistics: see `score`.
 
     Returns:
-      (maps [B, S, S], scores [B], diagnosis: a tree of arrays [B, ...]).
+      (maps [B, H, W], scores [B], diagnosis: a tree of arrays [B, ...]).
     """
     depth = max(self.method.stages + self.method.diagnosed_stages)
     features = self.extractor(teacher_params, images, depth)
@@ -131,9 +131,10 @@ class Pipeline:
     if self.normalize != 'none':
       assert statistics is not None, 'of a model whose maps are normalised'
       shown = normalization.normalize(maps, statistics)
+    _, height, width, _ = images.shape
     combined = combine_maps(
       shown,
-      images.shape[1],
+      (height, width),
       combine=self.combine,
       align_corners=self.align_corners,
       sigma=self.sigma,

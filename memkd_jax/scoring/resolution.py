@@ -21,7 +21,7 @@ def masks_and_maps(
 
   Args:
     test: the decoded split, with masks.
-    maps: [N, S, S].
+    maps: [N, H, W].
     resolution: one of `RESOLUTIONS`.
 
   Yields:
@@ -42,7 +42,7 @@ def to_size(map_: np.ndarray, size: np.ndarray) -> np.ndarray:
   """Resizes bilinearly (half-pixel, with antialiasing where it shrinks).
 
   Args:
-    map_: [S, S].
+    map_: [H, W].
     size: (width, height) in pixels.
 
   Returns:
@@ -61,7 +61,7 @@ def dump_maps(folder: Path, test: Split, maps: np.ndarray) -> None:
   Args:
     folder: of the category.
     test: the decoded split.
-    maps: [N, S, S].
+    maps: [N, H, W].
   """
   for sample, map_, size in zip(test.samples, maps, test.sizes, strict=True):
     with atomic.atomic_write(

@@ -94,7 +94,7 @@ class FeatureExtractor:
     """The features of all training images, where several learn from the same ones.
 
     Args:
-      images: uint8 [N, S, S, 3].
+      images: uint8 [N, H, W, 3].
       depth: the number of stages.
       devices: that compute, whose processes all decide alike.
       compute: gives them, [N, H_k, W_k, C_k] each, where they are not there yet.
@@ -121,18 +121,20 @@ class FeatureExtractor:
     """How many pixels of the image one position of stage 1 to 4 stands for, in a row."""
     return 2 ** (stage + 1)
 
-  def shapes(self, image_size: int, stages: int = 3) -> tuple[jax.ShapeDtypeStruct, ...]:
+  def shapes(
+    self, image_size: tuple[int, ...], stages: int = 3
+  ) -> tuple[jax.ShapeDtypeStruct, ...]:
     """Shapes [1, H_k, W_k, C_k] and dtypes of one image's features.
 
     Args:
-      image_size: side of the image in pixels.
+      image_size: (height, width) of the image in pixels.
       stages: the number of stages.
     """
-    image = jax.ShapeDtypeStruct((1, image_size, image_size, 3), np.uint8)
+    image = jax.ShapeDtypeStruct((1, *image_size, 3), np.uint8)
     shapes: Any = jax.eval_shape(lambda p, x: self(p, x, stages), self.params, image)
     return shapes
 
   def feature_bytes(self, images: np.ndarray, stages: int) -> int:
-    """The size of the features of some images, uint8 [N, S, S, 3]."""
-    shapes = self.shapes(images.shape[1], stages)
+    """The size of the features of some images, uint8 [N, H, W, 3]."""
+    shapes = self.shapes(images.shape[1:3], stages)
     return len(images) * sum(stage.size * stage.dtype.itemsize for stage in shapes)

@@ -59,7 +59,7 @@ class KeptFeatures:
 
     Args:
       teacher: tells the teacher and its dtype from others.
-      images: uint8 [N, S, S, 3].
+      images: uint8 [N, H, W, 3].
       depth: the number of stages.
       compute: gives them, [N, H_k, W_k, C_k] each, where they are not there.
       size: their bytes.

@@ -129,7 +129,7 @@ def real_images(size: int, folder: Path | str | None = None, number: int = 4) ->
     files = list_images(Path(folder))
     if not files:
       raise UserError(f'There is no image in {folder}: pass another folder as --images.')
-    pixels = [read_image(file, size)[0] for file in files[:number]]
+    pixels = [read_image(file, (size, size))[0] for file in files[:number]]
   return np.asarray(normalize_images(jnp.asarray(np.stack(pixels))))
 
 

@@ -35,7 +35,7 @@ class FeatureCache:
 
     Args:
       devices: the devices that batches are drawn for.
-      images: uint8 [N, S, S, 3].
+      images: uint8 [N, H, W, 3].
       features: the teacher's stages, [N, H_k, W_k, C_k] each, or None.
       place: 'host' for the host's memory, else the devices'.
     """
@@ -82,7 +82,7 @@ def build_cache(
   Args:
     devices: the run's devices.
     compute: gives the teacher's features of the images, [N, H_k, W_k, C_k] each.
-    images: uint8 [N, S, S, 3], the training images.
+    images: uint8 [N, H, W, 3], the training images.
     size: bytes of the features.
     wanted: one of `CACHES`.
 

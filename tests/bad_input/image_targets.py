@@ -26,7 +26,7 @@ def _read_first(path: Path, side: int) -> tuple[np.ndarray, tuple[int, int]]:
   """`read_image` of the first page, as `predict` reads it."""
   check(count_pages(path) >= 1, 'no page')
   image = read_rgb(path, page=0)
-  return resize(image, side), image.size
+  return resize(image, (side, side)), image.size
 
 
 class Images(Target):
@@ -191,7 +191,7 @@ class Folders(Target):
       with as_nobody(kind == 'unreadable'):
         for split, expected in (('train', 3), ('test', 6)):
           samples = reader.list_samples(folder, 'bolt', split)
-          load_split(samples, _SIDE, 2)
+          load_split(samples, (_SIDE, _SIDE), 2)
           fewer = kind == 'missing' and path.parent.name in ('good', 'hole')
           check(
             fewer or len(samples) == expected, f'{kind} {path}: {len(samples)} {split} images'

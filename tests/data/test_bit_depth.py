@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 from PIL import Image
 
 from memkd_jax.data import bit_depth
-from memkd_jax.data.images import CLIPPED, SCALED, read_image, to_square
+from memkd_jax.data.images import CLIPPED, SCALED, read_image, to_size
 from memkd_jax.data.sample import GOOD, Sample
 
 SIZE = 8
@@ -63,9 +63,9 @@ def test_the_range_of_the_camera_is_the_range_of_8_bits(tmp_path, grey, bits):
   values = np.round(grey * (highest / 255)).astype(np.uint16)
   Image.fromarray(values).save(tmp_path / 'x.png')
   seen = []
-  image, _ = read_image(tmp_path / 'x.png', SIZE, bits, seen.append)
+  image, _ = read_image(tmp_path / 'x.png', (SIZE, SIZE), bits, seen.append)
   np.testing.assert_array_equal(image[..., 0], grey)
-  np.testing.assert_array_equal(to_square(values, SIZE, bits), image)
+  np.testing.assert_array_equal(to_size(values, (SIZE, SIZE), bits), image)
   assert seen == [SCALED]
 
 
@@ -78,14 +78,16 @@ def test_16_bits_are_rounded_to_the_nearest():
 def test_values_above_the_range_are_clipped_and_remarked(tmp_path):
   Image.fromarray(np.full((SIZE, SIZE), 5000, np.uint16)).save(tmp_path / 'x.png')
   seen = []
-  assert (read_image(tmp_path / 'x.png', SIZE, 12, seen.append)[0] == 255).all()
+  assert (read_image(tmp_path / 'x.png', (SIZE, SIZE), 12, seen.append)[0] == 255).all()
   assert seen == [CLIPPED]
 
 
 def test_8_bits_are_read_the_same_whatever_the_range(tmp_path, grey):
   Image.fromarray(grey).save(tmp_path / 'x.png')
   for bits in (8, 10, 16):
-    np.testing.assert_array_equal(read_image(tmp_path / 'x.png', SIZE, bits)[0][..., 1], grey)
+    np.testing.assert_array_equal(
+      read_image(tmp_path / 'x.png', (SIZE, SIZE), bits)[0][..., 1], grey
+    )
 
 
 @pytest.mark.parametrize('channels', [3, 4])
@@ -95,9 +97,9 @@ def test_colours_of_12_bits_keep_all_of_them(tmp_path, rng, channels):
   values = np.round(expected * (4095 / 255)).astype(np.uint16)
   path = save_color(values, tmp_path / 'x.png')
   assert bit_depth.choose('auto', of(path), 2) == 12
-  image, _ = read_image(path, SIZE, 12)
+  image, _ = read_image(path, (SIZE, SIZE), 12)
   np.testing.assert_array_equal(image, expected[..., :3])
-  np.testing.assert_array_equal(read_image(path, SIZE)[0], values[..., :3] >> 8)
+  np.testing.assert_array_equal(read_image(path, (SIZE, SIZE))[0], values[..., :3] >> 8)
 
 
 def test_the_number_found_is_what_a_model_keeps():

@@ -82,7 +82,7 @@ def test_the_limit_is_larger_than_what_cameras_and_benchmarks_have(tmp_path, mon
 def test_files_are_bounded_too(tmp_path, monkeypatch, pixels):
   monkeypatch.setattr(decoding, 'MAX_BYTES', 100)
   with pytest.raises(UserError, match='more than 100 bytes'):
-    read_image(save(pixels, tmp_path / 'x.png'), 32)
+    read_image(save(pixels, tmp_path / 'x.png'), (32, 32))
 
 
 @pytest.mark.parametrize('name', [b'zTXt', b'iCCP', b'iTXt'])
@@ -91,7 +91,7 @@ def test_texts_that_inflate_are_refused(tmp_path, name):
   text = chunk(name, before + zlib.compress(bytes(100 * 2**20)))
   (tmp_path / 'x.png').write_bytes(png(rgb_header(4, 4), (b'\0' + bytes(12)) * 4, text))
   with pytest.raises(UserError, match=r'x\.png .*too large'):
-    read_image(tmp_path / 'x.png', 32)
+    read_image(tmp_path / 'x.png', (32, 32))
 
 
 @pytest.mark.parametrize('suffix', ['tif', 'gif', 'png', 'webp'])
@@ -119,7 +119,7 @@ def test_previews_in_a_file_are_no_pages(tmp_path):
     preview.save(file, 'TIFF', tiffinfo=small)
   for name in ('x.jpg', 'x.tif'):
     assert count_pages(tmp_path / name) == 1
-    assert read_image(tmp_path / name, 8)[1] == (64, 64)
+    assert read_image(tmp_path / name, (8, 8))[1] == (64, 64)
 
 
 def test_no_file_is_handed_to_ghostscript(tmp_path):
@@ -127,7 +127,7 @@ def test_no_file_is_handed_to_ghostscript(tmp_path):
   for name in ('x.png', 'x.eps'):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(UserError, match='no format of images'):
-      read_image(tmp_path / name, 32)
+      read_image(tmp_path / name, (32, 32))
   assert [p.name for p in list_images(tmp_path)] == ['x.png']
 
 
@@ -140,7 +140,7 @@ def test_checksums_of_png_are_looked_at(tmp_path, pixels):
     damaged[at] ^= 1
     path.write_bytes(damaged)
     with pytest.raises(UserError, match=r'x\.png is not a readable image'):
-      read_image(path, 32)
+      read_image(path, (32, 32))
 
 
 @pytest.mark.parametrize('is_interlaced', [False, True])
@@ -215,12 +215,12 @@ def test_16_bit_masks_are_told_by_their_mode_and_not_by_their_length(tmp_path):
   path = tmp_path / 'x.tif'
   for padding in range(16):  # Pillow keeps the length of the strip beside its mode
     path.write_bytes(stream.getvalue() + bytes(padding))
-    assert read_mask(path, 48)[0].any()
+    assert read_mask(path, (48, 48))[0].any()
 
 
 def test_16_bits_are_rounded_to_the_nearest(tmp_path):
   values = np.arange(2**16, dtype=np.uint16).reshape(256, 256)
-  image, _ = read_image(save(values, tmp_path / 'x.png'), 256)
+  image, _ = read_image(save(values, tmp_path / 'x.png'), (256, 256))
   np.testing.assert_array_equal(image[..., 0], np.rint(values / 257))
 
 

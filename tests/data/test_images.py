@@ -21,7 +21,7 @@ def grey(rgb):
 
 
 def read(path):
-  return read_image(path, SIZE)[0]
+  return read_image(path, (SIZE, SIZE))[0]
 
 
 def test_rgb_and_grey_keep_their_values(tmp_path, rgb, grey):
@@ -72,7 +72,7 @@ def test_exif_orientation_is_applied(tmp_path):
   exif = Image.Exif()
   exif[0x0112] = 6
   Image.fromarray(pixels).save(tmp_path / 'x.png', exif=exif)
-  image, original = read_image(tmp_path / 'x.png', SIZE)
+  image, original = read_image(tmp_path / 'x.png', (SIZE, SIZE))
   assert original == (8, 16)
   assert image[0].min() == 255
   assert image[-1].max() == 0
@@ -115,7 +115,7 @@ def test_masks_of_class_ids_survive_the_resizing(tmp_path, value):
   ids = np.zeros((32, 32), np.uint8)
   ids[8:16, 16:24] = value
   Image.fromarray(ids).save(tmp_path / 'x.png')
-  mask, original = read_mask(tmp_path / 'x.png', SIZE)
+  mask, original = read_mask(tmp_path / 'x.png', (SIZE, SIZE))
   assert original == (32, 32)
   assert mask.dtype == bool
   np.testing.assert_array_equal(np.argwhere(mask), [[2, 4], [2, 5], [3, 4], [3, 5]])
@@ -126,7 +126,7 @@ def test_masks_are_binarised_before_and_not_after_resizing(tmp_path, rng):
   Image.fromarray(ndarray.astype(np.uint8)).save(tmp_path / 'x.png')
   expected = Image.fromarray(binary.astype(np.uint8) * 255).resize((SIZE, SIZE), Image.BILINEAR)
   np.testing.assert_array_equal(
-    read_mask(tmp_path / 'x.png', SIZE)[0], np.asarray(expected) >= 128
+    read_mask(tmp_path / 'x.png', (SIZE, SIZE))[0], np.asarray(expected) >= 128
   )
 
 
@@ -146,7 +146,9 @@ def test_mask_modes(tmp_path, grey):
   }
   for name, image in modes.items():
     image.save(tmp_path / f'{name}.png')
-    np.testing.assert_array_equal(read_mask(tmp_path / f'{name}.png', SIZE)[0], defect, name)
+    np.testing.assert_array_equal(
+      read_mask(tmp_path / f'{name}.png', (SIZE, SIZE))[0], defect, name
+    )
 
 
 def test_a_truncated_jpeg_is_named(tmp_path, rng):
@@ -155,7 +157,7 @@ def test_a_truncated_jpeg_is_named(tmp_path, rng):
   content = path.read_bytes()
   path.write_bytes(content[: len(content) // 2])
   with pytest.raises(UserError, match=r'cut\.JPG is not a readable image .*truncated.*replace'):
-    read_image(path, 32)
+    read_image(path, (32, 32))
 
 
 @pytest.fixture

@@ -35,6 +35,7 @@ SYSTEMS = {
     'anomaly_map.normalize': 'position',
     'anomaly_map.image_score': 'top',
     'model.memories': (),
+    'data.image_size': (32, 64),
   },
   'knn': {},
   'patchcore': {'method.channels': 24, 'method.joint_channels': 16},
@@ -157,7 +158,7 @@ def test_openvino_takes_less_than_two_gigabytes(system, export_tiny):
 def check_equal(run, detector, rng):
   """Whether a runtime gives the detector's maps and scores, for several numbers of images."""
   for number in (1, 2, 5, 16):
-    images = rng.integers(0, 256, (number, 32, 32, 3), np.uint8)
+    images = rng.integers(0, 256, (number, *detector.image_size, 3), np.uint8)
     maps, scores = run(images)
     expected = detector(images)
     assert (maps.dtype, scores.dtype) == (np.float32, np.float32)
@@ -191,7 +192,7 @@ def resample_at_once(maps, matrix):
 
 
 def resample_in_a_loop(maps, matrix):
-  return jax.lax.fori_loop(0, 2, lambda _, x: x / 2, resample(maps, matrix))
+  return jax.lax.fori_loop(0, 2, lambda _, x: x / 2, resample(maps, matrix, matrix))
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from memkd_jax import methods
 from memkd_jax.config import of_older
 from memkd_jax.errors import UserError
 from memkd_jax.methods.base import Start, Task
-from memkd_jax.ops.resampling import resample, upsampling_matrix
+from memkd_jax.ops.resampling import upsample
 
 BOLT = Task.of_category('bolt', 0)
 
@@ -46,7 +46,7 @@ def test_maps_are_those_of_its_members(tiny_config, one_device, make_method, tmp
   raw = {
     0: of_members['neighbours'],
     # On the grid of stage 1, [8, 8].
-    1: sum(resample(m, upsampling_matrix(m.shape[1], 8, True)) for m in of_stages.values()),
+    1: sum(upsample(m, (8, 8), True) for m in of_stages.values()),
     2: of_members['fine'],
   }
   assert list(found) == [0, 1, 2]

@@ -46,9 +46,9 @@ def test_noise_by_hand(features, kind, share):
       if kind == 'gaussian':
         noise = np.asarray(jax.random.normal(of_stage, clean[b].shape))
       else:
-        noise = np.asarray(simplex_noise(of_stage, side, 8, channels))
+        noise = np.asarray(simplex_noise(of_stage, (side, side), 8, channels))
       noise = noise / np.sqrt((noise**2).mean())
-      cloud = np.asarray(simplex_noise(jax.random.fold_in(key, 1), side, 4, 1))[..., 0]
+      cloud = np.asarray(simplex_noise(jax.random.fold_in(key, 1), (side, side), 4, 1))[..., 0]
       chosen = {tuple(p) for p in np.argwhere(cloud >= np.quantile(cloud, 1 - share))}
       assert len(chosen) == round(share * side**2)
       for p in np.ndindex(side, side):

@@ -26,10 +26,10 @@ def test_mean_absolute_cosine(rng):
 
 
 def test_positions_below_which_any_pixel_is_anomalous():
-  masks = np.zeros((2, 8, 8), bool)
+  masks = np.zeros((2, 8, 12), bool)
   masks[0, 3, 4] = True
   masks[1, 7, :5] = True
-  positions = memory_use.anomalous_positions(masks, 4)
+  positions = memory_use.anomalous_positions(masks, (4, 6))
   assert np.argwhere(positions).tolist() == [[0, 1, 2], [1, 3, 0], [1, 3, 1], [1, 3, 2]]
 
 

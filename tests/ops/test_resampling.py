@@ -67,8 +67,8 @@ def test_the_border_is_reflected_and_not_mirrored(rng):
 
 def test_a_map_is_resampled_along_both_axes_and_alone(rng):
   """A batch must give what its images give one by one."""
-  maps, matrix = rng.normal(size=(3, 4, 4)), rng.normal(size=(6, 4))
-  together = resample(jax.numpy.asarray(maps, 'float32'), matrix)
+  maps, rows, columns = (rng.normal(size=size) for size in ((3, 4, 5), (6, 4), (7, 5)))
+  together = resample(jax.numpy.asarray(maps, 'float32'), rows, columns)
   assert together.dtype == np.float32
   for image, expected in zip(maps, together, strict=True):
-    np.testing.assert_allclose(matrix @ image @ matrix.T, expected, atol=1e-5)
+    np.testing.assert_allclose(rows @ image @ columns.T, expected, atol=1e-5)

@@ -36,22 +36,22 @@ def noise_at(x, y, gradients):
   return total
 
 
-@pytest.mark.parametrize(('side', 'cells'), [(12, 3), (5, 4), (1, 1)])
-def test_the_matrix_is_the_algorithm(rng, side, cells):
+@pytest.mark.parametrize(('size', 'cells'), [((12, 12), 3), ((5, 8), 4), ((1, 1), 1)])
+def test_the_matrix_is_the_algorithm(rng, size, cells):
   corners = [tuple(map(int, corner)) for corner in simplex._corners(cells)]
   vectors = rng.normal(size=(len(corners), 2))
   gradients = dict(zip(corners, vectors.tolist(), strict=True))
-  found = simplex.simplex_matrix(side, cells) @ vectors.ravel()
-  along = [(k + 0.5) / side * cells for k in range(side)]
-  expected = [noise_at(x, y, gradients) for x in along for y in along]
+  found = simplex.simplex_matrix(size, cells) @ vectors.ravel()
+  rows, columns = ([(k + 0.5) / max(size) * cells for k in range(side)] for side in size)
+  expected = [noise_at(x, y, gradients) for x in rows for y in columns]
   np.testing.assert_allclose(found, expected, atol=1e-12)
   assert np.abs(found).max() > 1e-4
 
 
 def test_gradients_are_unit_vectors_and_channels_are_independent():
   key = jax.random.key(3)
-  noise = jax.jit(simplex.simplex_noise, static_argnums=(1, 2, 3))(key, 16, 4, 3)
-  matrix = simplex.simplex_matrix(16, 4)
+  noise = jax.jit(simplex.simplex_noise, static_argnums=(1, 2, 3))(key, (16, 16), 4, 3)
+  matrix = simplex.simplex_matrix((16, 16), 4)
   angles = np.asarray(jax.random.uniform(key, (matrix.shape[1] // 2, 3), maxval=2 * np.pi))
   for c in range(3):
     gradients = np.stack([np.cos(angles[:, c]), np.sin(angles[:, c])], -1)
@@ -63,5 +63,5 @@ def test_gradients_are_unit_vectors_and_channels_are_independent():
 
 def test_a_finer_grid_shows_the_same_plane():
   """Each position of the coarse grid lies in the middle of three by three fine ones."""
-  coarse, fine = (simplex.simplex_noise(jax.random.key(0), n, 4, 2) for n in (8, 24))
+  coarse, fine = (simplex.simplex_noise(jax.random.key(0), (n, n), 4, 2) for n in (8, 24))
   np.testing.assert_allclose(fine[1::3, 1::3], coarse, atol=1e-6)

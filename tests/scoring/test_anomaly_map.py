@@ -25,7 +25,9 @@ def test_maps_are_upsampled_combined_and_smoothed(rng, combine, align_corners):
     total = stages[0] + stages[1] if combine == 'sum' else stages[0] * stages[1]
     expected[image] = ndimage.gaussian_filter(total, 2.0)
   found = jax.jit(
-    lambda maps: combine_maps(maps, 32, combine=combine, align_corners=align_corners, sigma=2.0)
+    lambda maps: combine_maps(
+      maps, (32, 32), combine=combine, align_corners=align_corners, sigma=2.0
+    )
   )(maps)
   np.testing.assert_allclose(found, expected, atol=1e-5)
   np.testing.assert_allclose(image_scores(found), expected.max((1, 2)), atol=1e-5)
@@ -33,13 +35,13 @@ def test_maps_are_upsampled_combined_and_smoothed(rng, combine, align_corners):
 
 def test_a_batch_gives_what_its_images_give_one_by_one(rng):
   maps = jnp.asarray(rng.random((3, 4, 4), np.float32))
-  together = combine_maps({1: maps}, 16)
-  np.testing.assert_allclose(together[:1], combine_maps({1: maps[:1]}, 16), atol=1e-6)
+  together = combine_maps({1: maps}, (16, 16))
+  np.testing.assert_allclose(together[:1], combine_maps({1: maps[:1]}, (16, 16)), atol=1e-6)
 
 
 def test_one_map_of_any_grid_is_enough(rng):
   maps = jnp.asarray(rng.random((1, 5, 5), np.float32))
-  np.testing.assert_allclose(combine_maps({0: maps}, 5, sigma=0), maps, atol=1e-6)
+  np.testing.assert_allclose(combine_maps({0: maps}, (5, 5), sigma=0), maps, atol=1e-6)
 
 
 @pytest.mark.parametrize(('side', 'number'), [(4, 1), (32, 10), (64, 41)])

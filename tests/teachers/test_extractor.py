@@ -36,7 +36,7 @@ def test_shapes_strides_and_channels_are_those_of_the_features(images, arch):
   expected = jax.jit(Teacher(arch, stages=4).apply)(
     {'params': weights.random_teacher(arch)}, normalized(images).astype(np.float32)
   )
-  shapes = extractor.shapes(64, 4)
+  shapes = extractor.shapes((64, 64), 4)
   for stage, (found, of_teacher, shape) in enumerate(
     zip(features, expected, shapes, strict=True), start=1
   ):
@@ -47,7 +47,7 @@ def test_shapes_strides_and_channels_are_those_of_the_features(images, arch):
     assert found.shape == (2, side, side, extractor.channels(stage))
     assert extractor.channels(stage) == ARCHITECTURES[arch].channels(stage)
   assert extractor.stride(4) == extractor.MULTIPLE
-  assert extractor.shapes(64) == shapes[:3]
+  assert extractor.shapes((64, 64)) == shapes[:3]
   assert len(jax.eval_shape(extractor, extractor.params, images)) == 3
 
 
@@ -89,7 +89,7 @@ def test_float64_needs_x64():
   with jax.enable_x64(True):
     extractor = FeatureExtractor('tiny_basic', RANDOM, 'float64')
     assert {leaf.dtype.name for leaf in jax.tree.leaves(extractor.params)} == {'float64'}
-    assert {shape.dtype.name for shape in extractor.shapes(32)} == {'float64'}
+    assert {shape.dtype.name for shape in extractor.shapes((32, 32))} == {'float64'}
 
 
 def test_its_parameters_are_of_its_dtype():
@@ -97,4 +97,4 @@ def test_its_parameters_are_of_its_dtype():
   leaves = jax.tree.leaves(extractor.params)
   assert all(isinstance(leaf, np.ndarray) for leaf in leaves)
   assert {leaf.dtype.name for leaf in leaves} == {'bfloat16'}
-  assert {shape.dtype.name for shape in extractor.shapes(32)} == {'bfloat16'}
+  assert {shape.dtype.name for shape in extractor.shapes((32, 32))} == {'bfloat16'}

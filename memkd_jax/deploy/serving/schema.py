@@ -23,7 +23,9 @@ class ModelInfo(BaseModel):
   """One model that is served."""
 
   category: str
-  image_size: int = Field(description='Side of the image that the model sees, in pixels.')
+  image_size: tuple[int, int] = Field(
+    description='Height and width of the image that the model sees, in pixels.'
+  )
   batch_size: int
   threshold: ThresholdInfo | None = Field(description='Null where it does not decide.')
   undecided: str | None = Field(description='Why it does not decide; null where it does.')
