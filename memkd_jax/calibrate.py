@@ -56,7 +56,7 @@ def _by_images(flags: argparse.Namespace) -> None:
         'which score lower than new ones do, so more good parts than expected will be called '
         'anomalous; calibrate with others.'
       )
-    result = detector(images)
+    result = detector.score_canvases(images)
     calibration = Calibration.from_maps(result.maps, result.scores)
     _change(flags, detector.trained, lambda folder: write_calibration(folder, calibration))
   print(f'Before: {_describe(detector.trained)}')
@@ -126,13 +126,11 @@ def list_good(good: str, left_out: 'list[LeftOut] | None' = None) -> list[Path]:
 
 
 def _read_all(paths: Sequence[Path], detector: 'Detector') -> 'np.ndarray':
-  """The images as the model sees them, uint8 [N, H, W, 3].
+  """The images on their canvases, uint8 [N, H, W, 3] or objects [N].
 
   Raises:
     UserError: some cannot be read; all of them are named.
   """
-  import numpy as np
-
   from memkd_jax.data import bit_depth
   from memkd_jax.data.images import read_image
 
@@ -140,7 +138,7 @@ def _read_all(paths: Sequence[Path], detector: 'Detector') -> 'np.ndarray':
 
   def read(path: Path) -> 'np.ndarray | UserError':
     try:
-      return read_image(path, detector.image_size, bits)[0]
+      return read_image(path, detector.tiling.canvas, bits)[0]
     except UserError as error:
       return error
 
@@ -152,7 +150,7 @@ def _read_all(paths: Sequence[Path], detector: 'Detector') -> 'np.ndarray':
       f'{len(broken)} of {len(paths)} images cannot be read, so the threshold is as it was; '
       f'leave them out: {"; ".join(broken)}.'
     )
-  return np.stack([image for image in images if not isinstance(image, UserError)])
+  return detector.tiling.stacked([x for x in images if not isinstance(x, UserError)])
 
 
 def _trained_on(trained: 'TrainedModel', images: 'np.ndarray') -> bool:

@@ -11,7 +11,7 @@ import numpy as np
 from memkd_jax import methods
 from memkd_jax.config import DTYPES
 from memkd_jax.data import bit_depth
-from memkd_jax.data.images import as_size
+from memkd_jax.data.tiling import Tiling
 from memkd_jax.errors import UserError
 from memkd_jax.files import model
 from memkd_jax.runtime import onednn
@@ -110,7 +110,7 @@ class Detector(BaseDetector):
     self.program = program
     self.category = trained.name
     self.method = program.pipeline.method.name
-    self.image_size = as_size(trained.config.data.image_size)
+    self.tiling = Tiling.of_config(trained.config.data)
     self.batch_size: int = trained.config.eval.batch_size
     self.bits = bit_depth.of_config(trained.config)
     self.notes = list(program.notes)

@@ -3,7 +3,7 @@
 import functools
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,6 +13,7 @@ import numpy as np
 from memkd_jax import metrics
 from memkd_jax.data.sample import GOOD
 from memkd_jax.data.splits import Split
+from memkd_jax.data.tiling import Mosaic, Tiling
 from memkd_jax.files import atomic
 from memkd_jax.models.memory_use import mean_cosines, split_cosines
 from memkd_jax.report import cases
@@ -39,23 +40,30 @@ class Scorer:
 
   Attributes:
     pipeline: what is computed.
+    tiling: how images become what is computed of.
     devices: the devices that score.
     images_per_second: of the last call, without its first batch, which may have been
       compiled; None where it had no other.
   """
 
   def __init__(
-    self, pipeline: Pipeline, teacher_params: Any, devices: Devices, batch_size: int
+    self,
+    pipeline: Pipeline,
+    tiling: Tiling,
+    teacher_params: Any,
+    devices: Devices,
+    batch_size: int,
   ):
     """Compiles nothing yet.
 
     Args:
       pipeline: what is computed.
+      tiling: how images become what is computed of.
       teacher_params: the extractor's parameters, numpy arrays.
       devices: the devices that share out every batch.
-      batch_size: images of a batch, of all devices together; rounded up to their number.
+      batch_size: tiles of a batch, of all devices together; rounded up to their number.
     """
-    self.pipeline, self.devices = pipeline, devices
+    self.pipeline, self.tiling, self.devices = pipeline, tiling, devices
     self.images_per_second: float | None = None
     self._batch_size = devices.round_up(batch_size)
     self._step: Callable[..., Any] = devices.map(pipeline.score_and_diagnose)
@@ -69,49 +77,58 @@ class Scorer:
 
     Args:
       params: what the method has learned, numpy arrays.
-      images: uint8 [N, H, W, 3].
+      images: the canvases, uint8 [N, H, W, 3], or objects [N] that are [H, W, 3] each.
       statistics: of normal images, where maps are normalised: those of the model, or those of
         each image.
 
     Returns:
-      (maps [N, H, W], scores [N], diagnosis: a tree of arrays [N, ...], empty without images).
+      (maps [N, H, W] or objects [N], scores [N], diagnosis: a tree of arrays [T, ...] of all
+      tiles, empty without images).
     """
-    if not len(images):
-      return np.empty(images.shape[:-1], np.float32), np.empty(0, np.float32), {}
-    maps, scores, diagnosis = self._over(self._step, params, images, statistics)
-    return maps, scores, diagnosis
+    mosaic = Mosaic(self.tiling, images)
+    diagnoses = []
+    for begin, (maps, scores, found) in self._over(self._step, params, mosaic, statistics):
+      mosaic.add(begin, maps, scores)
+      diagnoses.append(found)
+    if self.images_per_second is not None:  # it was of tiles
+      self.images_per_second *= len(images) / len(mosaic)
+    diagnosis = _joined(diagnoses) if diagnoses else {}
+    return mosaic.maps, mosaic.scores, diagnosis
 
   def stage_maps(self, params: Any, images: np.ndarray) -> dict[int, np.ndarray]:
     """What the method gives before anything is done with it: {k: [N, H_k, W_k]}, N > 0."""
-    maps: dict[int, np.ndarray] = self._over(self._maps_step, params, images)
+    maps: dict[int, np.ndarray] = _joined(
+      [found for _, found in self._over(self._maps_step, params, images)]
+    )
     return maps
 
   def _over(
     self,
     step: Callable[..., Any],
     params: Any,
-    images: np.ndarray,
+    tiles: np.ndarray | Mosaic,
     statistics: Statistics | None = None,
-  ) -> Any:
-    """Calls a step batch by batch; a tree of arrays [N, ...]."""
-    devices, results = self.devices, []
+  ) -> Iterator[tuple[int, Any]]:
+    """Calls a step batch by batch; where each begins, and a tree of arrays [n, ...]."""
+    devices = self.devices
+    self.images_per_second = None
     replicated = devices.replicate(params)
     warm = time.monotonic()
-    with progress_bar('scoring', len(images)) as progress:
-      for begin in range(0, len(images), self._batch_size):
+    with progress_bar('scoring', len(tiles)) as progress:
+      for begin in range(0, len(tiles), self._batch_size):
         interrupt.raise_if_asked()
-        batch = images[begin : begin + self._batch_size]
+        batch = tiles[begin : begin + self._batch_size]
         padded = devices.pad_shard(batch, self._batch_size)
         usual = self._of_batch(statistics, slice(begin, begin + len(batch)))
         outputs = step(replicated, self._teacher_params, padded, *usual)
         unpad = functools.partial(devices.unshard, number=len(batch))
-        results.append(jax.tree.map(unpad, outputs))
+        yield begin, jax.tree.map(unpad, outputs)
         progress.update(len(batch))
         if begin == 0:
           warm = time.monotonic()
-    others = len(images) - min(self._batch_size, len(images))
-    self.images_per_second = others / (time.monotonic() - warm) if others else None
-    return jax.tree.map(lambda *parts: np.concatenate(parts), *results)
+    others = len(tiles) - min(self._batch_size, len(tiles))
+    if others > 0:
+      self.images_per_second = others / (time.monotonic() - warm)
 
   def _of_batch(self, statistics: Statistics | None, rows: slice) -> tuple[Statistics, ...]:
     """The statistics of a batch's images on the devices, if there are any."""
@@ -124,6 +141,10 @@ class Scorer:
       return self.devices.pad_shard(values[rows], self._batch_size)
 
     return (jax.tree.map(share_out, statistics),)
+
+
+def _joined(parts: Sequence[Any]) -> Any:
+  return jax.tree.map(lambda *arrays: np.concatenate(arrays), *parts)
 
 
 class Scored(NamedTuple):
@@ -206,7 +227,7 @@ def evaluate(
       _draw(folder, test, maps, scores, pixels, held_out, threshold)
       cases.write_cases(folder / cases.FOLDER, test, maps)
       if diagnosis:
-        _report_memories(fitted_diagnosis, diagnosis, test, folder)
+        _report_memories(fitted_diagnosis, diagnosis, test, scorer.tiling, folder)
     return result
 
   return hosts.on_main(report)
@@ -286,12 +307,13 @@ def _draw(
 
 
 def _report_memories(
-  on_train: dict[str, Any], on_test: dict[str, Any], test: Split, folder: Path
+  on_train: dict[str, Any], on_test: dict[str, Any], test: Split, tiling: Tiling, folder: Path
 ) -> None:
   """Writes memory.json and memory.png."""
+  labels = test.labels[Mosaic(tiling, test.images).owners]
+  masks = None if test.masks is None else tiling.cut_all(test.masks)
   cosines = {
-    name: split_cosines(seen['cosine'], test.labels, test.masks)
-    for name, seen in on_test.items()
+    name: split_cosines(seen['cosine'], labels, masks) for name, seen in on_test.items()
   }
   summaries = {
     name: used | {'cosine': mean_cosines(cosines[name])} for name, used in on_train.items()

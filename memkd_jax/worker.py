@@ -14,7 +14,6 @@ from memkd_jax.config import flatten
 from memkd_jax.data import bit_depth
 from memkd_jax.data.benchmarks.counts import count, differences
 from memkd_jax.data.datasets import Source
-from memkd_jax.data.images import as_size
 from memkd_jax.data.sampling import Plan, calibration_plan
 from memkd_jax.data.splits import Split, load_split
 from memkd_jax.data.task_images import (
@@ -24,6 +23,7 @@ from memkd_jax.data.task_images import (
   image_digests,
   list_task,
 )
+from memkd_jax.data.tiling import Tiling
 from memkd_jax.errors import UserError
 from memkd_jax.evaluate import Scored, Scorer, evaluate
 from memkd_jax.files.digest import images_digest
@@ -99,7 +99,8 @@ class Worker:
   @functools.cached_property
   def _scorer(self) -> Scorer:
     size = self.config.eval.batch_size
-    return Scorer(self._pipeline(self.config), self.extractor.params, self._devices, size)
+    pipeline, tiling = self._pipeline(self.config), Tiling.of_config(self.config.data)
+    return Scorer(pipeline, tiling, self.extractor.params, self._devices, size)
 
   def _has_changed(self, before: ConfigDict) -> bool:
     """Whether the method gives other maps than with a model's config."""
@@ -136,7 +137,8 @@ class Worker:
       return
     known = self.folder.read_bit_depth(task.name, task.seed)
     normal, test, notes = self._read(task.train, task.test, known)
-    print(f'{name}: {_describe_images(plan, test)}', flush=True)
+    tiles = self._scorer.tiling.describe(normal.images)
+    print(f'{name}: {_describe_images(plan, test)}{tiles}', flush=True)
     trained, held_out = self._trained(task, normal, plan)
     folder = self.folder.category(task.name, task.seed)
     maps_folder = self.folder.own.maps(task.name, task.seed) if self._dump_maps else None
@@ -276,7 +278,7 @@ class Worker:
       # Of a process; where several tasks are fitted at once nobody knows whose it is.
       before_fit = memory.reset_peak() if self._devices.sharing == 1 else None
       began = self._fitting_clock()
-      fitted = self.method.fit(task, images, folder, *further)
+      fitted = self.method.fit(task, self._scorer.tiling.cut_all(images), folder, *further)
       seconds, peak = self._fitting_clock() - began, memory.peak_beyond(before_fit)
       if held_out is None:
         held_out, statistics = self._score(task, fitted.params, held)
@@ -368,11 +370,11 @@ class Worker:
     """
     data = self.config.data
     images, _ = self._list(train_names, test_names)
-    size = as_size(data.image_size)
+    tiling = Tiling.of_config(data)
     with hosts.raise_together():
       bits = bit_depth.choose(known_depth or data.bit_depth, images.train, data.threads)
-      test = load_split(images.test, size, data.threads, bits)
-      normal = load_split(images.train, size, data.threads, bits)
+      test = load_split(images.test, tiling, data.threads, bits)
+      normal = load_split(images.train, tiling, data.threads, bits)
     return normal, test, tuple(dict.fromkeys((*normal.notes, *test.notes)))
 
 

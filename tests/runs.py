@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from memkd_jax import methods, run, worker
+from memkd_jax.data.tiling import Tiling
 from memkd_jax.methods import descent, resolve
 from memkd_jax.methods.base import Task
 from memkd_jax.methods.distillation import Distillation
@@ -30,8 +31,8 @@ def method_of(config):
 def scorer_of(config):
   method, config = method_of(config), resolve(config)
   pipeline = Pipeline(method.extractor, method, **config.anomaly_map.to_dict())
-  size = config.eval.batch_size
-  return worker.Scorer(pipeline, method.extractor.params, method.devices, size)
+  params, size = method.extractor.params, config.eval.batch_size
+  return worker.Scorer(pipeline, Tiling.of_config(config.data), params, method.devices, size)
 
 
 def final_state(config, workdir, category='bolt', seed=0):

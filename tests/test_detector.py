@@ -10,6 +10,7 @@ from PIL import Image
 import memkd_jax
 from memkd_jax import export, predict
 from memkd_jax.data.images import read_image
+from memkd_jax.data.tiling import Tiling
 from memkd_jax.detector import load_all
 from memkd_jax.errors import UserError
 from memkd_jax.evaluate import Scorer
@@ -44,7 +45,7 @@ def test_scores_are_those_of_the_evaluation(run, images, one_device, make_method
   result = detector(images)
   method = make_method(config, one_device)
   pipeline = Pipeline(method.extractor, method, **config.anomaly_map.to_dict())
-  scorer = Scorer(pipeline, method.extractor.params, one_device, 4)
+  scorer = Scorer(pipeline, Tiling((32, 32)), method.extractor.params, one_device, 4)
   params = Workdir(root / 'run').read_model('bolt', 0).params
   maps, scores, _ = scorer(params, np.stack(images))
   np.testing.assert_allclose(result.maps, maps, rtol=1e-5)

@@ -9,6 +9,7 @@ import pytest
 
 from memkd_jax.data.folder import list_samples
 from memkd_jax.data.splits import load_split
+from memkd_jax.data.tiling import Tiling
 from memkd_jax.evaluate import Scorer, evaluate
 from memkd_jax.methods.base import Task
 from memkd_jax.scoring.pipeline import Pipeline
@@ -30,12 +31,12 @@ def test_memory_stays_flat(tiny_config, make_category, make_method, one_device, 
   make_category(tmp_path / 'data')
   method = make_method(tiny_config, one_device)
   train, test = (
-    load_split(list_samples(tmp_path / 'data', 'bolt', split), (32, 32), 2)
+    load_split(list_samples(tmp_path / 'data', 'bolt', split), Tiling((32, 32)), 2)
     for split in ('train', 'test')
   )
   fitted = method.fit(Task.of_category('bolt', 0), train.images, tmp_path)
   pipeline = Pipeline(method.extractor, method)
-  scorer = Scorer(pipeline, method.extractor.params, one_device, batch_size=4)
+  scorer = Scorer(pipeline, Tiling((32, 32)), method.extractor.params, one_device, batch_size=4)
   sizes, figures = [], []
   for _ in range(EVALUATIONS):
     figures.append(

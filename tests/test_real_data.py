@@ -8,6 +8,7 @@ import pytest
 from memkd_jax import methods, metrics
 from memkd_jax.data import folder
 from memkd_jax.data.splits import load_split
+from memkd_jax.data.tiling import Tiling
 from memkd_jax.evaluate import Scorer
 from memkd_jax.methods.base import Task
 from memkd_jax.scoring.pipeline import Pipeline
@@ -30,12 +31,13 @@ def test_bottle(tmp_path, shared, one_device, make_method, size, epochs, auroc):
   config.data.image_size = size
   config.train.epochs = epochs
   method = make_method(config, one_device)
-  normal = load_split(folder.list_samples(data, 'bottle', 'train'), (size, size), 2)
-  test = load_split(folder.list_samples(data, 'bottle', 'test'), (size, size), 2)
+  normal = load_split(folder.list_samples(data, 'bottle', 'train'), Tiling((size, size)), 2)
+  test = load_split(folder.list_samples(data, 'bottle', 'test'), Tiling((size, size)), 2)
   assert (len(normal.images), test.labels.sum(), len(test.labels)) == (209, 63, 83)
   params = method.fit(Task.of_category('bottle', 0), normal.images, tmp_path).params
   pipeline = Pipeline(method.extractor, method, **config.anomaly_map.to_dict())
-  scorer = Scorer(pipeline, method.extractor.params, one_device, config.eval.batch_size)
+  tiling, teacher = Tiling((size, size)), method.extractor.params
+  scorer = Scorer(pipeline, tiling, teacher, one_device, config.eval.batch_size)
   maps, scores, _ = scorer(params, test.images)
   assert metrics.auroc(test.labels, scores) >= auroc
 

@@ -108,6 +108,28 @@ FIELDS = (
     also=(tuple,),
   ),
   Field(
+    'data.tiles',
+    (),
+    'rows,columns of tiles into which each image is cut, each of data.image_size; all that an '
+    'image has, at more of its own resolution',
+    high=256,
+    open_low=True,
+  ),
+  Field(
+    'data.tile_size',
+    0,
+    'In place of data.tiles the size of a tile in pixels of the images as they are: of a '
+    'square, or height,width; 0 for none',
+    high=8192,
+    also=(tuple,),
+  ),
+  Field(
+    'data.tile_overlap',
+    0.25,
+    "Share of a tile's side that it has in common with its neighbour, where images are cut",
+    high=0.5,
+  ),
+  Field(
     'data.threads',
     8,
     'Number of threads that decode images',

@@ -82,6 +82,7 @@ def resolve(config: ConfigDict, fields: Iterable[Field]) -> ConfigDict:
   if config.model.dtype == AUTO_DTYPE:
     config.model.dtype, _ = choose_dtype()
   _resolve_size(config)
+  _check_tiles(config)
   for name, seeds in (('seed', (config.seed,)), ('seeds', config.seeds)):
     whole = all(type(seed) is int and 0 <= seed <= _LARGEST_SEED for seed in seeds)
     require(name, config[name], whole, 'is whole, not negative, and below 2**63')
@@ -119,6 +120,23 @@ def _resolve_size(config: ConfigDict) -> None:
   if len(set(sides)) == 1:
     with config.data.ignore_type():
       config.data.image_size = sides[0]
+
+
+def _check_tiles(config: ConfigDict) -> None:
+  data = config.data
+  tiles, size = data.tiles, data.tile_size
+  counted = len(tiles) in (0, 2) and all(type(n) is int and n > 0 for n in tiles)
+  require('data.tiles', tiles, counted, 'is two numbers: rows,columns')
+  sides = (size,) if type(size) is int else size
+  sized = len(sides) in (1, 2) and all(type(n) is int for n in sides)
+  sized = sized and (size == 0 or min(sides) > 0)
+  require('data.tile_size', size, sized, 'is a number of pixels, or two: height,width')
+  if size == 0 and tuple(tiles) in ((), (1, 1)):
+    return
+  require('data.tile_size', size, size == 0 or not tiles, 'is 0, or leave data.tiles out')
+  normalize = config.anomaly_map.normalize
+  what = 'is none where images are cut into tiles'
+  require('anomaly_map.normalize', normalize, normalize == 'none', what)
 
 
 def choose_backbone() -> str:

@@ -20,8 +20,9 @@ _NOT_ADDITIVE = ('CMYK', 'YCbCr', 'LAB', 'HSV')  # modes in which black is not z
 
 Notice = Callable[[str], None]
 
-# (height, width) in pixels.
+# (height, width) in pixels; and what an image gets, which may be up to its own (width, height).
 Size = tuple[int, int]
+Sizing = Size | Callable[[tuple[int, int]], Size]
 
 
 def as_size(value: int | Sequence[int]) -> Size:
@@ -42,7 +43,7 @@ def _ignore(remark: str) -> None:
 
 
 def read_image(
-  path: Readable, size: Size, bits: int = FULL, notice: Notice = _ignore
+  path: Readable, size: Sizing, bits: int = FULL, notice: Notice = _ignore
 ) -> tuple[np.ndarray, tuple[int, int]]:
   """Reads an image of any format and mode that Pillow opens.
 
@@ -115,7 +116,7 @@ def read_pillow(image: Image.Image, bits: int = FULL, notice: Notice = _ignore) 
 
 
 def to_size(
-  image: np.ndarray, size: Size, bits: int = FULL, notice: Notice = _ignore
+  image: np.ndarray, size: Sizing, bits: int = FULL, notice: Notice = _ignore
 ) -> np.ndarray:
   """Resizes an array as `read_image` does a file.
 
@@ -135,7 +136,8 @@ def to_size(
   array = checked(image)
   if array.dtype == np.uint16:
     array = _scale(array, bits, notice)
-  if array.shape == (*size, 3):
+  height, width = array.shape[:2]
+  if array.shape == (*_size_of(size, (width, height)), 3):
     return array
   return resize(_to_rgb(Image.fromarray(np.ascontiguousarray(array))), size)
 
@@ -167,7 +169,7 @@ def checked(image: np.ndarray) -> np.ndarray:
 
 
 def read_mask(
-  path: Readable, size: Size, notice: Notice = _ignore
+  path: Readable, size: Sizing, notice: Notice = _ignore
 ) -> tuple[np.ndarray, tuple[int, int]]:
   """Reads a mask, makes it binary, and resizes it, in this order.
 
@@ -186,8 +188,7 @@ def read_mask(
   """
   defect = decode_mask(path, notice)
   binary = Image.fromarray(np.where(defect, 255, 0).astype(np.uint8))
-  resized = np.asarray(binary.resize(size[::-1], Image.Resampling.BILINEAR))
-  return resized >= 128, binary.size
+  return resize(binary, size) >= 128, binary.size
 
 
 def decode_mask(path: Readable, notice: Notice = _ignore) -> np.ndarray:
@@ -237,9 +238,16 @@ def _whole(values: np.ndarray) -> bool:
   return values.dtype.kind in 'biu' or bool((values == np.floor(values)).all())
 
 
-def resize(image: Image.Image, size: Size) -> np.ndarray:
-  """An RGB image as uint8 [height, width, 3]; see `read_image`."""
-  return np.asarray(image.resize(size[::-1], Image.Resampling.BILINEAR))
+def resize(image: Image.Image, size: Sizing) -> np.ndarray:
+  """An image as uint8 [height, width, ...]; see `read_image`."""
+  height, width = _size_of(size, image.size)
+  if image.size == (width, height):
+    return np.asarray(image)  # one copy of what may be large
+  return np.asarray(image.resize((width, height), Image.Resampling.BILINEAR))
+
+
+def _size_of(size: Sizing, original: tuple[int, int]) -> Size:
+  return size(original) if callable(size) else size
 
 
 def _to_rgb(image: Image.Image, bits: int = FULL, notice: Notice = _ignore) -> Image.Image:

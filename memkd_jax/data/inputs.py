@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from memkd_jax.data.images import CLIPPED, Size, read_image, read_pillow, resize, to_size
+from memkd_jax.data.images import CLIPPED, Sizing, read_image, read_pillow, resize, to_size
 from memkd_jax.errors import UserError
 
 OneImage = np.ndarray | Image.Image | str | os.PathLike[str]
@@ -18,7 +18,7 @@ Images = OneImage | Iterable[OneImage]
 _CHANNELS = (1, 3, 4)
 
 
-def resized(images: Images, size: Size, bits: int) -> Iterator[np.ndarray]:
+def resized(images: Images, size: Sizing, bits: int) -> Iterator[np.ndarray]:
   """Brings images to one size, one after the other.
 
   An image is an array [H, W, 3] (RGB), [H, W, 4] (its alpha is dropped), [H, W] or [H, W, 1]
@@ -74,7 +74,7 @@ def _several(images: Any) -> Iterable[Any]:
   return list(array)
 
 
-def _resized(image: Any, size: Size, bits: int) -> np.ndarray:
+def _resized(image: Any, size: Sizing, bits: int) -> np.ndarray:
   remarks: list[str] = []
   if isinstance(image, (str, os.PathLike)):
     path = Path(image).expanduser()

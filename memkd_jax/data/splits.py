@@ -4,13 +4,14 @@ import dataclasses
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from memkd_jax.data.bit_depth import FULL
-from memkd_jax.data.images import CLIPPED, SCALED, SOFT_MASK, Size, read_image, read_mask
+from memkd_jax.data.images import CLIPPED, SCALED, SOFT_MASK, read_image, read_mask
 from memkd_jax.data.sample import Sample
+from memkd_jax.data.tiling import Tiling
 from memkd_jax.errors import UserError
 from memkd_jax.runtime.progress import progress_bar
 
@@ -43,8 +44,9 @@ class Split:
 
   Attributes:
     samples: what was decoded, N of them.
-    inputs: arrays [N, H, W, channels] by the names of `DECODERS`.
-    masks: bool [N, H, W], or None where no sample has a mask.
+    inputs: arrays [N, H, W, channels] by the names of `DECODERS`; of objects [N], each an
+      array [H, W, channels], where the tiling is ragged.
+    masks: bool [N, H, W], or None where no sample has a mask; of objects [N] likewise.
     sizes: int [N, 2], (width, height) of the original images.
     bits: how many of 16 bits per channel were used, see `bit_depth`.
     notes: sentences on how files were read that must stand beside results.
@@ -88,12 +90,14 @@ class Split:
     )
 
 
-def load_split(samples: Sequence[Sample], size: Size, threads: int, bits: int = FULL) -> Split:
-  """Decodes all samples to one size.
+def load_split(
+  samples: Sequence[Sample], tiling: Tiling, threads: int, bits: int = FULL
+) -> Split:
+  """Decodes all samples to their canvases.
 
   Args:
     samples: all have the same kinds of inputs; there may be none.
-    size: that all get.
+    tiling: says of what size these are.
     threads: number of decoding threads; Pillow releases the interpreter lock.
     bits: how many of 16 bits per channel are used, see `bit_depth.choose`.
 
@@ -103,16 +107,16 @@ def load_split(samples: Sequence[Sample], size: Size, threads: int, bits: int = 
   """
   has_masks = any(s.mask is not None for s in samples)
   try:
-    shape = (len(samples), *size)
     inputs = {
-      name: np.empty((*shape, DECODERS[name].channels), DECODERS[name].dtype)
+      name: _empty(len(samples), tiling, DECODERS[name].dtype, DECODERS[name].channels)
       for name in (samples[0].inputs if samples else ('rgb',))
     }
     sizes = np.empty((len(samples), 2), int)
-    masks = np.zeros(shape, bool) if has_masks else None
+    masks = _empty(len(samples), tiling, bool) if has_masks else None
   except MemoryError as error:
+    height, width = tiling.canvas((1, 1))
     raise UserError(
-      f'{len(samples)} images of {size[0]}x{size[1]} pixels do not fit into memory; lower '
+      f'{len(samples)} images of {height}x{width} pixels do not fit into memory; lower '
       '--config.data.image_size.'
     ) from error
 
@@ -123,9 +127,11 @@ def load_split(samples: Sequence[Sample], size: Size, threads: int, bits: int = 
     for name, file in sample.inputs.items():
       decoder = DECODERS[name]
       options = (bits, remarks.append) if decoder.is_image else ()
-      inputs[name][i], sizes[i] = decoder.read(file, size, *options)
-    if masks is not None and sample.mask is not None:
-      masks[i], mask_size = read_mask(sample.mask, size, remarks.append)
+      inputs[name][i], sizes[i] = decoder.read(file, tiling.canvas, *options)
+    if masks is not None and sample.mask is None:
+      masks[i] = np.zeros(tiling.canvas((sizes[i][0], sizes[i][1])), bool)
+    elif masks is not None and sample.mask is not None:
+      masks[i], mask_size = read_mask(sample.mask, tiling.canvas, remarks.append)
       width, height = sizes[i]
       if mask_size != (width, height):
         raise UserError(
@@ -153,6 +159,12 @@ def load_split(samples: Sequence[Sample], size: Size, threads: int, bits: int = 
     raise _together(problems)
   notes = describe_remarks(remarks, bits)
   return Split(tuple(samples), inputs, masks, sizes, bits, notes)
+
+
+def _empty(number: int, tiling: Tiling, dtype: Any, *channels: int) -> np.ndarray:
+  if tiling.is_ragged:
+    return np.empty(number, object)
+  return np.empty((number, *tiling.canvas((1, 1)), *channels), dtype)
 
 
 def describe_remarks(remarks: Iterable[str], bits: int) -> tuple[str, ...]:

@@ -92,6 +92,7 @@ def metadata(detector: Detector, batch: int | None = None) -> dict[str, Any]:
     'memkd_jax': memkd_jax.__version__,
     'category': detector.category,
     'image_size': size_value(detector.image_size),
+    'tiling': detector.tiling.to_json(),
     'batch': batch,
     'batch_size': detector.batch_size,
     'bit_depth': detector.bits,

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from memkd_jax.data.images import as_size
+from memkd_jax.data.tiling import Tiling
 from memkd_jax.deploy.runtimes import Program, open_model
 from memkd_jax.errors import UserError
 from memkd_jax.scoring.base import BaseDetector, check_asked
@@ -22,7 +22,8 @@ class FileDetector(BaseDetector):
   def __init__(self, program: Program, values: dict[str, Any], calibration: Calibration | None):
     """Takes what `load_file` found, a program and its metadata; it does not decide yet."""
     self.category, self.method = values['category'], values['model']['method']
-    self.image_size, self.bits = as_size(values['image_size']), values['bit_depth']
+    self.tiling = Tiling.of_json(values['image_size'], values.get('tiling'))
+    self.bits = values['bit_depth']
     self.batch_size = values['batch'] or values['batch_size']
     self.notes, self.device = list(values['notes']), program.device
     self._run, self._fixed = program.run, values['batch'] is not None
@@ -94,8 +95,7 @@ def _parse(file: Path, text: str) -> tuple[dict[str, Any], Calibration | None]:
 
 def _check(values: dict[str, Any]) -> None:
   """Raises ValueError, KeyError or TypeError where a field that is used is something else."""
-  if min(as_size(values['image_size'])) < 1:
-    raise ValueError('image_size')
+  Tiling.of_json(values['image_size'], values.get('tiling'))
   for name in ('bit_depth', 'batch_size'):
     if type(values[name]) is not int or values[name] < 1:
       raise ValueError(name)

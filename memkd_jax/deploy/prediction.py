@@ -120,11 +120,13 @@ def predict(
     raise UserError(f'--masks needs a threshold. {detector.undecided}')
   pictures = None if out is None else Pictures(detector, out, paths, outputs, pixel_rate)
   failed = 0
-  options = (detector.batch_size, detector.image_size, detector.bits, threads, notice)
+  # A large image in tiles fills batches by itself, and memory.
+  at_once = detector.batch_size if detector.tiling.is_whole else 1
+  options = (at_once, detector.tiling, detector.bits, threads, notice)
   with Rows(out) as rows, progress_bar('predicting', len(paths)) as progress:
     for batch in batches(paths, *options):
       interrupt.raise_if_asked()
-      result = detector([image.resized for image in batch if image.error is None])
+      result = detector.score_canvases([image.canvas for image in batch if image.error is None])
       number = itertools.count()
       for image in batch:
         if image.error is not None:

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from memkd_jax.data.decoding import count_pages
-from memkd_jax.data.images import Size, read_rgb, resize
+from memkd_jax.data.images import read_rgb, resize
+from memkd_jax.data.tiling import Tiling
 from memkd_jax.errors import UserError
 
 _LONGEST = 1024  # pixels of the longer side of `Decoded.small`
@@ -26,7 +27,7 @@ class Decoded:
     page: its number in the file, from 0; None where the file holds one image alone.
     pages: how many the file holds.
     size: (width, height) in pixels.
-    resized: uint8 [H, W, 3], as the detector takes it.
+    canvas: uint8 [H, W, 3], as the detector takes it.
     small: uint8 [h, w, 3] at the image's aspect ratio, under the heat map.
     error: why it could not be read; then its arrays are empty.
   """
@@ -35,7 +36,7 @@ class Decoded:
   page: int | None
   pages: int
   size: tuple[int, int] = (0, 0)
-  resized: np.ndarray = dataclasses.field(default_factory=lambda: np.empty(0))
+  canvas: np.ndarray = dataclasses.field(default_factory=lambda: np.empty(0))
   small: np.ndarray = dataclasses.field(default_factory=lambda: np.empty(0))
   error: UserError | None = None
 
@@ -48,7 +49,7 @@ class Decoded:
 def batches(
   paths: Sequence[Path],
   batch_size: int,
-  image_size: Size,
+  tiling: Tiling,
   bits: int,
   threads: int,
   notice: Callable[[str], None],
@@ -58,7 +59,7 @@ def batches(
   Args:
     paths: of the files.
     batch_size: images of a batch.
-    image_size: that the detector takes.
+    tiling: says of what size canvases are.
     bits: see `data.images.read_image`.
     threads: that decode.
     notice: see `data.images.read_image`.
@@ -74,10 +75,10 @@ def batches(
       image = read_rgb(path, bits, notice, page)
     except UserError as error:
       return Decoded(path, number, pages, error=error)
-    resized = resize(image, image_size)
+    canvas = resize(image, tiling.canvas)
     size = image.size
     image.thumbnail((_LONGEST, _LONGEST))
-    return Decoded(path, number, pages, size, resized, np.asarray(image))
+    return Decoded(path, number, pages, size, canvas, np.asarray(image))
 
   with ThreadPoolExecutor(threads) as pool:
     try:

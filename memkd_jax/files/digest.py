@@ -39,9 +39,13 @@ def images_digest(images: np.ndarray) -> str:
   """The sha256 of images in their order, in hexadecimal.
 
   Args:
-    images: uint8 [N, H, W, 3], contiguous; of the values alone, not of the shape.
+    images: uint8 [N, H, W, 3], or objects [N] that are [H, W, 3] each; of the values alone,
+      not of the shapes.
   """
-  return hashlib.sha256(images.data).hexdigest()
+  found = hashlib.sha256()
+  for image in images:
+    found.update(np.ascontiguousarray(image).data)
+  return found.hexdigest()
 
 
 def check_result(result: Any) -> dict[str, Any]:

@@ -47,7 +47,7 @@ def cross_scores(
     method: that learns.
     scorer: gives maps and scores, an `evaluate.Scorer`.
     task: names and seeds the models, each of which has a name of its own.
-    images: uint8 [N, H, W, 3], all normal images.
+    images: uint8 [N, H, W, 3], or objects [N], all normal images.
     folds: int [n_k], which of them are scored together, at least two; each image in one.
     folder: the task's folder.
     normalize: see `held_out.score`.
@@ -68,7 +68,8 @@ def cross_scores(
   for k, fold in enumerate(folds):
     if not done[k]:
       of_fold = dataclasses.replace(task, name=names[k])
-      fitted = method.fit(of_fold, _without(images, fold), homes[k])
+      tiles = scorer.tiling.cut_all(_without(images, fold))
+      fitted = method.fit(of_fold, tiles, homes[k])
       _write(homes[k], fitted.params, facts[k])
   parts = [
     Part(functools.partial(_read, homes[k], facts[k]), images[fold])

@@ -1,5 +1,6 @@
 """cases/: the same test images whatever the method, so that runs can be laid side by side."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import matplotlib
@@ -41,27 +42,29 @@ def write_cases(folder: Path, test: Split, maps: np.ndarray) -> None:
   Args:
     folder: where image.png, truth.png (without masks not) and map.png go.
     test: the decoded split of N images.
-    maps: anomaly maps [N, H, W], which share one scale of colours.
+    maps: anomaly maps [N, H, W], or objects [N], which share one scale of colours.
   """
   chosen = choose_same([sample.defect for sample in test.samples])
   if not chosen:
     return
-  low, high = float(maps.min()), float(np.quantile(maps, _OUTLIERS))
-  heat = np.clip((maps[chosen] - low) / max(high - low, 1e-12), 0, 1)
-  strips = {
-    'image': test.images[chosen],
-    'map': np.rint(255 * matplotlib.colormaps['inferno'](heat)[..., :3]).astype(np.uint8),
-  }
+  pixels = np.concatenate([map_.ravel() for map_ in maps])
+  low, high = float(pixels.min()), float(np.quantile(pixels, _OUTLIERS))
+
+  def colored(map_: np.ndarray) -> np.ndarray:
+    heat = np.clip((map_ - low) / max(high - low, 1e-12), 0, 1)
+    return np.rint(255 * matplotlib.colormaps['inferno'](heat)[..., :3]).astype(np.uint8)
+
+  strips = {'image': list(test.images[chosen]), 'map': [colored(maps[i]) for i in chosen]}
   if test.masks is not None:
-    masks = 255 * test.masks[chosen].astype(np.uint8)
-    strips['truth'] = np.repeat(masks[..., None], 3, axis=-1)
+    masks = (255 * test.masks[i].astype(np.uint8) for i in chosen)
+    strips['truth'] = [np.repeat(mask[..., None], 3, axis=-1) for mask in masks]
   for name, tiles in strips.items():
     with atomic.atomic_write(folder / f'{name}.png') as temporary:
       _strip(tiles).save(temporary)
 
 
-def _strip(tiles: np.ndarray) -> Image.Image:
-  """Puts images uint8 [n, H, W, 3] side by side, small."""
+def _strip(tiles: Sequence[np.ndarray]) -> Image.Image:
+  """Puts images uint8 [H, W, 3] side by side, small."""
   step = _TILE + _GAP
   strip = Image.new('RGB', (len(tiles) * step - _GAP, _TILE), 'white')
   for i, tile in enumerate(tiles):

@@ -89,14 +89,15 @@ def write_figure(
   Args:
     path: the PNG to write.
     split: the decoded split of N images.
-    maps: anomaly maps [N, H, W], drawn with one colour scale for all.
+    maps: anomaly maps [N, H, W], or objects [N], drawn with one colour scale for all.
     scores: image scores [N].
     groups: {title: indices of the images}, see `choose_cases`.
   """
   rows = ['image', 'ground truth', 'predicted map']
   if split.masks is None:
     rows.remove('ground truth')
-  low, high = maps.min(), np.quantile(maps, 0.999)
+  pixels = np.concatenate([map_.ravel() for map_ in maps])
+  low, high = pixels.min(), np.quantile(pixels, 0.999)
   step = _TILE + _GAP
   width = _LEFT + _COLUMNS * step
   height = len(groups) * (_HEAD + _TITLE + len(rows) * step)

@@ -9,6 +9,7 @@ import numpy as np
 from memkd_jax.data import inputs
 from memkd_jax.data.images import Size
 from memkd_jax.data.inputs import Images
+from memkd_jax.data.tiling import Mosaic, Tiling
 from memkd_jax.errors import UserError
 from memkd_jax.scoring.calibration import (
   Calibration,
@@ -24,8 +25,10 @@ class Result:
   """What a detector says of N images.
 
   Attributes:
-    maps: float32 [N, H, W], anomaly maps at the model's size; raw, or in spreads from what
-      is usual of normal images where `anomaly_map.normalize` says so.
+    maps: float32 [N, H, W], anomaly maps at the size of the canvas (see `data.tiling`), which
+      is the model's unless images are cut into tiles; of objects [N] where it is up to the
+      image. Raw, or in spreads from what is usual of normal images where
+      `anomaly_map.normalize` says so.
     scores: float32 [N], how abnormal each image is, as a rule its map's highest value.
     p_values: float64 [N], the probability that a normal image scores as high or
       higher; None where there are no held-out images to tell.
@@ -44,8 +47,8 @@ class BaseDetector(abc.ABC):
   Attributes:
     category: name of what it was trained on.
     method: name of the method, 'MemKD' for example.
-    image_size: (height, width) of its maps in pixels.
-    batch_size: number of images that are scored at once.
+    tiling: how images become what the model sees.
+    batch_size: number of tiles that are scored at once; an image is one unless it is cut.
     bits: how many of 16 bits per channel its images use, see `data.bit_depth`.
     calibration: what its held-out images look like; None where there are none.
     threshold: by which it decides; None where it does not.
@@ -57,12 +60,17 @@ class BaseDetector(abc.ABC):
 
   category: str
   method: str
-  image_size: Size
+  tiling: Tiling
   batch_size: int
   bits: int
   notes: list[str]
   device: str
   begins_with = ''
+
+  @property
+  def image_size(self) -> Size:
+    """(height, width) of what the model sees, in pixels."""
+    return self.tiling.size
 
   def decide_by(self, calibration: Calibration | None, threshold: Threshold | None) -> None:
     """Sets calibration, threshold and undecided."""
@@ -75,8 +83,8 @@ class BaseDetector(abc.ABC):
 
     Args:
       images: one image, or several of any sizes in a list; see `data.inputs.resized` for
-        what is an image, and which arrays are one image or several. What is not
-        [H, W, 3] is resized as the training images were.
+        what is an image, and which arrays are one image or several. What has another size
+        than the model's is resized, or cut, as the training images were.
 
     Returns:
       Maps, scores, and decisions; of one image as well those of N = 1 images.
@@ -84,14 +92,15 @@ class BaseDetector(abc.ABC):
     Raises:
       UserError: something is no image, or it is not clear how many images an array holds.
     """
-    resized = list(inputs.resized(images, self.image_size, self.bits))
-    maps = np.empty((len(resized), *self.image_size), np.float32)
-    scores = np.empty(len(resized), np.float32)
-    for begin in range(0, len(resized), self.batch_size):
-      batch = np.stack(resized[begin : begin + self.batch_size])
-      rows = slice(begin, begin + len(batch))
-      maps[rows], scores[rows] = self._score_batch(batch)
-    return self._decide(maps, scores)
+    return self.score_canvases(list(inputs.resized(images, self.tiling.canvas, self.bits)))
+
+  def score_canvases(self, canvases: Sequence[np.ndarray] | np.ndarray) -> Result:
+    """Scores images that have been resized to their canvases, uint8 [H, W, 3] each."""
+    mosaic = Mosaic(self.tiling, canvases)
+    for begin in range(0, len(mosaic), self.batch_size):
+      maps, scores = self._score_batch(mosaic[begin : begin + self.batch_size])
+      mosaic.add(begin, maps.astype(np.float32), scores.astype(np.float32))
+    return self._decide(mosaic.maps, mosaic.scores)
 
   @abc.abstractmethod
   def compile(self) -> None:

@@ -74,8 +74,9 @@ class Calibration:
 
   @classmethod
   def from_maps(cls, maps: np.ndarray, scores: np.ndarray) -> 'Calibration':
-    """Takes the maps [n, H, W] and the image scores [n] of held-out normal images."""
-    pixels = np.quantile(maps.astype(np.float64), 1 - _PIXEL_RATES)
+    """Takes maps [n, H, W], or objects [n], and image scores [n] of held-out normal images."""
+    values = np.concatenate([map_.ravel() for map_ in maps]).astype(np.float64)
+    pixels = np.quantile(values, 1 - _PIXEL_RATES)
     return cls(np.sort(scores.astype(np.float64)), pixels)
 
   @property

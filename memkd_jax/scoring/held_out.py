@@ -7,12 +7,15 @@ from typing import Any, NamedTuple, Protocol
 import jax
 import numpy as np
 
+from memkd_jax.data.tiling import Tiling
 from memkd_jax.scoring import normalization
 from memkd_jax.scoring.normalization import Statistics
 
 
 class Scorer(Protocol):
   """What scores images; see `evaluate.Scorer`."""
+
+  tiling: Tiling
 
   def __call__(
     self, params: Any, images: np.ndarray, statistics: Statistics | None = None

@@ -13,6 +13,7 @@ from memkd_jax.data import folder as reader
 from memkd_jax.data.decoding import count_pages, decode
 from memkd_jax.data.images import read_mask, read_rgb, resize
 from memkd_jax.data.splits import load_split
+from memkd_jax.data.tiling import Tiling
 from memkd_jax.report import html
 from memkd_jax.scoring.external_maps import read_map
 
@@ -191,7 +192,7 @@ class Folders(Target):
       with as_nobody(kind == 'unreadable'):
         for split, expected in (('train', 3), ('test', 6)):
           samples = reader.list_samples(folder, 'bolt', split)
-          load_split(samples, (_SIDE, _SIDE), 2)
+          load_split(samples, Tiling((_SIDE, _SIDE)), 2)
           fewer = kind == 'missing' and path.parent.name in ('good', 'hole')
           check(
             fewer or len(samples) == expected, f'{kind} {path}: {len(samples)} {split} images'

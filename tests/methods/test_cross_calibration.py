@@ -12,6 +12,7 @@ import memkd_jax
 from memkd_jax import methods
 from memkd_jax.configs import folder as folder_config
 from memkd_jax.data.sampling import CALIBRATIONS, calibration_plan
+from memkd_jax.data.tiling import Tiling
 from memkd_jax.errors import UserError
 from memkd_jax.evaluate import Scorer
 from memkd_jax.methods.base import Fitted, Task
@@ -124,7 +125,7 @@ def test_nearest_neighbours_by_hand(knn_config, make_method, tmp_path, rng):
   folds = calibration_plan(0, 'tile', 6, 0.0, 'folds', 3).folds
   extractor = method._patches._extractor
   pipeline = Pipeline(extractor, method, **knn_config.anomaly_map.to_dict())
-  scorer = Scorer(pipeline, extractor.params, devices, 4)
+  scorer = Scorer(pipeline, Tiling((64, 64)), extractor.params, devices, 4)
   maps, scores, _ = cross_scores(method, scorer, TASK, images, folds, tmp_path)
   assert maps.shape == (6, 64, 64)
 

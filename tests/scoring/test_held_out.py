@@ -3,12 +3,15 @@
 import numpy as np
 import pytest
 
+from memkd_jax.data.tiling import Tiling
 from memkd_jax.scoring import held_out, normalization
 from memkd_jax.scoring.held_out import Part
 
 
 class Scorer:
   """A map is the images' first channel times what was learned; scores are its maxima."""
+
+  tiling = Tiling((4, 4))
 
   def __init__(self):
     self.given = []

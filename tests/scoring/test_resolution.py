@@ -4,6 +4,7 @@ from PIL import Image
 
 from memkd_jax.data import folder
 from memkd_jax.data.splits import load_split
+from memkd_jax.data.tiling import Tiling
 from memkd_jax.scoring.resolution import dump_maps, masks_and_maps, to_size
 
 
@@ -38,7 +39,7 @@ def test_split(tmp_path, make_category):
   ids = np.zeros((40, 40), np.uint8)
   ids[3, 5] = 2
   Image.fromarray(ids).save(category / 'ground_truth' / 'hole' / '001_mask.png')
-  return load_split(folder.list_samples(tmp_path, 'bolt', 'test'), (16, 16), 2)
+  return load_split(folder.list_samples(tmp_path, 'bolt', 'test'), Tiling((16, 16)), 2)
 
 
 def test_the_resolutions(test_split, rng):

@@ -128,7 +128,7 @@ class Service:
     """
     decoded = [
       await to_thread.run_sync(
-        upload.read, detector.image_size, detector.bits, limiter=self.decoders
+        upload.read, detector.tiling.canvas, detector.bits, limiter=self.decoders
       )
       for upload in uploads
     ]

@@ -19,8 +19,8 @@ class Scorer(Protocol):
 
   batch_size: int
 
-  def __call__(self, images: Sequence[np.ndarray]) -> Result:
-    """Scores images."""
+  def score_canvases(self, canvases: Sequence[np.ndarray]) -> Result:
+    """Scores images that have been resized already."""
 
   def compile(self) -> None:
     """Makes sure that no later call compiles."""
@@ -186,7 +186,7 @@ class Batcher:
       return
     begin = time.monotonic()
     try:
-      result = batch[0].scorer([waiting.image for waiting in batch])
+      result = batch[0].scorer.score_canvases([waiting.image for waiting in batch])
     # One batch that fails, for lack of memory perhaps, must not end the thread.
     except Exception as error:
       for waiting in batch:

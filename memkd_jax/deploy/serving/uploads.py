@@ -14,7 +14,7 @@ from starlette.exceptions import HTTPException as StarletteError
 from starlette.requests import ClientDisconnect
 from starlette.types import Message, Receive
 
-from memkd_jax.data.images import Size, read_image
+from memkd_jax.data.images import Sizing, read_image
 from memkd_jax.errors import UserError, explain
 
 FIELD = 'images'
@@ -59,7 +59,7 @@ class Upload:
     self._file.file.seek(0)
     return self._file.file  # type: ignore[return-value]
 
-  def read(self, size: Size, bits: int) -> tuple[np.ndarray, tuple[int, int]]:
+  def read(self, size: Sizing, bits: int) -> tuple[np.ndarray, tuple[int, int]]:
     """`read_image` of it.
 
     Raises:

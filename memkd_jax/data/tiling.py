@@ -1,0 +1,246 @@
+"""Images in tiles: large ones as many of what a model sees, so that small defects stay large.
+
+An image is resized to a canvas, of which each tile is a part. Tiles share a border with their
+neighbours, in which maps fade into each other, so that no seam shows.
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from memkd_jax.data.images import Size, as_size
+
+
+@dataclasses.dataclass(frozen=True)
+class Tiling:
+  """How images become what a model sees.
+
+  Attributes:
+    size: of a tile, which the model sees.
+    grid: (rows, columns) of tiles of every image, which is stretched to them.
+    pixels: (height, width) of a tile in pixels of an image as it is: the larger the image, the
+      more tiles. None where `grid` says how many.
+    overlap: the share of a tile's side that it has in common with its neighbour, up to a half.
+  """
+
+  size: Size
+  grid: tuple[int, int] = (1, 1)
+  pixels: Size | None = None
+  overlap: float = 0.0
+
+  @classmethod
+  def of_config(cls, data: Mapping[str, Any]) -> 'Tiling':
+    """That of a resolved config's section `data`, of an older run too."""
+    pixels = as_size(data.get('tile_size', 0))
+    return cls(
+      as_size(data['image_size']),
+      tuple(data.get('tiles', ())) or (1, 1),
+      pixels if any(pixels) else None,
+      data.get('tile_overlap', 0.0),
+    )
+
+  @classmethod
+  def of_json(cls, image_size: Any, value: Mapping[str, Any] | None) -> 'Tiling':
+    """The inverse of `to_json`.
+
+    Raises:
+      ValueError, KeyError, TypeError: the values are none of a tiling.
+    """
+    tiling = cls(as_size(image_size))
+    if value is not None:
+      grid, pixels, overlap = value['tiles'], value['tile_size'], float(value['overlap'])
+      tiling = cls(
+        tiling.size,
+        (1, 1) if grid is None else as_size(grid),
+        None if pixels is None else as_size(pixels),
+        overlap,
+      )
+    if min(*tiling.size, *tiling.grid, *(tiling.pixels or (1,))) < 1:
+      raise ValueError('a size is not positive')
+    if not 0 <= tiling.overlap <= 0.5:
+      raise ValueError('the overlap is not from 0 to 0.5')
+    return tiling
+
+  def to_json(self) -> dict[str, Any] | None:
+    """Values for a file; None where an image is one tile."""
+    if self.is_whole:
+      return None
+    return {
+      'tiles': list(self.grid) if self.pixels is None else None,
+      'tile_size': None if self.pixels is None else list(self.pixels),
+      'overlap': self.overlap,
+    }
+
+  @property
+  def is_whole(self) -> bool:
+    """Whether every image is one tile."""
+    return self.pixels is None and self.grid == (1, 1)
+
+  @property
+  def is_ragged(self) -> bool:
+    """Whether the size of the canvas is up to the image."""
+    return self.pixels is not None
+
+  def canvas(self, original: tuple[int, int]) -> Size:
+    """The size to which an image is resized before it is cut.
+
+    Args:
+      original: (width, height) of the image in pixels.
+    """
+    if self.pixels is None:
+      return self._side(0), self._side(1)
+    height, width = (
+      max(side, round(length * side / pixels))
+      for length, side, pixels in zip(original[::-1], self.size, self.pixels, strict=True)
+    )
+    return height, width
+
+  def places(self, canvas: Sequence[int]) -> list[tuple[int, int]]:
+    """(row, column) of the upper left pixel of each tile of a canvas, row by row."""
+    rows, columns = (self._starts(length, axis) for axis, length in enumerate(canvas[:2]))
+    return [(int(row), int(column)) for row in rows for column in columns]
+
+  def cut(self, canvas: np.ndarray) -> np.ndarray:
+    """The tiles of a canvas [H, W, ...], row by row: [T, height, width, ...]."""
+    height, width = self.size
+    return np.stack(
+      [canvas[y : y + height, x : x + width] for y, x in self.places(canvas.shape)]
+    )
+
+  def cut_all(self, canvases: np.ndarray) -> np.ndarray:
+    """The tiles of all canvases, image by image; the array itself where these are tiles."""
+    if self.is_whole or not len(canvases):
+      return canvases
+    return np.concatenate([self.cut(canvas) for canvas in canvases])
+
+  def describe(self, canvases: np.ndarray) -> str:
+    """How many tiles all normal images are, a sentence behind another; '' where one each."""
+    if self.is_whole:
+      return ''
+    number = sum(len(self.places(canvas.shape)) for canvas in canvases)
+    return f' The normal images are {number} tiles of {self.size[0]} x {self.size[1]} pixels.'
+
+  def stacked(self, arrays: Sequence[np.ndarray]) -> np.ndarray:
+    """Canvases, masks or maps as one array [N, ...]; of objects [N] where sizes may differ."""
+    if self.is_ragged:
+      together = np.empty(len(arrays), object)
+      for i, array in enumerate(arrays):
+        together[i] = array
+      return together
+    if not len(arrays):
+      return np.empty((0, *self.canvas((1, 1))), np.float32)
+    return np.stack(arrays)
+
+  def weights(self, canvas: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+    """How much each row of tiles, and each column, counts in each pixel of its side.
+
+    Returns:
+      float32 [rows, height] and [columns, width]. Over the tiles that have a pixel in common
+      the products of both sum to 1; towards the end of a tile they fall as a cosine does.
+    """
+    rows, columns = (self._fades(length, axis) for axis, length in enumerate(canvas[:2]))
+    return rows, columns
+
+  def _side(self, axis: int) -> int:
+    return self.size[axis] + (self.grid[axis] - 1) * self._step(axis)
+
+  def _step(self, axis: int) -> int:
+    """Pixels from one tile to the next, at most."""
+    return max(1, self.size[axis] - round(self.overlap * self.size[axis]))
+
+  def _starts(self, length: int, axis: int) -> np.ndarray:
+    rest = length - self.size[axis]
+    number = 1 + -(-rest // self._step(axis))
+    return np.linspace(0, rest, number).round().astype(int)
+
+  def _fades(self, length: int, axis: int) -> np.ndarray:
+    side, starts = self.size[axis], self._starts(length, axis)
+    shared = side - np.diff(starts)  # with the next one
+    weights = np.ones((len(starts), side))
+    total = np.zeros(length)
+    for k, start in enumerate(starts):
+      if k > 0 and shared[k - 1] > 0:
+        weights[k, : shared[k - 1]] *= _rise(shared[k - 1])
+      if k < len(shared) and shared[k] > 0:
+        weights[k, side - shared[k] :] *= _rise(shared[k])[::-1]
+      total[start : start + side] += weights[k]
+    # Where an overlap of a half is rounded up three tiles may have a pixel in common.
+    weights /= np.stack([total[start : start + side] for start in starts])
+    return weights.astype(np.float32)
+
+
+class Mosaic:
+  """Canvases as tiles that are looked at in batches, and their maps put together again."""
+
+  def __init__(self, tiling: Tiling, canvases: Sequence[np.ndarray] | np.ndarray):
+    """Cuts nothing yet.
+
+    Args:
+      tiling: how canvases are cut.
+      canvases: N of them, uint8 [H, W, 3].
+    """
+    self._tiling, self._canvases = tiling, canvases
+    self._places = [
+      (number, index, place)
+      for number, canvas in enumerate(canvases)
+      for index, place in enumerate(tiling.places(canvas.shape))
+    ]
+    self._maps: list[np.ndarray] = []
+    self._scores: list[np.ndarray] = []
+
+  def __len__(self) -> int:
+    """The number of tiles."""
+    return len(self._places)
+
+  def __getitem__(self, rows: slice) -> np.ndarray:
+    """Some tiles, uint8 [n, height, width, 3]."""
+    height, width = self._tiling.size
+    return np.stack(
+      [self._canvases[i][y : y + height, x : x + width] for i, _, (y, x) in self._places[rows]]
+    )
+
+  @property
+  def owners(self) -> np.ndarray:
+    """Of which canvas each tile is, int64 [T]."""
+    return np.array([number for number, _, _ in self._places], np.int64)
+
+  def add(self, begin: int, maps: np.ndarray, scores: np.ndarray) -> None:
+    """Takes what has been made of further tiles, in their order.
+
+    Args:
+      begin: the first of them.
+      maps: [n, height, width].
+      scores: [n].
+    """
+    height, width = self._tiling.size
+    tiles = self._places[begin : begin + len(maps)]
+    for (number, index, (y, x)), map_ in zip(tiles, maps, strict=True):
+      if index == 0:
+        canvas = self._canvases[number].shape[:2]
+        self._maps.append(np.zeros(canvas, maps.dtype))
+        self._weights = self._tiling.weights(canvas)
+      rows, columns = self._weights
+      row, column = divmod(index, len(columns))
+      weight = rows[row][:, None] * columns[column]
+      self._maps[number][y : y + height, x : x + width] += weight * map_
+    self._scores.append(scores)
+
+  @property
+  def maps(self) -> np.ndarray:
+    """When all tiles have been added: [N, H, W], of objects [N] where the tiling is ragged."""
+    return self._tiling.stacked(self._maps)
+
+  @property
+  def scores(self) -> np.ndarray:
+    """The highest score of each canvas's tiles, [N]."""
+    firsts = [tile for tile, (_, index, _) in enumerate(self._places) if index == 0]
+    if not firsts:
+      return np.empty(0, np.float32)
+    return np.asarray(np.maximum.reduceat(np.concatenate(self._scores), firsts))
+
+
+def _rise(length: int) -> np.ndarray:
+  """From 0 to 1 over so many pixels; with its reverse it sums to 1."""
+  return np.asarray(np.sin(np.pi / 2 * (np.arange(length) + 0.5) / length) ** 2)

@@ -1,0 +1,159 @@
+"""Images that are cut into tiles, from the config to the pictures."""
+
+import csv
+import json
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import memkd_jax
+from memkd_jax import calibrate, methods, predict
+from memkd_jax.data.tiling import Tiling
+from memkd_jax.errors import UserError
+from memkd_jax.run import run_config
+from memkd_jax.workdir import Workdir
+
+GRID = {'data.tiles': (2, 3), 'data.tile_overlap': 0.25}  # canvases of 56 x 80
+PIXELS = {'data.tile_size': 32}
+
+
+@pytest.fixture(scope='module')
+def make_run(tmp_path_factory, make_config):
+  """Gives what runs a method on images of a size, and the run's folder."""
+
+  def run_one(data, method='knn', **options):
+    tiny = make_config(data)
+    config = methods.get_config('folder', method)
+    config.data, config.eval = tiny.data, tiny.eval
+    for name in ('backbone', 'teacher_weights'):
+      config.model[name] = tiny.model[name]
+    if method == 'memkd':
+      config.train.epochs, config.train.batch_size, config.model.memory_items = 1, 8, 5
+    config.train.holdout = 0.25
+    config.update_from_flattened_dict(options)
+    workdir = tmp_path_factory.mktemp('tiles') / 'run'
+    results = run_config(config, workdir)
+    assert not results['failed'], results['failed']
+    return workdir, results
+
+  return run_one
+
+
+@pytest.fixture(scope='module')
+def data(tmp_path_factory, make_category):
+  root = tmp_path_factory.mktemp('tiles') / 'data'
+  make_category(root, train=8, size=64)
+  return root
+
+
+@pytest.fixture(scope='module')
+def gridded(make_run, data):
+  return make_run(data, **GRID)
+
+
+@pytest.mark.parametrize('method', ['knn', 'memkd'])
+def test_maps_are_canvases_and_scores_those_of_tiles(method, make_run, gridded, data, rng):
+  workdir, results = gridded if method == 'knn' else make_run(data, method, **GRID)
+  assert set(results['categories']['bolt']) >= {'I-AUC', 'P-PRO'}
+  detector = memkd_jax.load(workdir)
+  images = rng.integers(0, 256, (2, 70, 50, 3), np.uint8)
+  result = detector(images)
+  assert result.maps.shape == (2, 56, 80)
+  tiling = detector.tiling
+  assert tiling == Tiling((32, 32), (2, 3), None, 0.25)
+  # Each tile as an image of a detector that cuts nothing.
+  detector.tiling = Tiling((32, 32))
+  for image, score in zip(images, result.scores, strict=True):
+    canvas = np.asarray(Image.fromarray(image).resize((80, 56), Image.Resampling.BILINEAR))
+    alone = detector(list(tiling.cut(canvas)))
+    assert len(alone.scores) == 6
+    np.testing.assert_allclose(score, alone.scores.max(), rtol=1e-5)
+  assert Workdir(workdir).read_model('bolt', 0).train_images == 6
+
+
+def test_one_tile_is_none_to_the_bit(make_run, data):
+  one, without = (make_run(data, **given) for given in ({'data.tiles': (1, 1)}, {}))
+  assert one[1]['categories'] == without[1]['categories']
+  a, b = (Workdir(workdir).read_model('bolt', 0) for workdir, _ in (one, without))
+  np.testing.assert_array_equal(a.params['memory'], b.params['memory'])
+  np.testing.assert_array_equal(a.calibration.scores, b.calibration.scores)
+
+
+@pytest.mark.parametrize('resolution', ['model', 'original'])
+def test_images_of_several_sizes(make_run, data, tmp_path, resolution):
+  shutil.copytree(data, tmp_path / 'data')
+  for kind in ('test/good/000.png', 'train/good/000.png'):
+    path = tmp_path / 'data' / 'bolt' / kind
+    Image.open(path).resize((100, 40)).save(path)
+  options = {**PIXELS, 'eval.resolution': resolution, 'anomaly_map.image_score': 'top'}
+  workdir, results = make_run(tmp_path / 'data', **options)
+  assert set(results['categories']['bolt']) >= {'I-AUC', 'P-PRO'}
+  folder = workdir / 'bolt' / 'seed_0'
+  assert (folder / 'figure.png').exists() and (folder / 'cases' / 'map.png').exists()
+  maps = memkd_jax.load(workdir)(list((tmp_path / 'data').glob('bolt/test/good/*.png'))).maps
+  assert sorted(map_.shape for map_ in maps) == [(40, 100), (64, 64), (64, 64)]
+
+
+def test_thresholds_by_folds(make_run, data):
+  options = {**PIXELS, 'train.holdout': 0.0, 'train.calibration': 'folds'}
+  workdir, _ = make_run(data, **options)
+  assert len(memkd_jax.load(workdir).calibration.scores) == 8
+
+
+def test_what_is_predicted_has_the_size_of_the_image(gridded, data, tmp_path):
+  workdir, _ = gridded
+  images = sorted((data / 'bolt' / 'test').rglob('*.png'))
+  flags = [f'--workdir={workdir}', f'--out={tmp_path}', '--maps', *map(str, images)]
+  assert predict.main(flags) == 0
+  with (tmp_path / 'scores.csv').open(newline='') as file:
+    scores = [float(row['score']) for row in csv.DictReader(file)]
+  np.testing.assert_allclose(scores, memkd_jax.load(workdir)(images).scores, rtol=1e-4)
+  names = sorted((tmp_path / 'maps').rglob('*.tiff'))
+  assert len(names) == len(images)
+  assert {Image.open(name).size for name in names} == {(64, 64)}
+
+
+def test_a_threshold_is_set_from_other_images(gridded, data, tmp_path):
+  shutil.copytree(gridded[0], tmp_path / 'run')
+  good = data / 'bolt' / 'train' / 'good'
+  assert calibrate.main([f'--workdir={tmp_path / "run"}', f'--good={good}']) == 0
+  detector = memkd_jax.load(tmp_path / 'run')
+  expected = np.sort(memkd_jax.load(gridded[0])(list(good.iterdir())).scores)
+  np.testing.assert_allclose(detector.calibration.scores, expected, rtol=1e-5)
+
+
+def test_the_memories_of_tiles(make_run, data):
+  workdir, _ = make_run(data, 'memkd', **PIXELS)
+  found = json.loads((workdir / 'bolt' / 'seed_0' / 'memory.json').read_text())
+  assert set(found['m1']['cosine']) == {'normal', 'anomalous'}
+
+
+@pytest.mark.parametrize(
+  ('options', 'problem'),
+  [
+    (
+      {'data.tiles': (2,)},
+      r'data.tiles=\(2,\): give a value that is two numbers',
+    ),
+    ({'data.tiles': (0, 2)}, 'data.tiles=.*is two numbers'),
+    ({'data.tiles': (2, 500)}, 'data.tiles=.*is at most 256'),
+    ({'data.tile_size': -1}, 'data.tile_size=-1: give a value that is a number of pixels'),
+    ({'data.tile_size': (64, 0)}, 'data.tile_size=.*is a number of pixels'),
+    ({'data.tile_overlap': 0.6}, r'data.tile_overlap=0.6: .* lies in \[0, 0.5\]'),
+    (
+      {'data.tiles': (2, 2), 'data.tile_size': 64},
+      'data.tile_size=64.*leave data.tiles out',
+    ),
+    (
+      {'data.tiles': (2, 2), 'anomaly_map.normalize': 'stage'},
+      'anomaly_map.normalize=stage: give a value that is none where images are cut into tiles',
+    ),
+  ],
+)
+def test_what_cannot_be_cut_is_named(options, problem):
+  config = methods.get_config()
+  config.update_from_flattened_dict(options)
+  with pytest.raises(UserError, match=f'--config.{problem}'):
+    methods.resolve(config)
