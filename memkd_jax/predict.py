@@ -4,7 +4,6 @@ With --model=FILE.onnx it imports neither JAX nor the model's code.
 """
 
 import argparse
-import dataclasses
 import json
 from collections import Counter
 from collections.abc import Sequence
@@ -27,7 +26,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   flags = parser.parse_args(argv)
   if not flags.images + flags.files:
     parser.error('give images: --images=FOLDER, or files')
-  if flags.out is None and (flags.maps or flags.masks or not flags.json):
+  if flags.out is None and (flags.maps or flags.masks or flags.regions or not flags.json):
     parser.error('give a folder for the results: --out=OUT (or --json alone)')
   left = '' if flags.out is None else '; scores.partial.csv ends there'
   return cli.exit_code('predict', lambda: _run(flags), left)
@@ -56,7 +55,7 @@ def _run(flags: argparse.Namespace) -> int:
       detector,
       paths,
       None if flags.out is None else Path(flags.out).expanduser(),
-      Outputs(not flags.no_heat_maps, flags.maps, flags.masks),
+      Outputs(not flags.no_heat_maps, flags.maps, flags.masks, flags.regions, flags.min_area),
       flags.pixel_rate,
       tell=tell,
       notice=remarks.append,
@@ -99,14 +98,34 @@ def _parser() -> cli.Parser:
   add(
     '--pixel-rate',
     type=float,
-    help='with --masks: share of normal pixels that may exceed the pixel threshold; the '
-    'false-alarm rate if left out, or with a threshold by hand that threshold itself',
+    help='of --masks, --regions and --min-area: share of normal pixels that may exceed the '
+    'pixel threshold; the false-alarm rate if left out, or with a threshold by hand that '
+    'threshold itself',
   )
   add('--no-heat-maps', action='store_true', help='write no pictures')
   add('--maps', action='store_true', help='write raw float32 TIFF maps')
   add('--masks', action='store_true', help='write binary masks')
+  add(
+    '--regions',
+    action='store_true',
+    help='write regions.csv and regions.coco.json: the connected parts of what is above the '
+    'pixel threshold in anomalous images, with boxes on the heat maps',
+  )
+  add(
+    '--min-area',
+    type=_area,
+    default=0,
+    metavar='PIXELS',
+    help='call an image anomalous only where it has a region of so many pixels',
+  )
   add('--json', action='store_true', help='print one JSON object a line and image')
   return parser
+
+
+def _area(text: str) -> int:
+  if (number := int(text)) < 1:
+    raise argparse.ArgumentTypeError('give a number of pixels from 1')
+  return number
 
 
 def _load(flags: argparse.Namespace) -> 'BaseDetector':
@@ -124,7 +143,10 @@ def _describe(detector: 'BaseDetector') -> None:
 
 
 def _print_json(row: 'Prediction') -> None:
-  print(json.dumps(dataclasses.asdict(row)), flush=True)
+  values = row.columns()
+  if row.regions is not None:
+    values['regions'] = [region.facts() for region in row.regions]
+  print(json.dumps(values), flush=True)
 
 
 if __name__ == '__main__':

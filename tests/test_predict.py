@@ -275,6 +275,68 @@ def test_values_above_the_range_of_the_training_images_are_noted(run, tmp_path, 
   assert first['score'] == second['score']
 
 
+def test_regions(run, tmp_path, capsys):
+  out, data = tmp_path / 'out', run / 'data' / 'bolt' / 'test'
+  flags = [f'--workdir={run / "run"}', f'--images={data}', f'--out={out}']
+  flags += ['--false-alarm-rate=0.25', '--pixel-rate=0.05', '--masks', '--json']
+  assert predict.main([*flags, '--regions']) == 0
+  lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+  assert not (out / 'regions.partial.csv').exists()
+  with (out / 'regions.csv').open(newline='') as file:
+    found = list(csv.DictReader(file))
+  listed = [(line['path'], region) for line in lines for region in line['regions']]
+  assert len(found) == len(listed) > 0
+  for row, (path, region) in zip(found, listed, strict=True):
+    assert row.pop('path') == path
+    assert list(row) == list(region)
+    np.testing.assert_allclose([float(v) for v in row.values()], list(region.values()), 1e-5)
+  # All regions of an image together are its mask.
+  coco = pytest.importorskip('pycocotools.coco')
+  read = coco.COCO(str(out / 'regions.coco.json'))
+  assert [image['file_name'] for image in read.dataset['images']] == [x['path'] for x in lines]
+  for image in read.loadImgs(read.getImgIds()):
+    own = read.loadAnns(read.getAnnIds(image['id']))
+    together = np.zeros((image['height'], image['width']), int)
+    for annotation in own:
+      part = read.annToMask(annotation)
+      together += part
+      left, top, width, height = annotation['bbox']
+      assert part.sum() == annotation['area']
+      assert part[top : top + height, left : left + width].sum() == annotation['area']
+    name = Path(image['file_name']).relative_to(data).with_suffix('.png')
+    mask = np.asarray(Image.open(out / 'masks' / name)) > 0
+    np.testing.assert_array_equal(together, mask)
+
+
+def test_a_smallest_area(run, tmp_path, capsys):
+  flags = [f'--workdir={run / "run"}', f'--images={run / "data" / "bolt" / "test"}', '--json']
+  flags += ['--false-alarm-rate=0.25', '--pixel-rate=0.05']
+
+  def anomalous(*further):
+    assert predict.main([*flags, *further]) == 0
+    lines = map(json.loads, capsys.readouterr().out.splitlines())
+    return {line['path']: line.get('regions') for line in lines if line['decision'] != 'normal'}
+
+  before = anomalous('--min-area=1')
+  assert before and set(before) <= set(anomalous())
+  largest = max(region['area'] for regions in before.values() for region in regions)
+  after = anomalous(f'--min-area={largest}')
+  assert {r['area'] for regions in after.values() for r in regions} == {largest}
+  assert anomalous(f'--min-area={largest + 1}') == {}
+  with pytest.raises(SystemExit):
+    predict.main([*flags, '--min-area=0'])
+
+
+def test_regions_need_a_threshold(make_quick_config, make_category, tmp_path, capsys):
+  make_category(tmp_path / 'data', train=12, size=48)
+  run_config(make_quick_config(tmp_path / 'data'), tmp_path / 'run')
+  image = tmp_path / 'data' / 'bolt' / 'test' / 'good' / '000.png'
+  for flag in ('--regions', '--min-area=3'):
+    flags = [f'--workdir={tmp_path / "run"}', f'--out={tmp_path / "out"}', str(image), flag]
+    assert predict.main(flags) == 1
+    assert f'{flag.split("=")[0]} needs a threshold.' in capsys.readouterr().err
+
+
 @pytest.mark.skipif(jax.__version_info__ < (0, 12), reason='this JAX reads no programs on CPUs')
 @pytest.mark.skipif(compile_cache.processor() is None, reason='of an unknown kind')
 def test_a_process_leaves_its_program_to_the_next(run, folder, tmp_path):

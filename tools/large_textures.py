@@ -2,11 +2,11 @@
 
   python tools/large_textures.py --out=DIR
 
-Each is 2048 x 1536 pixels of one of scikit-image's textures, mirrored at random offsets, so
-that no two are alike; a defect is a spot, six pixels wide, of pixels that are by chance as dark
-or as bright as the darkest or the brightest fiftieth of the image. The layout is that of
-MVTec AD, one category a texture. Training images come from the upper two thirds of a texture,
-test images from the rest.
+Each is 2048 x 1536 pixels of one of scikit-image's textures, mirrored at random offsets, of its
+own brightness, with noise of two grey values; a defect is a spot, six pixels wide, of pixels
+that are by chance as dark or as bright as the darkest or the brightest fiftieth of the image.
+Normal images of training and test are of the same texture, so that what is missed is missed
+because it is small. The layout is that of MVTec AD, one category a texture.
 """
 
 import sys
@@ -16,7 +16,7 @@ import numpy as np
 from absl import app, flags
 from PIL import Image
 
-from memkd_jax.data.benchmarks.demo_textures import CATEGORIES, photograph, training_part
+from memkd_jax.data.benchmarks.demo_textures import CATEGORIES, photograph
 from memkd_jax.errors import UserError, explain
 
 _OUT = flags.DEFINE_string('out', '', 'Folder to write, which must not exist yet.')
@@ -24,19 +24,19 @@ _TEXTURES = flags.DEFINE_list('textures', ['brick'], f'Some of {", ".join(CATEGO
 _WIDTH = flags.DEFINE_integer('width', 2048, 'Of an image, in pixels.')
 _HEIGHT = flags.DEFINE_integer('height', 1536, 'Of an image, in pixels.')
 _DIAMETER = flags.DEFINE_integer('diameter', 6, 'Of a defect, in pixels.')
-_TRAIN = flags.DEFINE_integer('train', 12, 'Normal images to learn from.')
+_TRAIN = flags.DEFINE_integer('train', 8, 'Normal images to learn from.')
 _TEST = flags.DEFINE_integer('test', 12, 'Normal images to test on, and as many with defects.')
 _DEFECTS = flags.DEFINE_integer('defects', 3, 'Of an image that has any.')
 
 
 def large(texture: np.ndarray, height: int, width: int, rng: np.random.Generator) -> np.ndarray:
-  """A plane of a texture, mirrored at its borders, seen from a random place.
+  """A plane of a texture, mirrored at its borders, photographed from a random place.
 
   Args:
     texture: uint8 [H, W].
     height: of the result.
     width: of the result.
-    rng: draws the place, and whether it is turned over.
+    rng: draws the place, the brightness, and noise.
 
   Returns:
     uint8 [height, width].
@@ -45,7 +45,8 @@ def large(texture: np.ndarray, height: int, width: int, rng: np.random.Generator
     _mirrored(rng.integers(2 * side), length, side)
     for side, length in zip(texture.shape, (height, width), strict=True)
   )
-  return np.ascontiguousarray(texture[np.ix_(rows, columns)])
+  seen = texture[np.ix_(rows, columns)] * rng.uniform(0.95, 1.05)
+  return (seen + rng.normal(0, 2, seen.shape)).round().clip(0, 255).astype(np.uint8)
 
 
 def spot(
@@ -79,15 +80,13 @@ def _mirrored(first: int, length: int, side: int) -> np.ndarray:
 
 def write(out: Path, texture: str, rng: np.random.Generator) -> None:
   """Writes a category."""
-  whole = photograph(texture)
-  upper = training_part(whole)
+  plane = photograph(texture)
   size = _HEIGHT.value, _WIDTH.value
   for i in range(_TRAIN.value):
-    _save(out / 'train' / 'good' / f'{i:03}.png', large(upper, *size, rng))
-  lower = whole[len(upper) :]
+    _save(out / 'train' / 'good' / f'{i:03}.png', large(plane, *size, rng))
   for i in range(_TEST.value):
-    _save(out / 'test' / 'good' / f'{i:03}.png', large(lower, *size, rng))
-    image, masks = large(lower, *size, rng), np.zeros(size, bool)
+    _save(out / 'test' / 'good' / f'{i:03}.png', large(plane, *size, rng))
+    image, masks = large(plane, *size, rng), np.zeros(size, bool)
     for _ in range(_DEFECTS.value):
       image, mask = spot(image, _DIAMETER.value, rng)
       masks |= mask

@@ -13,6 +13,9 @@ from memkd_jax.wording import counted
 # What `predict` writes: its rows, by which its folder is known, and its pictures beside them.
 SCORES = ('scores.csv', 'scores.partial.csv')
 PICTURES = ('heatmaps', 'maps', 'masks')
+REGIONS = ('regions.csv', 'regions.partial.csv')
+COCO = 'regions.coco.json'
+_WRITTEN = (*SCORES, *PICTURES, *REGIONS, COCO)
 SCORES_BEGIN = 'path,score,'  # the first line of its rows
 
 _ARCHIVES = ('.tar', '.tgz', '.gz', '.xz', '.bz2', '.zip', '.7z')
@@ -136,8 +139,7 @@ def describe_left_out(left_out: Sequence[LeftOut]) -> str:
 def is_predicted(path: Path) -> bool:
   """Whether a path is of what `predict` wrote beside its scores.csv."""
   return any(
-    inner.name in (*PICTURES, *SCORES) and _holds_scores(inner.parent)
-    for inner in (path, *path.parents)
+    inner.name in _WRITTEN and _holds_scores(inner.parent) for inner in (path, *path.parents)
   )
 
 
@@ -210,7 +212,7 @@ class _Walk:
       return
     if _holds_scores(folder):
       self._leave_out(folder, 'folder with results of memkd predict, which are no input')
-      entries = [p for p in entries if p.name not in (*PICTURES, *SCORES)]
+      entries = [p for p in entries if p.name not in _WRITTEN]
     folders = [p for p in entries if os.path.isdir(p)]
     yield from sorted(set(entries) - set(folders))
     for entry in folders:

@@ -1,5 +1,6 @@
 """Scores the images of files, in a stream."""
 
+import contextlib
 import dataclasses
 import glob
 import itertools
@@ -15,12 +16,15 @@ from memkd_jax.data.listing import (
   is_predicted,
   list_images_below,
 )
+from memkd_jax.deploy.region_files import RegionFiles
 from memkd_jax.deploy.results import Outputs, Pictures, Prediction, Rows
 from memkd_jax.deploy.stream import Decoded, batches
 from memkd_jax.errors import UserError, explain
 from memkd_jax.runtime import interrupt
 from memkd_jax.runtime.progress import progress_bar
 from memkd_jax.scoring.base import BaseDetector
+from memkd_jax.scoring.regions import find_regions
+from memkd_jax.scoring.resolution import to_size
 
 _DIGITS = '.6g'  # float32 holds no more
 
@@ -116,14 +120,20 @@ def predict(
     OSError: something could not be written.
     interrupt.Interrupted: a signal came; scores.partial.csv holds what was scored.
   """
-  if outputs.masks and detector.undecided:
-    raise UserError(f'--masks needs a threshold. {detector.undecided}')
-  pictures = None if out is None else Pictures(detector, out, paths, outputs, pixel_rate)
+  if outputs.by_pixel and detector.undecided:
+    flag = '--masks' if outputs.masks else '--regions' if outputs.regions else '--min-area'
+    raise UserError(f'{flag} needs a threshold. {detector.undecided}')
+  pixel_threshold = detector.pixel_threshold(pixel_rate) if outputs.by_pixel else None
+  pictures = None if out is None else Pictures(detector, out, paths, outputs, pixel_threshold)
   failed = 0
   # A large image in tiles fills batches by itself, and memory.
   at_once = detector.batch_size if detector.tiling.is_whole else 1
   options = (at_once, detector.tiling, detector.bits, threads, notice)
-  with Rows(out) as rows, progress_bar('predicting', len(paths)) as progress:
+  with (
+    Rows(out) as rows,
+    _region_files(out, detector, outputs) as region_files,
+    progress_bar('predicting', len(paths)) as progress,
+  ):
     for batch in batches(paths, *options):
       interrupt.raise_if_asked()
       result = detector.score_canvases([image.canvas for image in batch if image.error is None])
@@ -140,12 +150,40 @@ def predict(
           if result.decisions is not None:
             decision = 'anomalous' if result.decisions[i] else 'normal'
             row = dataclasses.replace(row, decision=decision)
+          full = None
+          if outputs.maps or outputs.by_pixel:
+            full = to_size(result.maps[i], np.array(image.size))
+          if pixel_threshold is not None and (outputs.regions or outputs.smallest):
+            assert full is not None
+            row = _with_regions(row, full, pixel_threshold, outputs.smallest)
+          found = row.regions or ()
+          if region_files is not None:
+            region_files.add(row.path, image.size, found)
           if pictures is not None:
-            pictures.write(image, result.maps[i], row.decision == 'anomalous')
+            pictures.write(image, result.maps[i], full, row.decision == 'anomalous', found)
         rows.add(row)
         tell(row)
         progress.update(not image.page)  # the bar counts files
   return failed
+
+
+def _region_files(
+  out: Path | None, detector: BaseDetector, outputs: Outputs
+) -> contextlib.AbstractContextManager[RegionFiles | None]:
+  if out is None or not outputs.regions:
+    return contextlib.nullcontext()
+  return RegionFiles(out, detector.category)
+
+
+def _with_regions(
+  row: Prediction, full: np.ndarray, threshold: float, smallest: int
+) -> Prediction:
+  """The row with its regions, and normal where it has none of the size that is asked for."""
+  if row.decision != 'anomalous':
+    return dataclasses.replace(row, regions=())
+  regions = tuple(find_regions(full, threshold, max(1, smallest)))
+  decision = 'anomalous' if regions or not smallest else 'normal'
+  return dataclasses.replace(row, decision=decision, regions=regions)
 
 
 def _row(image: Decoded, map_: np.ndarray, score: float) -> Prediction:

@@ -6,6 +6,7 @@ import os
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -13,8 +14,9 @@ from PIL import Image
 from memkd_jax.data.listing import PICTURES, SCORES
 from memkd_jax.deploy.stream import Decoded
 from memkd_jax.files import atomic
-from memkd_jax.report.overlay import color_range, heat_map
+from memkd_jax.report.overlay import color_range, draw_boxes, heat_map
 from memkd_jax.scoring.base import BaseDetector
+from memkd_jax.scoring.regions import Region
 from memkd_jax.scoring.resolution import to_size
 
 _SCORES, _PARTIAL = SCORES
@@ -34,6 +36,7 @@ class Prediction:
     peak_row: of the map's highest value, in pixels of the original image from 0.
     peak_col: likewise.
     error: why it could not be read, one sentence; else None.
+    regions: of an anomalous image, where they are asked for; else None. No column of the file.
   """
 
   path: str
@@ -43,6 +46,14 @@ class Prediction:
   peak_row: int | None = None
   peak_col: int | None = None
   error: str | None = None
+  regions: tuple[Region, ...] | None = None
+
+  def columns(self) -> dict[str, Any]:
+    """The columns of scores.csv."""
+    return {name: getattr(self, name) for name in _COLUMNS}
+
+
+_COLUMNS = [field.name for field in dataclasses.fields(Prediction) if field.name != 'regions']
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,11 +68,22 @@ class Outputs:
     maps: <image>.tiff in maps/: float32, raw, at the image's size.
     masks: <image>.png in masks/: 255 where an anomalous image exceeds the pixel
       threshold, at the image's size; a normal image has an empty mask.
+    regions: regions.csv and regions.coco.json: the connected parts of what exceeds the pixel
+      threshold in anomalous images; heat maps have their boxes.
+    smallest: an image is anomalous only where it has a region of so many pixels; 0 asks for
+      none.
   """
 
   heat_maps: bool = True
   maps: bool = False
   masks: bool = False
+  regions: bool = False
+  smallest: int = 0
+
+  @property
+  def by_pixel(self) -> bool:
+    """Whether the pixel threshold is needed."""
+    return self.masks or self.regions or self.smallest > 0
 
 
 class Rows:
@@ -81,14 +103,14 @@ class Rows:
         'w', newline='', encoding='utf-8', errors='backslashreplace'
       )
       self._csv = csv.writer(self._file)
-      self._csv.writerow(field.name for field in dataclasses.fields(Prediction))
+      self._csv.writerow(_COLUMNS)
     return self
 
   def add(self, row: Prediction) -> None:
     """Writes a row."""
     if self._out is not None:
       with atomic.naming(self._partial):
-        self._csv.writerow(dataclasses.astuple(row))
+        self._csv.writerow(row.columns().values())
 
   def __exit__(self, kind: type | None, *_: object) -> None:
     """Renames it to scores.csv, unless something went wrong."""
@@ -108,7 +130,7 @@ class Pictures:
     out: Path,
     paths: Sequence[Path],
     outputs: Outputs,
-    pixel_rate: float | None,
+    pixel_threshold: float | None,
   ):
     """Takes where they go.
 
@@ -117,35 +139,40 @@ class Pictures:
       out: the folder.
       paths: of all images.
       outputs: what is written.
-      pixel_rate: see `BaseDetector.pixel_threshold`.
-
-    Raises:
-      UserError: the rate is none.
+      pixel_threshold: of masks.
     """
     self._detector, self._out, self._outputs = detector, out, outputs
     self._names = picture_names(paths)
-    self._pixel_threshold = detector.pixel_threshold(pixel_rate) if outputs.masks else None
+    self._pixel_threshold = pixel_threshold
 
-  def write(self, image: Decoded, map_: np.ndarray, anomalous: bool) -> None:
+  def write(
+    self,
+    image: Decoded,
+    map_: np.ndarray,
+    full: np.ndarray | None,
+    anomalous: bool,
+    regions: Sequence[Region] = (),
+  ) -> None:
     """Writes what is asked for.
 
     Args:
       image: what is kept of it.
       map_: [H, W].
+      full: the map at the image's size; None where nothing needs it.
       anomalous: the decision.
+      regions: whose boxes are drawn.
     """
     if self._outputs.heat_maps:
       resized = to_size(map_, np.array(image.small.shape[1::-1]))
       low, high = color_range(self._detector.calibration, self._detector.threshold, map_)
-      picture = heat_map(image.small, resized, low, high)
-      self._save(Image.fromarray(picture), _HEAT_MAPS, image, '.png')
-    if self._outputs.maps or self._outputs.masks:
-      full = to_size(map_, np.array(image.size))
-      if self._outputs.maps:
-        self._save(Image.fromarray(full), _MAPS, image, '.tiff')
-      if self._outputs.masks:
-        mask = anomalous & (full > self._pixel_threshold)
-        self._save(Image.fromarray(mask.astype(np.uint8) * 255), _MASKS, image, '.png')
+      picture = Image.fromarray(heat_map(image.small, resized, low, high))
+      draw_boxes(picture, regions, image.size)
+      self._save(picture, _HEAT_MAPS, image, '.png')
+    if self._outputs.maps and full is not None:
+      self._save(Image.fromarray(full), _MAPS, image, '.tiff')
+    if self._outputs.masks and full is not None:
+      mask = anomalous & (full > self._pixel_threshold)
+      self._save(Image.fromarray(mask.astype(np.uint8) * 255), _MASKS, image, '.png')
 
   def _save(self, picture: Image.Image, folder: str, image: Decoded, suffix: str) -> None:
     if image.page is None:

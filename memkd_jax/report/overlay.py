@@ -1,10 +1,13 @@
 """A heat map laid over its image."""
 
 import math
+from collections.abc import Iterable
 
 import numpy as np
+from PIL import Image, ImageDraw
 
 from memkd_jax.scoring.calibration import Calibration, Threshold
+from memkd_jax.scoring.regions import Region
 
 _OPACITY = 0.75  # of the hottest pixels
 _SMALLEST = 1e-12  # range of values: a map may be flat
@@ -28,6 +31,22 @@ def heat_map(image: np.ndarray, map_: np.ndarray, low: float, high: float) -> np
   color = matplotlib.colormaps['inferno'](heat)[..., :3] * 255
   opacity = _OPACITY * np.sqrt(heat)[..., None]
   return np.rint((1 - opacity) * image + opacity * color).astype(np.uint8)
+
+
+def draw_boxes(picture: Image.Image, regions: Iterable[Region], size: tuple[int, int]) -> None:
+  """Draws the boxes of regions on a picture of their image, a pixel outside of them.
+
+  Args:
+    picture: RGB, of any size; it is changed.
+    regions: in pixels of the image.
+    size: (width, height) of the image.
+  """
+  canvas = ImageDraw.Draw(picture)
+  across, down = (shown / own for shown, own in zip(picture.size, size, strict=True))
+  for region in regions:
+    left, top = region.left * across, region.top * down
+    right, bottom = left + region.width * across, top + region.height * down
+    canvas.rectangle((left - 1, top - 1, right, bottom), outline='white')
 
 
 def color_range(

@@ -49,6 +49,8 @@ def to_size(map_: np.ndarray, size: np.ndarray) -> np.ndarray:
     float32 [height, width].
   """
   width, height = (int(length) for length in size)
+  if map_.shape == (height, width):
+    return map_.astype(np.float32, copy=False)  # what may be large is not copied
   image = Image.fromarray(map_.astype(np.float32))
   return np.asarray(image.resize((width, height), Image.Resampling.BILINEAR))
 

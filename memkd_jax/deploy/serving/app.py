@@ -38,8 +38,10 @@ from memkd_jax.deploy.serving.uploads import (
   images_of,
   receive_form,
 )
-from memkd_jax.report.overlay import color_range, heat_map
+from memkd_jax.report.overlay import color_range, draw_boxes, heat_map
 from memkd_jax.scoring.base import BaseDetector, Result
+from memkd_jax.scoring.regions import Region, find_regions
+from memkd_jax.scoring.resolution import to_size
 
 _STATIC = Path(__file__).with_name('static')
 _FILES = {
@@ -53,6 +55,7 @@ _FILES = {
 CROWD = 256
 LOOPBACK_NAMES = ('127.0.0.1', 'localhost', '[::1]')
 _WRONG_HOST = 'Invalid host header'  # what TrustedHostMiddleware answers
+_MOST_REGIONS = 100  # of an image in an answer
 _DECISIONS = {None: 'none', True: 'anomalous', False: 'normal'}
 _FORM = {
   'requestBody': {
@@ -137,9 +140,14 @@ class Service:
     scores = []
     for upload, (image, (width, height)), result in zip(uploads, decoded, results, strict=True):
       score = _image_score(upload.name, width, height, result)
+      regions = await to_thread.run_sync(
+        _regions, detector, (width, height), result, limiter=self.decoders
+      )
+      score.regions = [schema.RegionInfo.model_validate(region.facts()) for region in regions]
       if overlay:
+        boxes = (regions, (width, height))
         score.picture, score.heat_map = await to_thread.run_sync(
-          _pictures, detector, image, result.maps[0], limiter=self.decoders
+          _pictures, detector, image, result.maps[0], *boxes, limiter=self.decoders
         )
       self.measures.images.labels(detector.category, _DECISIONS[score.anomalous]).inc()
       scores.append(score)
@@ -322,17 +330,35 @@ def _image_score(name: str, width: int, height: int, result: Result) -> schema.I
     score=float(result.scores[0]),
     p_value=None if result.p_values is None else float(result.p_values[0]),
     anomalous=None if result.decisions is None else bool(result.decisions[0]),
+    regions=[],
     picture=None,
     heat_map=None,
   )
 
 
-def _pictures(detector: BaseDetector, image: np.ndarray, map_: np.ndarray) -> tuple[str, str]:
+def _regions(detector: BaseDetector, size: tuple[int, int], result: Result) -> list[Region]:
+  """Of an image that is called anomalous; else none."""
+  threshold = detector.pixel_threshold()
+  if threshold is None or result.decisions is None or not result.decisions[0]:
+    return []
+  full = to_size(result.maps[0], np.array(size))
+  return find_regions(full, threshold)[:_MOST_REGIONS]
+
+
+def _pictures(
+  detector: BaseDetector,
+  image: np.ndarray,
+  map_: np.ndarray,
+  regions: list[Region],
+  size: tuple[int, int],
+) -> tuple[str, str]:
   low, high = color_range(detector.calibration, detector.threshold, map_)
-  return _data_url(image), _data_url(heat_map(image, map_, low, high))
+  hot = Image.fromarray(heat_map(image, map_, low, high))
+  draw_boxes(hot, regions, size)
+  return _data_url(Image.fromarray(image)), _data_url(hot)
 
 
-def _data_url(image: np.ndarray) -> str:
+def _data_url(image: Image.Image) -> str:
   stream = io.BytesIO()
-  Image.fromarray(image).save(stream, 'PNG', compress_level=1)
+  image.save(stream, 'PNG', compress_level=1)
   return 'data:image/png;base64,' + base64.b64encode(stream.getvalue()).decode('ascii')

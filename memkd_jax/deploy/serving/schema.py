@@ -47,6 +47,21 @@ class Models(BaseModel):
   limits: LimitsInfo
 
 
+class RegionInfo(BaseModel):
+  """A connected part of an image above the pixel threshold, in pixels of the image."""
+
+  left: int
+  top: int
+  width: int
+  height: int
+  area: int
+  row: float = Field(description='Of the centroid.')
+  column: float
+  peak_row: int = Field(description='Of the highest value.')
+  peak_column: int
+  score: float = Field(description='The highest value.')
+
+
 class ImageScore(BaseModel):
   """What the model says of one image."""
 
@@ -58,6 +73,9 @@ class ImageScore(BaseModel):
     description='Probability that a normal image scores as high or higher.'
   )
   anomalous: bool | None = Field(description='Null where the model does not decide.')
+  regions: list[RegionInfo] = Field(
+    description='Of an anomalous image, that with the highest value first; at most 100.'
+  )
   picture: str | None = Field(description='What the model saw, a PNG as data: URL.')
   heat_map: str | None = Field(description='The same under its heat map.')
 

@@ -19,6 +19,7 @@ from memkd_jax.deploy.serving import app as serving_app
 from memkd_jax.deploy.serving import uploads
 from memkd_jax.deploy.serving.app import create_app
 from memkd_jax.deploy.serving.uploads import Limits
+from memkd_jax.scoring.regions import find_regions
 
 LIMITS = Limits(bytes=200_000, images=5)
 BASE = 'http://127.0.0.1:8000'
@@ -91,6 +92,11 @@ def test_scores_are_the_detectors(client, detectors, category):
   assert [i['p_value'] for i in got] == list(result.p_values)
   assert [i['anomalous'] for i in got] == list(result.decisions)
   assert {(i['width'], i['height'], i['heat_map']) for i in got} == {(32, 32, None)}
+  threshold = detectors[category].pixel_threshold()
+  for image, map_, decision in zip(got, result.maps, result.decisions, strict=True):
+    expected = find_regions(map_, threshold) if decision else []
+    assert [r['area'] for r in image['regions']] == [r.area for r in expected]
+  assert any(image['regions'] for image in got) or not result.decisions.any()
 
 
 def test_overlays_are_pictures(client):

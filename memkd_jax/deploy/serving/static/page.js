@@ -113,6 +113,7 @@ function show(item, answer) {
     scale.hidden = false;
   }
   addFact(item, 'Size', `${image.width} × ${image.height}`);
+  if (image.regions.length) addFact(item, 'Regions', image.regions.length);
   addFact(item, 'Model', answer.category);
   showImage(item, '.original', image, item.url, 'The picture');
   showImage(item, '.map', image, item.url, '');

@@ -1,0 +1,107 @@
+"""The connected parts of a map above a threshold: what a person would circle."""
+
+import dataclasses
+
+import numpy as np
+from scipy import ndimage
+
+# Pixels that touch at a corner belong together, as in the regions of P-PRO.
+_EIGHT_CONNECTED = np.ones((3, 3), int)
+
+
+@dataclasses.dataclass(frozen=True)
+class Region:
+  """A connected part of an image; all in pixels of the image, from 0 at the top left.
+
+  Attributes:
+    left: the box's first column.
+    top: its first row.
+    width: of the box.
+    height: of the box.
+    area: how many pixels the part has.
+    row: of the centroid.
+    column: of the centroid.
+    peak_row: of the highest value.
+    peak_column: of the highest value.
+    score: the highest value of the map.
+    inside: bool [height, width], which pixels of the box belong to it.
+  """
+
+  left: int
+  top: int
+  width: int
+  height: int
+  area: int
+  row: float
+  column: float
+  peak_row: int
+  peak_column: int
+  score: float
+  inside: np.ndarray = dataclasses.field(repr=False, compare=False)
+
+  def facts(self) -> dict[str, int | float]:
+    """All but `inside`, by name."""
+    return {name: getattr(self, name) for name in FACTS}
+
+
+# What tables have of a region.
+FACTS = tuple(field.name for field in dataclasses.fields(Region) if field.name != 'inside')
+
+
+def find_regions(map_: np.ndarray, threshold: float, smallest: int = 1) -> list[Region]:
+  """The parts of a map whose pixels are all above a threshold.
+
+  Args:
+    map_: anomaly map [H, W], at the size of the image.
+    threshold: of a pixel, see `BaseDetector.pixel_threshold`.
+    smallest: parts of fewer pixels are left out.
+
+  Returns:
+    The regions, that with the highest value first.
+  """
+  labels, number = ndimage.label(map_ > threshold, _EIGHT_CONNECTED)
+  regions = []
+  for label, (rows, columns) in enumerate(ndimage.find_objects(labels, number), start=1):
+    inside = labels[rows, columns] == label
+    if (area := int(inside.sum())) < smallest:
+      continue
+    places = np.argwhere(inside)
+    row, column = places.mean(axis=0)
+    values = map_[rows, columns][inside]
+    highest = int(values.argmax())
+    regions.append(
+      Region(
+        left=columns.start,
+        top=rows.start,
+        width=columns.stop - columns.start,
+        height=rows.stop - rows.start,
+        area=area,
+        row=rows.start + float(row),
+        column=columns.start + float(column),
+        peak_row=rows.start + int(places[highest, 0]),
+        peak_column=columns.start + int(places[highest, 1]),
+        score=float(values[highest]),
+        inside=inside,
+      )
+    )
+  return sorted(regions, key=lambda region: -region.score)
+
+
+def run_lengths(region: Region, size: tuple[int, int]) -> list[int]:
+  """The region in its image as COCO's uncompressed run lengths: column by column, zeros first.
+
+  Args:
+    region: of the image.
+    size: (width, height) of the image.
+  """
+  width, height = size
+  # Down each column of the box, from above it to below it.
+  steps = np.diff(np.pad(region.inside.astype(np.int8), ((1, 1), (0, 0))), axis=0).T
+  begins, ends = (
+    (region.left + columns) * height + region.top + rows
+    for columns, rows in (np.nonzero(steps == step) for step in (1, -1))
+  )
+  apart = begins[1:] != ends[:-1]  # else it goes on from one column to the next
+  begins, ends = begins[np.r_[True, apart]], ends[np.r_[apart, True]]
+  changes = np.stack([begins, ends], axis=1).ravel()
+  return [int(n) for n in np.diff(np.r_[0, changes, width * height])]
