@@ -89,7 +89,7 @@ def test_an_error_is_that_of_its_batch_alone(batcher, scorer):
 
   failing = Scorer()
   failing.__class__ = type(
-    'Failing', (Scorer,), {'__call__': lambda self, images: fail(images)}
+    'Failing', (Scorer,), {'score_canvases': lambda self, images: fail(images)}
   )
   scorer.go.set()
   with pytest.raises(MemoryError, match='no memory'):
