@@ -101,10 +101,10 @@ def share_compilations(monkeypatch: pytest.MonkeyPatch, compiled: dict[Any, Any]
     method.config = method.trainer._config = config
     return method
 
-  def shared_scorer(pipeline, teacher_params, devices, batch_size):
-    key = ('scorer', pipeline, tuple(map(str, devices.local)), batch_size)
+  def shared_scorer(pipeline, tiling, teacher_params, devices, batch_size):
+    key = ('scorer', pipeline, tiling, tuple(map(str, devices.local)), batch_size)
     if key not in compiled:
-      compiled[key] = scorer(pipeline, teacher_params, devices, batch_size)
+      compiled[key] = scorer(pipeline, tiling, teacher_params, devices, batch_size)
     return compiled[key]
 
   monkeypatch.setattr(run, 'FeatureExtractor', shared_extractor)
