@@ -129,7 +129,7 @@ class Detector(BaseDetector):
     size = 1
     while size < 2 * self.batch_size:
       number = min(size, self.batch_size)
-      self._score_batch(np.zeros((number, *self.image_size, 3), np.uint8))
+      self.score_tiles(np.zeros((number, *self.image_size, 3), np.uint8))
       size *= 2
 
   def score(self, images: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -147,7 +147,7 @@ class Detector(BaseDetector):
       trained.params, program.teacher_params, images, trained.statistics
     )
 
-  def _score_batch(self, batch: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+  def score_tiles(self, batch: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Pads to a power of two, so that few programs are compiled."""
     number = len(batch)
     padded = min(1 << (number - 1).bit_length(), self.batch_size)

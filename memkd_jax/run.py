@@ -18,7 +18,8 @@ from memkd_jax.config import flatten
 from memkd_jax.configs import best
 from memkd_jax.configs import folder as folder_config
 from memkd_jax.data.datasets import choose_categories, open_source
-from memkd_jax.data.images import as_size, checked
+from memkd_jax.data.images import checked
+from memkd_jax.data.tiling import describe_size
 from memkd_jax.detector import Detector, load
 from memkd_jax.errors import UserError, explain, is_disk_full
 from memkd_jax.files import atomic
@@ -228,9 +229,7 @@ def _tasks(config: ConfigDict, categories: Sequence[str]) -> list[Task]:
 def _describe_start(method: str, config: ConfigDict) -> str:
   all_devices = jax.devices()
   kind = f'{len(all_devices)} x {all_devices[0].device_kind}'
-  height, width = as_size(config.data.image_size)
-  size = f'{height} x {width} pixels' + (' (height x width)' if height != width else '')
-  return f'{method} with {config.model.backbone}, {size}, on {kind}.'
+  return f'{method} with {config.model.backbone}, {describe_size(config.data)}, on {kind}.'
 
 
 def _choose_backbone(config: ConfigDict, folder: SharedWorkdir) -> ConfigDict:

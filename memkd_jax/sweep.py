@@ -10,7 +10,7 @@ import jax
 from ml_collections import ConfigDict
 
 from memkd_jax import methods
-from memkd_jax.config import AUTO_DTYPE, Field, choose_dtype, get_value, set_value
+from memkd_jax.config import AUTO_DTYPE, Field, choose_dtype, get_value, section_of, set_value
 from memkd_jax.errors import UserError, explain, is_disk_full
 from memkd_jax.files import atomic
 from memkd_jax.report import paper
@@ -134,6 +134,11 @@ def variants(config: ConfigDict) -> dict[str, ConfigDict]:
     variant.sweep.variants, variant.sweep.given, variant.sweep.paper = (), (), ''
     variant.lock()  # so that no new field appears
     try:
+      for field in methods.fields(variant.method.name):
+        if field.also and field.name in overrides:
+          section, last = section_of(variant, field.name)
+          with section.ignore_type():
+            section[last] = overrides.pop(field.name)
       variant.update_from_flattened_dict(overrides)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
       raise UserError(f'--config.sweep.variants: {name} cannot be made: {error}') from error

@@ -16,8 +16,10 @@ os.environ['XLA_FLAGS'] = ' '.join(
 )
 # What one test has compiled, the others read, in whichever worker or command they run. JAX
 # 0.10.2 crashes in that: there those of the same worker find it.
-_READS_PROGRAMS = tuple(map(int, metadata.version('jax').split('.')[:2])) >= (0, 12)
-if _READS_PROGRAMS and 'JAX_COMPILATION_CACHE_DIR' not in os.environ:
+if (
+  tuple(map(int, metadata.version('jax').split('.')[:2])) >= (0, 12)
+  and 'JAX_COMPILATION_CACHE_DIR' not in os.environ
+):
   _programs = tempfile.TemporaryDirectory(prefix='memkd_jax_programs_')
   os.environ['JAX_COMPILATION_CACHE_DIR'] = _programs.name
   os.environ['JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS'] = '0.3'
@@ -41,7 +43,8 @@ from memkd_jax.models.resnet import ARCHITECTURES
 from memkd_jax.runtime.devices import Devices
 from memkd_jax.teachers.extractor import FeatureExtractor
 
-if not _READS_PROGRAMS:
+_forget_programs = None
+if 'JAX_COMPILATION_CACHE_DIR' not in os.environ:
   import compile_once
 
   _forget_programs = compile_once.install()
@@ -71,7 +74,7 @@ def few_mappings() -> Iterator[None]:
   path = Path('/proc/self/maps')
   if path.exists() and path.read_text().count('\n') > 20_000:
     jax.clear_caches()
-    if not _READS_PROGRAMS:
+    if _forget_programs is not None:
       _forget_programs()
 
 

@@ -9,7 +9,8 @@ import pytest
 from PIL import Image
 
 import memkd_jax
-from memkd_jax import calibrate, methods, predict
+from memkd_jax import calibrate, methods, predict, sweep
+from memkd_jax.data.images import read_image
 from memkd_jax.data.tiling import Tiling
 from memkd_jax.errors import UserError
 from memkd_jax.run import run_config
@@ -138,13 +139,16 @@ def test_the_memories_of_tiles(make_run, data):
       r'data.tiles=\(2,\): give a value that is two numbers',
     ),
     ({'data.tiles': (0, 2)}, 'data.tiles=.*is two numbers'),
-    ({'data.tiles': (2, 500)}, 'data.tiles=.*is at most 256'),
     ({'data.tile_size': -1}, 'data.tile_size=-1: give a value that is a number of pixels'),
     ({'data.tile_size': (64, 0)}, 'data.tile_size=.*is a number of pixels'),
     ({'data.tile_overlap': 0.6}, r'data.tile_overlap=0.6: .* lies in \[0, 0.5\]'),
     (
       {'data.tiles': (2, 2), 'data.tile_size': 64},
       'data.tile_size=64.*leave data.tiles out',
+    ),
+    (
+      {'data.tiles': (2, 2), 'train.stop': 'plateau', 'train.holdout': 0.1},
+      'train.stop=plateau: give a value that is epochs where images are cut into tiles',
     ),
     (
       {'data.tiles': (2, 2), 'anomaly_map.normalize': 'stage'},
@@ -157,3 +161,46 @@ def test_what_cannot_be_cut_is_named(options, problem):
   config.update_from_flattened_dict(options)
   with pytest.raises(UserError, match=f'--config.{problem}'):
     methods.resolve(config)
+
+
+@pytest.mark.parametrize(
+  ('given', 'resolved'),
+  [
+    ({'tile_size': (64, 64)}, {'tile_size': 64}),
+    ({'tile_size': (64,)}, {'tile_size': 64}),
+    ({'tiles': (1, 1)}, {'tiles': ()}),
+  ],
+)
+def test_equal_tiles_are_one_value(given, resolved):
+  config = methods.get_config()
+  config.data.update(given)
+  data = methods.resolve(config).data
+  assert {name: data[name] for name in given} == resolved
+
+
+def test_a_canvas_has_a_bound(tmp_path):
+  Image.fromarray(np.zeros((300, 400), np.uint8)).save(tmp_path / 'x.png')
+  with pytest.raises(UserError, match='of 400x300 pixels would become one of 25600x19200'):
+    read_image(tmp_path / 'x.png', Tiling((64, 64), pixels=(1, 1)).canvas)
+
+
+def test_a_sweep_over_sizes(data, tmp_path):
+  config = methods.get_config('folder')
+  config.sweep.variants = (
+    ('small', (('data.image_size', 64),)),
+    ('wide', (('data.image_size', (64, 96)), ('data.tile_size', (32, 48)))),
+  )
+  found = {name: methods.resolve(c).data for name, c in sweep.variants(config).items()}
+  assert found['small'].image_size == 64
+  assert (found['wide'].image_size, found['wide'].tile_size) == ((64, 96), (32, 48))
+
+
+@pytest.mark.parametrize('size', ['64', True, [32, 0], [1.0, 2], [32, 32, 32], None])
+def test_sizes_in_a_file_are_checked(size):
+  with pytest.raises(ValueError, match=r'number'):
+    Tiling.of_json(size, None)
+
+
+def test_the_report_says_so(gridded):
+  page = (gridded[0] / 'report.html').read_text()
+  assert '2 x 3 tiles of 32 x 32 pixels' in page

@@ -4,7 +4,7 @@ A method adds fields of its own: `methods.get_config` gives the config of a run,
 `methods.resolve` checks it. The files of configs/ start from there.
 """
 
-from memkd_jax.config.field import Field, get_value, require, set_value
+from memkd_jax.config.field import Field, get_value, require, section_of, set_value
 from memkd_jax.config.fields import (
   AUTO_BACKBONE,
   AUTO_DTYPE,
@@ -58,5 +58,6 @@ __all__ = [
   'resolve',
   'resumable',
   'scoring',
+  'section_of',
   'set_value',
 ]

@@ -112,8 +112,6 @@ FIELDS = (
     (),
     'rows,columns of tiles into which each image is cut, each of data.image_size; all that an '
     'image has, at more of its own resolution',
-    high=256,
-    open_low=True,
   ),
   Field(
     'data.tile_size',
@@ -236,7 +234,7 @@ FIELDS = (
   Field(
     'eval.batch_size',
     16,
-    'Number of images that are scored at once, on all devices together',
+    'Number of images, or tiles of them, that are scored at once, on all devices together',
     high=2**16,
     open_low=True,
     resumable=True,
@@ -245,7 +243,8 @@ FIELDS = (
   Field(
     'eval.resolution',
     'model',
-    "The size at which pixels are scored: data.image_size, or the original image's",
+    "The size at which pixels are scored: the model's, of images in tiles that of all tiles "
+    "together; or the original image's",
     choices=('model', 'original'),
     scoring=True,
   ),

@@ -16,6 +16,7 @@ from memkd_jax.config.field import (
   check_value,
   get_value,
   require,
+  section_of,
   set_value,
 )
 from memkd_jax.config.fields import (
@@ -81,8 +82,7 @@ def resolve(config: ConfigDict, fields: Iterable[Field]) -> ConfigDict:
     config.model.backbone = choose_backbone()
   if config.model.dtype == AUTO_DTYPE:
     config.model.dtype, _ = choose_dtype()
-  _resolve_size(config)
-  _check_tiles(config)
+  _resolve_sizes(config)
   for name, seeds in (('seed', (config.seed,)), ('seeds', config.seeds)):
     whole = all(type(seed) is int and 0 <= seed <= _LARGEST_SEED for seed in seeds)
     require(name, config[name], whole, 'is whole, not negative, and below 2**63')
@@ -110,33 +110,40 @@ def resolve(config: ConfigDict, fields: Iterable[Field]) -> ConfigDict:
   return config
 
 
-def _resolve_size(config: ConfigDict) -> None:
-  """Checks `data.image_size`, and makes one number of two equal ones."""
-  size = config.data.image_size
-  sides = (size,) if type(size) is int else size
-  sized = len(sides) in (1, 2) and all(type(n) is int and n > 0 and n % 32 == 0 for n in sides)
-  what = 'is a multiple of 32 pixels, or two of them: height,width'
-  require('data.image_size', size, sized, what)
-  if len(set(sides)) == 1:
-    with config.data.ignore_type():
-      config.data.image_size = sides[0]
-
-
-def _check_tiles(config: ConfigDict) -> None:
+def _resolve_sizes(config: ConfigDict) -> None:
+  """Checks sizes and tiles, and makes one number of two equal ones."""
   data = config.data
-  tiles, size = data.tiles, data.tile_size
+  with data.ignore_type():
+    for name in ('image_size', 'tile_size'):
+      sides = (data[name],) if type(data[name]) is int else tuple(data[name])
+      data[name] = sides[0] if len(set(sides)) == 1 and len(sides) < 3 else sides
+  size = data.image_size
+  what = 'is a multiple of 32 pixels, or two of them: height,width'
+  require('data.image_size', size, _are_sides(size, 32), what)
+  if data.tile_size != 0:
+    what = 'is a number of pixels, or two: height,width'
+    require('data.tile_size', data.tile_size, _are_sides(data.tile_size, 1), what)
+  tiles = data.tiles
   counted = len(tiles) in (0, 2) and all(type(n) is int and n > 0 for n in tiles)
   require('data.tiles', tiles, counted, 'is two numbers: rows,columns')
-  sides = (size,) if type(size) is int else size
-  sized = len(sides) in (1, 2) and all(type(n) is int for n in sides)
-  sized = sized and (size == 0 or min(sides) > 0)
-  require('data.tile_size', size, sized, 'is a number of pixels, or two: height,width')
-  if size == 0 and tuple(tiles) in ((), (1, 1)):
+  if tuple(tiles) == (1, 1):
+    data.tiles = ()
+  if data.tile_size == 0 and not data.tiles:
     return
-  require('data.tile_size', size, size == 0 or not tiles, 'is 0, or leave data.tiles out')
-  normalize = config.anomaly_map.normalize
-  what = 'is none where images are cut into tiles'
-  require('anomaly_map.normalize', normalize, normalize == 'none', what)
+  alone = data.tile_size == 0 or not data.tiles
+  require('data.tile_size', data.tile_size, alone, 'is 0, or leave data.tiles out')
+  # Both look at an image by itself, of which tiles are parts.
+  for name, usual in (('anomaly_map.normalize', 'none'), ('train.stop', 'epochs')):
+    section, field = section_of(config, name)
+    value = section.get(field, usual)
+    require(name, value, value == usual, f'is {usual} where images are cut into tiles')
+
+
+def _are_sides(value: Any, multiple: int) -> bool:
+  """Whether a value is one positive multiple, or two."""
+  sides = (value,) if type(value) is int else value
+  whole = all(type(n) is int and n > 0 and n % multiple == 0 for n in sides)
+  return whole and len(sides) in (1, 2)
 
 
 def choose_backbone() -> str:

@@ -6,7 +6,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from memkd_jax.data.bit_depth import FULL, to_8_bits
-from memkd_jax.data.decoding import DEEP_COLOR, decode
+from memkd_jax.data.decoding import DEEP_COLOR, MAX_PIXELS, decode
 from memkd_jax.data.sample import Readable
 from memkd_jax.errors import UserError
 
@@ -241,6 +241,12 @@ def _whole(values: np.ndarray) -> bool:
 def resize(image: Image.Image, size: Sizing) -> np.ndarray:
   """An image as uint8 [height, width, ...]; see `read_image`."""
   height, width = _size_of(size, image.size)
+  if height * width > MAX_PIXELS:
+    raise UserError(
+      f'An image of {image.size[0]}x{image.size[1]} pixels would become one of '
+      f'{width}x{height} to be cut into tiles, more than {MAX_PIXELS:,} pixels; give fewer '
+      '--config.data.tiles, or a larger --config.data.tile_size.'
+    )
   if image.size == (width, height):
     return np.asarray(image)  # one copy of what may be large
   return np.asarray(image.resize((width, height), Image.Resampling.BILINEAR))

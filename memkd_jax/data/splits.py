@@ -32,6 +32,7 @@ class Decoder(NamedTuple):
   is_image: bool = False
 
 
+_SMALLER = 'lower --config.data.image_size, or cut images into fewer tiles'
 _NAMED = 10  # broken files that an error repeats
 
 # By the names of a sample's inputs. A further modality is an entry here.
@@ -116,8 +117,7 @@ def load_split(
   except MemoryError as error:
     height, width = tiling.canvas((1, 1))
     raise UserError(
-      f'{len(samples)} images of {height}x{width} pixels do not fit into memory; lower '
-      '--config.data.image_size.'
+      f'{len(samples)} images of {height}x{width} pixels do not fit into memory; {_SMALLER}.'
     ) from error
 
   remarks: list[str] = []
@@ -144,6 +144,8 @@ def load_split(
       load(i)
     except UserError as error:
       return error
+    except MemoryError:
+      return UserError(f'{samples[i].image} does not fit into memory; {_SMALLER}.')
     return None
 
   problems = []

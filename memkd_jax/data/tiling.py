@@ -48,17 +48,15 @@ class Tiling:
     Raises:
       ValueError, KeyError, TypeError: the values are none of a tiling.
     """
-    tiling = cls(as_size(image_size))
+    tiling = cls(_checked(image_size))
     if value is not None:
       grid, pixels, overlap = value['tiles'], value['tile_size'], float(value['overlap'])
       tiling = cls(
         tiling.size,
-        (1, 1) if grid is None else as_size(grid),
-        None if pixels is None else as_size(pixels),
+        (1, 1) if grid is None else _checked(grid),
+        None if pixels is None else _checked(pixels),
         overlap,
       )
-    if min(*tiling.size, *tiling.grid, *(tiling.pixels or (1,))) < 1:
-      raise ValueError('a size is not positive')
     if not 0 <= tiling.overlap <= 0.5:
       raise ValueError('the overlap is not from 0 to 0.5')
     return tiling
@@ -117,7 +115,7 @@ class Tiling:
 
   def describe(self, canvases: np.ndarray) -> str:
     """How many tiles all normal images are, a sentence behind another; '' where one each."""
-    if self.is_whole:
+    if self.is_whole or not len(canvases):
       return ''
     number = sum(len(self.places(canvas.shape)) for canvas in canvases)
     return f' The normal images are {number} tiles of {self.size[0]} x {self.size[1]} pixels.'
@@ -131,7 +129,7 @@ class Tiling:
       return together
     if not len(arrays):
       return np.empty((0, *self.canvas((1, 1))), np.float32)
-    return np.stack(arrays)
+    return arrays[0][None] if len(arrays) == 1 else np.stack(arrays)  # one may be large
 
   def weights(self, canvas: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
     """How much each row of tiles, and each column, counts in each pixel of its side.
@@ -239,6 +237,28 @@ class Mosaic:
     if not firsts:
       return np.empty(0, np.float32)
     return np.asarray(np.maximum.reduceat(np.concatenate(self._scores), firsts))
+
+
+def describe_size(data: Mapping[str, Any]) -> str:
+  """What a model sees, '256 x 256 pixels' for example, of a config's section `data`."""
+  tiling = Tiling.of_config(data)
+  height, width = tiling.size
+  size = f'{height} x {width} pixels' + (' (height x width)' if height != width else '')
+  if tiling.pixels is not None:
+    return f'tiles of {tiling.pixels[0]} x {tiling.pixels[1]} at {size}'
+  if tiling.is_whole:
+    return size
+  return f'{tiling.grid[0]} x {tiling.grid[1]} tiles of {size}'
+
+
+def _checked(value: Any) -> tuple[int, int]:
+  """Two positive numbers, of JSON; raises ValueError where it is something else."""
+  sides = [value] if type(value) is int else value
+  if not isinstance(sides, list) or len(sides) not in (1, 2):
+    raise ValueError('it is neither a number nor two')
+  if not all(type(side) is int and side > 0 for side in sides):
+    raise ValueError('a size is no positive whole number')
+  return sides[0], sides[-1]
 
 
 def _rise(length: int) -> np.ndarray:

@@ -34,6 +34,13 @@ _RESIZING = (
   'Image.resize((width, height), Image.Resampling.BILINEAR), which '
   'antialiases; the aspect ratio is ignored. Pixels stay uint8: normalisation is inside.'
 )
+_TILES = (
+  'The model takes tiles, each of image_size, and not whole images. An image is resized to a '
+  'canvas: so that tiles (rows, columns) cover it, or by image_size / tile_size. Its tiles lie '
+  'at equal distances from one border to the other and share at least overlap of a side with '
+  'their neighbours; its score is the highest of theirs, and its map theirs, put together. '
+  'memkd predict --model=FILE.onnx, and memkd_jax/data/tiling.py, do that.'
+)
 _USUAL = 'in spreads from the mean of held-out normal images'
 _MAPS = {
   'none': 'not normalised',
@@ -87,12 +94,13 @@ def metadata(detector: Detector, batch: int | None = None) -> dict[str, Any]:
   model, (height, width) = detector.trained.config.model, detector.image_size
   pipeline = detector.program.pipeline
   calibration, threshold = detector.calibration, detector.threshold
+  tiling = detector.tiling.to_json()
   values: dict[str, Any] = {
     'format': FORMAT,
     'memkd_jax': memkd_jax.__version__,
     'category': detector.category,
     'image_size': size_value(detector.image_size),
-    'tiling': detector.tiling.to_json(),
+    'tiling': None if tiling is None else tiling | {'meaning': _TILES},
     'batch': batch,
     'batch_size': detector.batch_size,
     'bit_depth': detector.bits,

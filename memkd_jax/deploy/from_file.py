@@ -31,9 +31,9 @@ class FileDetector(BaseDetector):
 
   def compile(self) -> None:
     """Lets the runtime take the memory that it needs."""
-    self._score_batch(np.zeros((1, *self.image_size, 3), np.uint8))
+    self.score_tiles(np.zeros((1, *self.image_size, 3), np.uint8))
 
-  def _score_batch(self, batch: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+  def score_tiles(self, batch: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     missing = self.batch_size - len(batch) if self._fixed else 0
     maps, scores = self._run(np.pad(batch, ((0, missing), (0, 0), (0, 0), (0, 0))))
     return maps[: len(batch)], scores[: len(batch)]

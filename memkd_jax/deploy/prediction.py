@@ -126,9 +126,7 @@ def predict(
   pixel_threshold = detector.pixel_threshold(pixel_rate) if outputs.by_pixel else None
   pictures = None if out is None else Pictures(detector, out, paths, outputs, pixel_threshold)
   failed = 0
-  # A large image in tiles fills batches by itself, and memory.
-  at_once = detector.batch_size if detector.tiling.is_whole else 1
-  options = (at_once, detector.tiling, detector.bits, threads, notice)
+  options = (detector.images_at_once, detector.tiling, detector.bits, threads, notice)
   with (
     Rows(out) as rows,
     _region_files(out, detector, outputs) as region_files,

@@ -29,7 +29,8 @@ class Prediction:
 
   Attributes:
     path: of the image, as it was given; of several pages in a file with #1, #2, ... behind it.
-    score: the highest value of its map, to 6 digits; None where it could not be read.
+    score: the highest value of its map, of images in tiles before these fade into each other,
+      to 6 digits; None where it could not be read.
     p_value: probability of such a score among normal images, likewise; None without
       calibration.
     decision: 'anomalous' or 'normal'; None without a threshold.

@@ -10,11 +10,11 @@ from PIL import Image
 from memkd_jax.data.sample import GOOD
 from memkd_jax.data.splits import Split
 from memkd_jax.files import atomic
+from memkd_jax.report.overlay import common_range
 
 FOLDER = 'cases'
 _NUMBER = 6
 _TILE, _GAP = 128, 4  # pixels
-_OUTLIERS = 0.999  # quantile of all pixels that has the last colour
 
 
 def choose_same(defects: list[str]) -> list[int]:
@@ -47,8 +47,7 @@ def write_cases(folder: Path, test: Split, maps: np.ndarray) -> None:
   chosen = choose_same([sample.defect for sample in test.samples])
   if not chosen:
     return
-  pixels = np.concatenate([map_.ravel() for map_ in maps])
-  low, high = float(pixels.min()), float(np.quantile(pixels, _OUTLIERS))
+  low, high = common_range(maps)
 
   def colored(map_: np.ndarray) -> np.ndarray:
     heat = np.clip((map_ - low) / max(high - low, 1e-12), 0, 1)

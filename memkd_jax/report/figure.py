@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 
 from memkd_jax.data.splits import Split
 from memkd_jax.files import atomic
+from memkd_jax.report.overlay import common_range
 
 _COLUMNS = 4
 
@@ -96,8 +97,7 @@ def write_figure(
   rows = ['image', 'ground truth', 'predicted map']
   if split.masks is None:
     rows.remove('ground truth')
-  pixels = np.concatenate([map_.ravel() for map_ in maps])
-  low, high = pixels.min(), np.quantile(pixels, 0.999)
+  low, high = common_range(maps)
   step = _TILE + _GAP
   width = _LEFT + _COLUMNS * step
   height = len(groups) * (_HEAD + _TITLE + len(rows) * step)

@@ -17,6 +17,7 @@ from ml_collections import ConfigDict
 
 from memkd_jax.config import Field, flatten, resumable
 from memkd_jax.data.decoding import decode
+from memkd_jax.data.tiling import describe_size
 from memkd_jax.files import atomic
 from memkd_jax.report.comparison import Row, compare
 from memkd_jax.report.paper import BACKBONE, PaperTable, load_table
@@ -94,6 +95,7 @@ def write_report(
   page = TEMPLATES.get_template('report.html.j2').render(
     title=f'{results["method"]} on {name}',
     config=config,
+    size=describe_size(config.data),
     results=results,
     finished=datetime.fromisoformat(results['environment']['finished']),
     remarks=_remarks(config, results, name, paper, _changed(config, default, fields)),

@@ -1,7 +1,7 @@
 """A heat map laid over its image."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -10,6 +10,8 @@ from memkd_jax.scoring.calibration import Calibration, Threshold
 from memkd_jax.scoring.regions import Region
 
 _OPACITY = 0.75  # of the hottest pixels
+_NEARLY = 0.999  # quantile of all pixels that has the last colour
+_ENOUGH = 100_000_000  # pixels to tell it from
 _SMALLEST = 1e-12  # range of values: a map may be flat
 
 
@@ -31,6 +33,17 @@ def heat_map(image: np.ndarray, map_: np.ndarray, low: float, high: float) -> np
   color = matplotlib.colormaps['inferno'](heat)[..., :3] * 255
   opacity = _OPACITY * np.sqrt(heat)[..., None]
   return np.rint((1 - opacity) * image + opacity * color).astype(np.uint8)
+
+
+def common_range(maps: Sequence[np.ndarray] | np.ndarray) -> tuple[float, float]:
+  """The values between which several maps are coloured: the lowest, and nearly the highest.
+
+  Args:
+    maps: [H, W] each; of very many pixels only some tell what is nearly the highest.
+  """
+  step = max(1, sum(map_.size for map_ in maps) // _ENOUGH)
+  some = np.concatenate([map_.ravel()[::step] for map_ in maps])
+  return float(min(map_.min() for map_ in maps)), float(np.quantile(some, _NEARLY))
 
 
 def draw_boxes(picture: Image.Image, regions: Iterable[Region], size: tuple[int, int]) -> None:

@@ -29,7 +29,8 @@ class Result:
       is the model's unless images are cut into tiles; of objects [N] where it is up to the
       image. Raw, or in spreads from what is usual of normal images where
       `anomaly_map.normalize` says so.
-    scores: float32 [N], how abnormal each image is, as a rule its map's highest value.
+    scores: float32 [N], how abnormal each image is, as a rule its map's highest value; of
+      tiles the highest, before they fade into each other.
     p_values: float64 [N], the probability that a normal image scores as high or
       higher; None where there are no held-out images to tell.
     decisions: bool [N], True for anomalous; None where there is no threshold.
@@ -72,6 +73,11 @@ class BaseDetector(abc.ABC):
     """(height, width) of what the model sees, in pixels."""
     return self.tiling.size
 
+  @property
+  def images_at_once(self) -> int:
+    """How many images to give to it at once: one that is cut fills batches, and memory."""
+    return self.batch_size if self.tiling.is_whole else 1
+
   def decide_by(self, calibration: Calibration | None, threshold: Threshold | None) -> None:
     """Sets calibration, threshold and undecided."""
     self.calibration = calibration
@@ -98,7 +104,7 @@ class BaseDetector(abc.ABC):
     """Scores images that have been resized to their canvases, uint8 [H, W, 3] each."""
     mosaic = Mosaic(self.tiling, canvases)
     for begin in range(0, len(mosaic), self.batch_size):
-      maps, scores = self._score_batch(mosaic[begin : begin + self.batch_size])
+      maps, scores = self.score_tiles(mosaic[begin : begin + self.batch_size])
       mosaic.add(begin, maps.astype(np.float32), scores.astype(np.float32))
     return self._decide(mosaic.maps, mosaic.scores)
 
@@ -133,8 +139,8 @@ class BaseDetector(abc.ABC):
     return self.calibration.pixel_threshold(rate)
 
   @abc.abstractmethod
-  def _score_batch(self, batch: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Maps [B, H, W] and scores [B] of uint8 [B, H, W, 3], B at most `batch_size`."""
+  def score_tiles(self, batch: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Maps [B, H, W] and scores [B] of tiles, uint8 [B, H, W, 3], B at most `batch_size`."""
 
   def _decide(self, maps: np.ndarray, scores: np.ndarray) -> Result:
     p_values = None if self.calibration is None else self.calibration.p_values(scores)

@@ -16,6 +16,7 @@ import pytest
 
 import memkd_jax
 from memkd_jax import export, methods
+from memkd_jax.data.tiling import Tiling
 from memkd_jax.deploy import exported, onnx, runtimes
 from memkd_jax.errors import UserError
 from memkd_jax.ops import winograd
@@ -37,7 +38,7 @@ SYSTEMS = {
     'model.memories': (),
     'data.image_size': (32, 64),
   },
-  'knn': {},
+  'knn': {'data.tiles': (2, 2)},
   'patchcore': {'method.channels': 24, 'method.joint_channels': 16},
   'padim': {'method.channels': 9},
   'spade': {'method.images': 3},
@@ -130,6 +131,19 @@ def test_openvino_runs_it(system, train_tiny, export_tiny, rng):
   check_equal(run, memkd_jax.load(train_tiny(system)), rng)
 
 
+@pytest.mark.parametrize('runtime', runtimes.RUNTIMES)
+def test_images_are_cut_by_whoever_runs_the_file(runtime, train_tiny, export_tiny, rng):
+  if runtime not in runtimes.installed():
+    pytest.skip(f'needs {runtime}')
+  out, _ = export_tiny('knn')
+  images = rng.integers(0, 256, (3, 70, 50, 3), np.uint8)
+  expected = memkd_jax.load(train_tiny('knn'))(images)
+  found = memkd_jax.load_file(out, runtime)(images)
+  assert found.maps.shape == expected.maps.shape == (3, 56, 56)
+  np.testing.assert_allclose(found.maps, expected.maps, atol=1e-3)
+  np.testing.assert_allclose(found.scores, expected.scores, atol=1e-3)
+
+
 _PEAK = """
 import pathlib, re, sys
 import numpy as np
@@ -157,6 +171,7 @@ def test_openvino_takes_less_than_two_gigabytes(system, export_tiny):
 
 def check_equal(run, detector, rng):
   """Whether a runtime gives the detector's maps and scores, for several numbers of images."""
+  detector.tiling = Tiling(detector.image_size)  # a file takes tiles, and cuts none
   for number in (1, 2, 5, 16):
     images = rng.integers(0, 256, (number, *detector.image_size, 3), np.uint8)
     maps, scores = run(images)

@@ -55,6 +55,7 @@ _FILES = {
 CROWD = 256
 LOOPBACK_NAMES = ('127.0.0.1', 'localhost', '[::1]')
 _WRONG_HOST = 'Invalid host header'  # what TrustedHostMiddleware answers
+_LONGEST = 1024  # pixels of the longer side of a picture
 _MOST_REGIONS = 100  # of an image in an answer
 _DECISIONS = {None: 'none', True: 'anomalous', False: 'normal'}
 _FORM = {
@@ -314,6 +315,7 @@ def _model_info(detector: BaseDetector) -> schema.ModelInfo:
   return schema.ModelInfo(
     category=detector.category,
     image_size=detector.image_size,
+    tiling=detector.tiling.to_json(),
     batch_size=detector.batch_size,
     threshold=threshold,
     undecided=detector.undecided,
@@ -353,9 +355,12 @@ def _pictures(
   size: tuple[int, int],
 ) -> tuple[str, str]:
   low, high = color_range(detector.calibration, detector.threshold, map_)
-  hot = Image.fromarray(heat_map(image, map_, low, high))
+  picture = Image.fromarray(image)
+  picture.thumbnail((_LONGEST, _LONGEST))  # a canvas of tiles may be as large as it likes
+  shown = to_size(map_, np.array(picture.size))
+  hot = Image.fromarray(heat_map(np.asarray(picture), shown, low, high))
   draw_boxes(hot, regions, size)
-  return _data_url(Image.fromarray(image)), _data_url(hot)
+  return _data_url(picture), _data_url(hot)
 
 
 def _data_url(image: Image.Image) -> str:

@@ -17,7 +17,9 @@ from memkd_jax.scoring.base import Result
 class Scorer(Protocol):
   """What the batcher needs of a `Detector`."""
 
-  batch_size: int
+  @property
+  def images_at_once(self) -> int:
+    """The most images of a call."""
 
   def score_canvases(self, canvases: Sequence[np.ndarray]) -> Result:
     """Scores images that have been resized already."""
@@ -161,7 +163,7 @@ class Batcher:
       if not self._waiting:
         return []
       first = self._waiting[0]
-      size = first.scorer.batch_size
+      size = first.scorer.images_at_once
 
       def is_full() -> bool:
         return self._closed or self._count(first.scorer) >= size

@@ -1,5 +1,7 @@
 """What the server answers, as it stands in its OpenAPI description."""
 
+from typing import Any
+
 from pydantic import BaseModel, Field
 
 
@@ -25,6 +27,9 @@ class ModelInfo(BaseModel):
   category: str
   image_size: tuple[int, int] = Field(
     description='Height and width of the image that the model sees, in pixels.'
+  )
+  tiling: dict[str, Any] | None = Field(
+    description='How images are cut into tiles of that size; null where they are resized.'
   )
   batch_size: int
   threshold: ThresholdInfo | None = Field(description='Null where it does not decide.')

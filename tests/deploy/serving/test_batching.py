@@ -12,7 +12,7 @@ from memkd_jax.scoring.base import Result
 class Scorer:
   """Gives each image its first pixel as score, when it is let."""
 
-  batch_size = 4
+  images_at_once = 4
 
   def __init__(self):
     self.go = threading.Event()

@@ -284,7 +284,7 @@ def test_a_busy_server_says_so(client, detectors):
 
 def test_a_failing_detector_does_not_end_the_server(client, detectors):
   with mock.patch.object(
-    detectors['bolt'], '_score_batch', side_effect=MemoryError('no memory')
+    detectors['bolt'], 'score_tiles', side_effect=MemoryError('no memory')
   ):
     response = post(client, GOOD)
   assert response.status_code == 500
