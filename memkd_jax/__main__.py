@@ -27,6 +27,7 @@ class Command(NamedTuple):
 
 
 COMMANDS = {
+  'advise': Command('commands.advise', 'propose size and tiles for images', computes=True),
   'train': Command('main', 'train models, and evaluate them', computes=True),
   'evaluate': Command(
     'main', 'evaluate models that are trained already', ('--mode=evaluate',), computes=True

@@ -41,5 +41,7 @@ def test_they_are_a_data_set(tmp_path):
 
 def test_wrong_textures_are_named(tmp_path):
   result = run(tmp_path / 'x', '--textures=sand')
-  assert result.stderr == 'large_textures: --textures=sand: give some of brick, grass, gravel.\n'
+  assert (
+    result.stderr == 'large_textures: --textures=sand: give some of brick, grass, gravel.\n'
+  )
   assert not (tmp_path / 'x').exists()
