@@ -24,7 +24,7 @@ from memkd_jax.report.scores import ScoredImage, write_scores
 from memkd_jax.runtime import hosts, interrupt
 from memkd_jax.runtime.devices import Devices
 from memkd_jax.runtime.progress import progress_bar
-from memkd_jax.scoring.calibration import Calibration, Threshold
+from memkd_jax.scoring.calibration import Calibration, Threshold, pixel_threshold
 from memkd_jax.scoring.figures import compute_defined, count_decisions
 from memkd_jax.scoring.normalization import Statistics
 from memkd_jax.scoring.pipeline import Pipeline
@@ -212,7 +212,8 @@ def evaluate(
     if maps_folder is not None:
       dump_maps(maps_folder, test, maps)
     pixels = _pixel_scores(test, maps, resolution)
-    figures, notes = compute_defined(name, test.labels, scores, pixels)
+    above = pixel_threshold(calibration, threshold)
+    figures, notes = compute_defined(name, test.labels, scores, pixels, above)
     result: dict[str, Any] = {
       'metrics': figures,
       'defects': _per_defect(test, maps, scores),

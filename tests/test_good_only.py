@@ -95,7 +95,7 @@ def drop_a_mask(category):
 
 
 IMAGES = ('I-AUC', 'I-AP', 'I-F1max')
-PIXELS = ('P-AUC', 'P-AP', 'P-PRO', 'P-F1max')
+PIXELS = ('P-AUC', 'P-AP', 'P-PRO', 'P-PRO5', 'P-F1max', 'SegF1')
 
 
 @pytest.mark.parametrize(

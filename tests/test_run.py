@@ -41,7 +41,7 @@ def test_a_run_writes_all_that_it_promises(tiny_config, tmp_path, make_category,
   assert results['dataset'] == 'folder'
   assert results['failed'] == {}
   assert results['counts']['nut'] == {'train': 9, 'test_normal': 3, 'test_anomalous': 3}
-  image, pixel = ['I-AUC', 'I-AP', 'I-F1max'], ['P-AUC', 'P-AP', 'P-PRO', 'P-F1max']
+  image, pixel = ['I-AUC', 'I-AP', 'I-F1max'], ['P-AUC', 'P-AP', 'P-PRO', 'P-PRO5', 'P-F1max']
   assert list(results['categories']['bolt']) == image + pixel
   assert list(results['categories']['nut']) == image
   assert list(results['mean']) == image
@@ -119,7 +119,13 @@ def test_a_category_that_fails_does_not_stop_the_others(tiny_config, tmp_path, m
 def test_undefined_metrics_name_the_category(tiny_config, tmp_path, make_category):
   make_category(tmp_path / 'data', good=0)
   results = run_config(tiny_config, tmp_path / 'run')
-  assert set(results['categories']['bolt']) == {'P-AUC', 'P-AP', 'P-PRO', 'P-F1max'}
+  assert set(results['categories']['bolt']) == {
+    'P-AUC',
+    'P-AP',
+    'P-PRO',
+    'P-PRO5',
+    'P-F1max',
+  }
   assert any('bolt has no normal test images' in note for note in results['notes'])
 
 

@@ -17,15 +17,19 @@ _EIGHT_CONNECTED = np.ones((3, 3), int)
 # second buffer, and few chunks keep the look-ups few.
 _CHUNK = 2**24
 
+# Of the PRO curve: beyond it a map of a large image is more false alarm than not.
+LOW_FPR = 0.05
+
 
 @dataclasses.dataclass(frozen=True)
 class PixelMetrics:
-  """P-AUC, P-AP, P-PRO and P-F1max of a test set (protocol, metrics).
+  """P-AUC, P-AP, P-PRO, P-PRO5 and P-F1max of a test set (protocol, metrics).
 
   Attributes:
     auroc: area under the ROC curve over all pixels, in [0, 1].
     average_precision: step sum over all pixels, in [0, 1].
     aupro: area under the per-region-overlap curve, in [0, 1].
+    aupro_low: the same up to a false-positive rate of `LOW_FPR`, as of MVTec AD 2.
     f1_max: highest F1 over all pixels, in [0, 1].
     threshold: `map >= threshold` has this F1; unit of the maps.
   """
@@ -33,6 +37,7 @@ class PixelMetrics:
   auroc: float
   average_precision: float
   aupro: float
+  aupro_low: float
   f1_max: float
   threshold: float
 
@@ -92,16 +97,36 @@ class PixelScores:
     """
     ranked, overlaps = self._rank()
     # The curve is the largest of all; it is gone before the rest is computed.
-    aupro = ranking.area_up_to(*ranking.pro_curve_of(ranked, overlaps), fpr_limit)
-    del overlaps
+    curve = ranking.pro_curve_of(ranked, overlaps)
+    aupro, aupro_low = (ranking.area_up_to(*curve, limit) for limit in (fpr_limit, LOW_FPR))
+    del curve, overlaps
     f1, threshold = ranking.f1_max_of(ranked)
     return PixelMetrics(
       auroc=ranking.auroc_of(ranked),
       average_precision=ranking.average_precision_of(ranked),
       aupro=aupro,
+      aupro_low=aupro_low,
       f1_max=f1,
       threshold=threshold,
     )
+
+  def f1_above(self, threshold: float) -> float:
+    """F1 of calling pixels anomalous whose score is above a threshold: SegF1.
+
+    Args:
+      threshold: in the unit of the maps, chosen on other images.
+
+    Raises:
+      ValueError: nothing is anomalous.
+    """
+    self._sort()
+    positives = sum(scores.size for scores in self._anomalous)
+    if not positives:
+      raise ValueError('nothing is anomalous: the metric is undefined')
+    hits = sum(int(np.sum(scores > threshold)) for scores in self._anomalous)
+    normal = self._sorted
+    alarms = sum(int(x.size - np.searchsorted(x, threshold, side='right')) for x in normal)
+    return 2 * hits / (hits + alarms + positives)
 
   def pro_curve(self) -> tuple[np.ndarray, np.ndarray]:
     """See `pro.pro_curve`."""

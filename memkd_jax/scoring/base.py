@@ -16,6 +16,7 @@ from memkd_jax.scoring.calibration import (
   Threshold,
   check_rate,
   check_value,
+  pixel_threshold,
   why_undecided,
 )
 
@@ -125,18 +126,7 @@ class BaseDetector(abc.ABC):
     Raises:
       UserError: the rate is none, or there are no held-out images to count pixels of.
     """
-    if self.threshold is None:
-      return None
-    rate = self.threshold.false_alarm_rate if rate is None else rate
-    if rate is None:
-      return self.threshold.value
-    check_rate(rate, 'pixel-rate')
-    if self.calibration is None:
-      raise UserError(
-        f'--pixel-rate={rate:g} is counted on held-out images, and {self.category} has none; '
-        'leave it out, or calibrate (memkd calibrate --workdir=DIR --good=FOLDER).'
-      )
-    return self.calibration.pixel_threshold(rate)
+    return pixel_threshold(self.calibration, self.threshold, rate)
 
   @abc.abstractmethod
   def score_tiles(self, batch: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

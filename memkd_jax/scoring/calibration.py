@@ -163,6 +163,34 @@ class Calibration:
     return '1 held-out image supports' if number == 1 else f'{number} held-out images support'
 
 
+def pixel_threshold(
+  calibration: Calibration | None, threshold: Threshold | None, rate: float | None = None
+) -> float | None:
+  """The value above which a pixel of a map is taken for anomalous.
+
+  Args:
+    calibration: of the model; None where it has none.
+    threshold: of its image scores; None where there is none, and none of pixels.
+    rate: the share of normal pixels that exceed it. If None the false-alarm rate of images,
+      and with a threshold by hand that threshold itself.
+
+  Raises:
+    UserError: the rate is none, or there are no held-out images to count pixels of.
+  """
+  if threshold is None:
+    return None
+  rate = threshold.false_alarm_rate if rate is None else rate
+  if rate is None:
+    return threshold.value
+  check_rate(rate, 'pixel-rate')
+  if calibration is None:
+    raise UserError(
+      f'--pixel-rate={rate:g} is counted on held-out images, and there are none; leave it out, '
+      'or calibrate (memkd calibrate --workdir=DIR --good=FOLDER).'
+    )
+  return calibration.pixel_threshold(rate)
+
+
 def choose_threshold(
   calibration: Calibration | None, by_hand: float | None = None, rate: float | None = None
 ) -> Threshold | None:

@@ -6,7 +6,7 @@ from memkd_jax import metrics
 from memkd_jax.errors import UserError
 
 IMAGE_METRICS = ('I-AUC', 'I-AP', 'I-F1max')
-PIXEL_METRICS = ('P-AUC', 'P-AP', 'P-PRO', 'P-F1max')
+PIXEL_METRICS = ('P-AUC', 'P-AP', 'P-PRO', 'P-PRO5', 'P-F1max', 'SegF1')
 METRICS = (*IMAGE_METRICS, *PIXEL_METRICS)
 
 
@@ -15,6 +15,7 @@ def compute_metrics(
   labels: np.ndarray,
   scores: np.ndarray,
   pixels: metrics.PixelScores | None,
+  pixel_threshold: float | None = None,
 ) -> dict[str, float]:
   """The protocol's figures of one category.
 
@@ -23,6 +24,8 @@ def compute_metrics(
     labels: [N], 1 for anomalous.
     scores: image scores [N].
     pixels: all pixels of the test set, or None where there are no masks.
+    pixel_threshold: by which SegF1 calls pixels anomalous, chosen on normal images; None where
+      there is none, and no SegF1.
 
   Raises:
     UserError: a metric is undefined, naming the category and what is missing.
@@ -33,7 +36,7 @@ def compute_metrics(
       'I-AP': metrics.average_precision(labels, scores),
       'I-F1max': metrics.f1_max(labels, scores)[0],
     }
-    return figures if pixels is None else figures | _of_pixels(pixels)
+    return figures if pixels is None else figures | _of_pixels(pixels, pixel_threshold)
   except ValueError as error:
     raise UserError(f'{category} cannot be scored: {error}.') from error
 
@@ -43,6 +46,7 @@ def compute_defined(
   labels: np.ndarray,
   scores: np.ndarray,
   pixels: metrics.PixelScores | None,
+  pixel_threshold: float | None = None,
 ) -> tuple[dict[str, float], list[str]]:
   """Those of the protocol's figures that the images of one category define.
 
@@ -52,6 +56,7 @@ def compute_defined(
     scores: image scores [N].
     pixels: all pixels whose label is known, both classes among them; None where there are
       no such.
+    pixel_threshold: see `compute_metrics`.
 
   Returns:
     The figures, and sentences that name those that are left out and say why.
@@ -62,12 +67,12 @@ def compute_defined(
   kinds = {0: 'normal', 1: 'anomalous'}
   absent = [kind for label, kind in kinds.items() if label not in labels]
   if not absent:
-    return compute_metrics(category, labels, scores, pixels), []
+    return compute_metrics(category, labels, scores, pixels, pixel_threshold), []
   missing = 'no test images' if len(absent) > 1 else f'no {absent[0]} test images'
   if pixels is None:
     return {}, [f'{category} has {missing}, so there are no figures of how well it detects.']
   try:
-    figures = _of_pixels(pixels)
+    figures = _of_pixels(pixels, pixel_threshold)
   except ValueError as error:
     raise UserError(f'{category} cannot be scored: {error}.') from error
   return figures, [f'{category} has {missing}: no {", ".join(IMAGE_METRICS)}.']
@@ -93,11 +98,15 @@ def count_decisions(labels: np.ndarray, scores: np.ndarray, threshold: float) ->
   }
 
 
-def _of_pixels(pixels: metrics.PixelScores) -> dict[str, float]:
+def _of_pixels(pixels: metrics.PixelScores, pixel_threshold: float | None) -> dict[str, float]:
   record = pixels.evaluate()
-  return {
+  figures = {
     'P-AUC': record.auroc,
     'P-AP': record.average_precision,
     'P-PRO': record.aupro,
+    'P-PRO5': record.aupro_low,
     'P-F1max': record.f1_max,
   }
+  if pixel_threshold is not None:
+    figures['SegF1'] = pixels.f1_above(pixel_threshold)
+  return figures

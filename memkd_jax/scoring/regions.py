@@ -59,7 +59,11 @@ def find_regions(map_: np.ndarray, threshold: float, smallest: int = 1) -> list[
   Returns:
     The regions, that with the highest value first.
   """
-  labels, number = ndimage.label(map_ > threshold, _EIGHT_CONNECTED)
+  above = map_ > threshold
+  # Labels take four times as much memory as this: they are made where there is something.
+  first, last = zip(*(_ends(above.any(axis=axis)) for axis in (1, 0)), strict=True)
+  above, map_ = (x[first[0] : last[0], first[1] : last[1]] for x in (above, map_))
+  labels, number = ndimage.label(above, _EIGHT_CONNECTED)
   regions = []
   for label, (rows, columns) in enumerate(ndimage.find_objects(labels, number), start=1):
     inside = labels[rows, columns] == label
@@ -71,20 +75,26 @@ def find_regions(map_: np.ndarray, threshold: float, smallest: int = 1) -> list[
     highest = int(values.argmax())
     regions.append(
       Region(
-        left=columns.start,
-        top=rows.start,
+        left=first[1] + columns.start,
+        top=first[0] + rows.start,
         width=columns.stop - columns.start,
         height=rows.stop - rows.start,
         area=area,
-        row=rows.start + float(row),
-        column=columns.start + float(column),
-        peak_row=rows.start + int(places[highest, 0]),
-        peak_column=columns.start + int(places[highest, 1]),
+        row=first[0] + rows.start + float(row),
+        column=first[1] + columns.start + float(column),
+        peak_row=first[0] + rows.start + int(places[highest, 0]),
+        peak_column=first[1] + columns.start + int(places[highest, 1]),
         score=float(values[highest]),
         inside=inside,
       )
     )
   return sorted(regions, key=lambda region: -region.score)
+
+
+def _ends(held: np.ndarray) -> tuple[int, int]:
+  """The first place that holds something, and that behind the last one; 0, 0 if none does."""
+  places = np.flatnonzero(held)
+  return (int(places[0]), int(places[-1]) + 1) if places.size else (0, 0)
 
 
 def run_lengths(region: Region, size: tuple[int, int]) -> list[int]:

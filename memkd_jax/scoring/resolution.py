@@ -51,7 +51,7 @@ def to_size(map_: np.ndarray, size: np.ndarray) -> np.ndarray:
   width, height = (int(length) for length in size)
   if map_.shape == (height, width):
     return map_.astype(np.float32, copy=False)  # what may be large is not copied
-  image = Image.fromarray(map_.astype(np.float32))
+  image = Image.fromarray(map_.astype(np.float32, copy=False))
   return np.asarray(image.resize((width, height), Image.Resampling.BILINEAR))
 
 

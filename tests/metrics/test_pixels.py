@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from sklearn.metrics import f1_score
 
 from memkd_jax import metrics
 from memkd_jax.metrics import PixelScores, evaluate_pixels, pixels
@@ -36,7 +37,7 @@ def test_equals_the_single_functions_exactly(masks, maps):
   assert record.average_precision == metrics.average_precision(masks, maps)
   assert record.aupro == metrics.aupro(masks, maps)
   assert (record.f1_max, record.threshold) == metrics.f1_max(masks, maps)
-  assert all(0 <= v <= 1 for v in dataclasses.astuple(record)[:4])
+  assert all(0 <= v <= 1 for v in dataclasses.astuple(record)[:5])
 
 
 @settings(max_examples=50, deadline=None)
@@ -110,6 +111,29 @@ def test_an_image_that_is_refused_adds_nothing():
 def test_undefined_metrics_are_errors(masks, message):
   with pytest.raises(ValueError, match=message):
     evaluate_pixels(np.full((1, 2, 2), masks), np.ones((1, 2, 2)))
+
+
+@pytest.mark.parametrize('threshold', [-1.0, 0.2, 0.5, 0.93, 2.0])
+def test_f1_above_a_threshold_is_scikit_learns(rng, threshold):
+  masks = rng.random((4, 9, 11)) < 0.2
+  maps = np.round(rng.random(masks.shape), 2) + 0.2 * masks
+  found = metrics.collect_pixels(masks, maps).f1_above(threshold)
+  assert found == pytest.approx(f1_score(masks.ravel(), maps.ravel() > threshold))
+
+
+def test_f1_is_of_something_anomalous():
+  collected = PixelScores()
+  collected.add([[0, 0]], [[0.5, 0.25]])
+  with pytest.raises(ValueError, match='nothing is anomalous'):
+    collected.f1_above(0.3)
+
+
+def test_the_low_end_of_the_pro_curve(rng):
+  masks = rng.random((3, 16, 16)) < 0.1
+  maps = rng.random(masks.shape) + 0.3 * masks
+  found = evaluate_pixels(masks, maps)
+  assert found.aupro_low == pytest.approx(metrics.aupro(masks, maps, fpr_limit=0.05))
+  assert found.aupro_low != found.aupro
 
 
 def test_streaming_needs_less_than_twice_the_maps(rng, monkeypatch):
