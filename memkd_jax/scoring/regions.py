@@ -60,6 +60,8 @@ def find_regions(map_: np.ndarray, threshold: float, smallest: int = 1) -> list[
     The regions, that with the highest value first.
   """
   above = map_ > threshold
+  if not above.any():
+    return []
   # Labels take four times as much memory as this: they are made where there is something.
   first, last = zip(*(_ends(above.any(axis=axis)) for axis in (1, 0)), strict=True)
   above, map_ = (x[first[0] : last[0], first[1] : last[1]] for x in (above, map_))
@@ -92,9 +94,9 @@ def find_regions(map_: np.ndarray, threshold: float, smallest: int = 1) -> list[
 
 
 def _ends(held: np.ndarray) -> tuple[int, int]:
-  """The first place that holds something, and that behind the last one; 0, 0 if none does."""
+  """The first place that holds something, and that behind the last one."""
   places = np.flatnonzero(held)
-  return (int(places[0]), int(places[-1]) + 1) if places.size else (0, 0)
+  return int(places[0]), int(places[-1]) + 1
 
 
 def run_lengths(region: Region, size: tuple[int, int]) -> list[int]:
