@@ -17,17 +17,17 @@ from memkd_jax.data.tiling import Tiling
 from memkd_jax.report import html
 from memkd_jax.scoring.external_maps import read_map
 
-_SIDE = 32
+_SIZE = (32, 32)
 _KINDS = ('bytes',) * 8 + ('header',) * 3 + ('splice', 'bomb', 'cut', 'stand_in')
 # Pixels that a JPEG may lose at its end: its last block, of 16 by 16.
 _BLOCK = 16 * 16
 
 
-def _read_first(path: Path, side: int) -> tuple[np.ndarray, tuple[int, int]]:
+def _read_first(path: Path, size: tuple[int, int]) -> tuple[np.ndarray, tuple[int, int]]:
   """`read_image` of the first page, as `predict` reads it."""
   check(count_pages(path) >= 1, 'no page')
   image = read_rgb(path, page=0)
-  return resize(image, (side, side)), image.size
+  return resize(image, size), image.size
 
 
 class Images(Target):
@@ -45,20 +45,20 @@ class Images(Target):
     path = folder / name
     content = self._files[name]
     mutations.put(path, content)
-    whole, size = self._read(path, _SIDE)
+    whole, size = self._read(path, _SIZE)
     kind = rng.choice(_KINDS)
     if kind == 'stand_in':
       stand_in = rng.choice(mutations.STAND_INS)
       mutations.stand_in(stand_in, path)
       self.expect(path)
       with as_nobody(stand_in == 'unreadable'):
-        self._read(path, _SIDE)
+        self._read(path, _SIZE)
       check(False, f'a {stand_in} was read')
     path, damaged, exact = self._damage(rng, kind, path, content)
     mutations.put(path, damaged)
     self.expect(path)
-    read, new_size = self._read(path, _SIDE)
-    shape = (_SIDE, _SIDE) if self._masks else (_SIDE, _SIDE, 3)
+    read, new_size = self._read(path, _SIZE)
+    shape = _SIZE if self._masks else (*_SIZE, 3)
     check(read.shape == shape and read.dtype == whole.dtype, f'{kind}: {read.shape}')
     check(0 < new_size[0] * new_size[1] <= 100e6, f'{kind}: {new_size}')
     claimed = pictures.header_size(path.name, damaged)
@@ -192,7 +192,7 @@ class Folders(Target):
       with as_nobody(kind == 'unreadable'):
         for split, expected in (('train', 3), ('test', 6)):
           samples = reader.list_samples(folder, 'bolt', split)
-          load_split(samples, Tiling((_SIDE, _SIDE)), 2)
+          load_split(samples, Tiling(_SIZE), 2)
           fewer = kind == 'missing' and path.parent.name in ('good', 'hole')
           check(
             fewer or len(samples) == expected, f'{kind} {path}: {len(samples)} {split} images'

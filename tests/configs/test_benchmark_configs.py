@@ -78,7 +78,7 @@ def test_a_benchmark_from_end_to_end(tmp_path, name):
   assert list(results['categories']) == categories
   assert list(results['per_seed']) == [str(seed) for seed in seeds]
   for category in categories:
-    assert len(results['categories'][category]) == 7
+    assert len(results['categories'][category]) == 8
     assert results['counts'][category]['train'] == 9
     assert any(note.startswith(f'{category} has 9 train images') for note in results['notes'])
   assert (results['mean'] is None) == (missing is not None)

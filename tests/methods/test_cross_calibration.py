@@ -46,6 +46,9 @@ class Mean:
     return maps, maps.max(axis=(1, 2)), {}
 
 
+Mean.score.tiling = Tiling((8, 8))  # as a Scorer has
+
+
 @pytest.fixture
 def images(rng):
   return rng.integers(0, 256, (10, 8, 8, 3), dtype=np.uint8)

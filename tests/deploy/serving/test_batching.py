@@ -62,7 +62,7 @@ def test_what_comes_meanwhile_is_scored_together(batcher, scorer):
 
 
 def test_batches_are_hardly_padded(batcher, scorer):
-  scorer.batch_size = 16
+  scorer.images_at_once = 16
   first = batcher.submit(scorer, image(0))
   assert scorer.started.wait(30)
   others = [batcher.submit(scorer, image(i)) for i in range(1, 10)]
