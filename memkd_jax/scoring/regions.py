@@ -63,7 +63,7 @@ def find_regions(map_: np.ndarray, threshold: float, smallest: int = 1) -> list[
   if not above.any():
     return []
   # Labels take four times as much memory as this: they are made where there is something.
-  first, last = zip(*(_ends(above.any(axis=axis)) for axis in (1, 0)), strict=True)
+  first, last = zip(*(_ends(np.asarray(above.any(axis=axis))) for axis in (1, 0)), strict=True)
   above, map_ = (x[first[0] : last[0], first[1] : last[1]] for x in (above, map_))
   labels, number = ndimage.label(above, _EIGHT_CONNECTED)
   regions = []

@@ -202,11 +202,11 @@ def test_a_model_that_differs_is_not_written(workdir, onnxruntime, tmp_path, mon
   assert not list(tmp_path.iterdir())
 
 
-def resample_at_once(maps, matrix):
+def resample_at_once(maps, matrix, _):
   return jnp.einsum('ij,bjk,lk->bil', matrix, maps, matrix)
 
 
-def resample_in_a_loop(maps, matrix):
+def resample_in_a_loop(maps, matrix, _):
   return jax.lax.fori_loop(0, 2, lambda _, x: x / 2, resample(maps, matrix, matrix))
 
 
