@@ -114,7 +114,8 @@ class Scorer:
     self.images_per_second = None
     replicated = devices.replicate(params)
     warm = time.monotonic()
-    with progress_bar('scoring', len(tiles)) as progress:
+    unit = 'img' if self.tiling.is_whole else 'tile'
+    with progress_bar('scoring', len(tiles), unit=unit) as progress:
       for begin in range(0, len(tiles), self._batch_size):
         interrupt.raise_if_asked()
         batch = tiles[begin : begin + self._batch_size]

@@ -18,6 +18,7 @@ from memkd_jax.runtime import interrupt
 from memkd_jax.wording import counted
 
 if TYPE_CHECKING:
+  from memkd_jax.data.sample import Readable
   from memkd_jax.data.tiling import Tiling
 
 _BATCH = 8
@@ -55,11 +56,11 @@ def _run(flags: argparse.Namespace) -> None:
     print(shlex.join(['memkd', 'train', f'--good={flags.good}', workdir, *fields]))
 
 
-def _sizes(paths: 'Sequence[object]') -> list[tuple[int, int]]:
+def _sizes(paths: 'Sequence[Readable]') -> list[tuple[int, int]]:
   """(width, height) of those that can be read; raises UserError where none can."""
   from memkd_jax.data.decoding import read_size
 
-  sizes = [size for path in paths if (size := read_size(path))]  # type: ignore[arg-type]
+  sizes = [size for path in paths if (size := read_size(path))]
   if not sizes:
     raise UserError(f'none of {counted(len(paths), "image")} can be read; replace them.')
   if missing := len(paths) - len(sizes):
@@ -70,8 +71,8 @@ def _sizes(paths: 'Sequence[object]') -> list[tuple[int, int]]:
 def _describe(sizes: list[tuple[int, int]]) -> str:
   kinds = sorted(set(sizes), key=lambda size: (-sizes.count(size), size))
   named = ', '.join(f'{width} x {height}' for width, height in kinds[:_NAMED])
-  more = f' and {len(kinds) - _NAMED} other sizes' if len(kinds) > _NAMED else ''
-  return f'{named}{more} pixels (width x height)'
+  more = f', and {len(kinds) - _NAMED} other sizes' if len(kinds) > _NAMED else ''
+  return f'{named} pixels (width x height){more}'
 
 
 def _narrowest(folder: Path) -> float:

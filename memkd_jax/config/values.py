@@ -16,7 +16,6 @@ from memkd_jax.config.field import (
   check_value,
   get_value,
   require,
-  section_of,
   set_value,
 )
 from memkd_jax.config.fields import (
@@ -132,11 +131,9 @@ def _resolve_sizes(config: ConfigDict) -> None:
     return
   alone = data.tile_size == 0 or not data.tiles
   require('data.tile_size', data.tile_size, alone, 'is 0, or leave data.tiles out')
-  # Both look at an image by itself, of which tiles are parts.
-  for name, usual in (('anomaly_map.normalize', 'none'), ('train.stop', 'epochs')):
-    section, field = section_of(config, name)
-    value = section.get(field, usual)
-    require(name, value, value == usual, f'is {usual} where images are cut into tiles')
+  normalize = config.anomaly_map.normalize  # by images that tiles are parts of
+  what = 'is none where images are cut into tiles'
+  require('anomaly_map.normalize', normalize, normalize == 'none', what)
 
 
 def _are_sides(value: Any, multiple: int) -> bool:

@@ -5,9 +5,11 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
+from scipy import ndimage
 
-from memkd_jax.data.images import Size, size_value
+from memkd_jax.data.images import Size
 from memkd_jax.data.tiling import Tiling
+from memkd_jax.metrics.pixels import EIGHT_CONNECTED
 
 # What is narrower, in pixels of what the model sees, falls between the positions of its maps.
 SEEN = 8
@@ -38,8 +40,8 @@ class Proposal(NamedTuple):
     if self.tiling.size != (_SIDE, _SIDE):
       fields['data.image_size'] = ','.join(map(str, self.tiling.size))
     if self.tiling.pixels is not None:
-      pixels = size_value(self.tiling.pixels)
-      fields['data.tile_size'] = str(pixels).strip('[]').replace(' ', '')
+      side, _ = self.tiling.pixels  # of a square
+      fields['data.tile_size'] = str(side)
     return fields
 
 
@@ -82,11 +84,9 @@ def narrowest(masks: Iterable[np.ndarray]) -> float | None:
   Returns:
     The shorter side of a region's box that 95% of the regions have.
   """
-  from scipy import ndimage
-
   widths = []
   for mask in masks:
-    labels, _ = ndimage.label(mask, np.ones((3, 3), int))
+    labels, _ = ndimage.label(mask, EIGHT_CONNECTED)
     boxes = ndimage.find_objects(labels)
     widths += [min(part.stop - part.start for part in box) for box in boxes]
   if not widths:

@@ -212,6 +212,10 @@ class Mosaic:
       maps: [n, height, width].
       scores: [n].
     """
+    self._scores.append(scores)
+    if self._tiling.is_whole:
+      self._maps += list(maps)
+      return
     height, width = self._tiling.size
     tiles = self._places[begin : begin + len(maps)]
     for (number, index, (y, x)), map_ in zip(tiles, maps, strict=True):
@@ -223,7 +227,6 @@ class Mosaic:
       row, column = divmod(index, len(columns))
       weight = rows[row][:, None] * columns[column]
       self._maps[number][y : y + height, x : x + width] += weight * map_
-    self._scores.append(scores)
 
   @property
   def maps(self) -> np.ndarray:

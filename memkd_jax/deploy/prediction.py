@@ -149,10 +149,11 @@ def predict(
             decision = 'anomalous' if result.decisions[i] else 'normal'
             row = dataclasses.replace(row, decision=decision)
           full = None
-          if outputs.maps or outputs.by_pixel:
+          if (
+            outputs.maps or outputs.masks or (outputs.by_pixel and row.decision == 'anomalous')
+          ):
             full = to_size(result.maps[i], np.array(image.size))
           if pixel_threshold is not None and (outputs.regions or outputs.smallest):
-            assert full is not None
             row = _with_regions(row, full, pixel_threshold, outputs.smallest)
           found = row.regions or ()
           if region_files is not None:
@@ -174,10 +175,10 @@ def _region_files(
 
 
 def _with_regions(
-  row: Prediction, full: np.ndarray, threshold: float, smallest: int
+  row: Prediction, full: np.ndarray | None, threshold: float, smallest: int
 ) -> Prediction:
   """The row with its regions, and normal where it has none of the size that is asked for."""
-  if row.decision != 'anomalous':
+  if row.decision != 'anomalous' or full is None:
     return dataclasses.replace(row, regions=())
   regions = tuple(find_regions(full, threshold, max(1, smallest)))
   decision = 'anomalous' if regions or not smallest else 'normal'

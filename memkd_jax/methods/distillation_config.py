@@ -252,6 +252,9 @@ def resolve(config: ConfigDict) -> ConfigDict:
   if model.memory_layout == 'aligned':
     what = 'is auto, since with --config.model.memory_layout=aligned it is always stage 3'
     require('model.m3_target', model.m3_target, model.m3_target == 'auto', what)
+  if config.data.tiles or config.data.tile_size:  # of one image some would judge the others
+    what = 'is epochs where images are cut into tiles'
+    require('train.stop', config.train.stop, config.train.stop == 'epochs', what)
   if model.paradigm == 'forward':
     choose_student(model)
   require('model.stages', model.stages, len(model.stages) > 0, 'names at least one stage')

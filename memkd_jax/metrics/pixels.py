@@ -11,7 +11,7 @@ from memkd_jax.metrics import ranking
 
 # scipy's default would be 4-connected: two pixels that touch at a corner are
 # one region.
-_EIGHT_CONNECTED = np.ones((3, 3), int)
+EIGHT_CONNECTED = np.ones((3, 3), int)
 
 # Normal pixels are sorted in chunks of at least this many: sorted pixels need no
 # second buffer, and few chunks keep the look-ups few.
@@ -196,6 +196,6 @@ def label_regions(
   anomalous = mask != 0
   if not anomalous.any():
     return anomalous, np.zeros(0, int), np.zeros(0, int), scores
-  labels, _ = ndimage.label(anomalous, _EIGHT_CONNECTED)
+  labels, _ = ndimage.label(anomalous, EIGHT_CONNECTED)
   regions = labels[anomalous] - 1
   return anomalous, regions, np.bincount(regions), scores

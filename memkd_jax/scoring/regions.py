@@ -5,8 +5,7 @@ import dataclasses
 import numpy as np
 from scipy import ndimage
 
-# Pixels that touch at a corner belong together, as in the regions of P-PRO.
-_EIGHT_CONNECTED = np.ones((3, 3), int)
+from memkd_jax.metrics.pixels import EIGHT_CONNECTED
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,7 +64,7 @@ def find_regions(map_: np.ndarray, threshold: float, smallest: int = 1) -> list[
   # Labels take four times as much memory as this: they are made where there is something.
   first, last = zip(*(_ends(np.asarray(above.any(axis=axis))) for axis in (1, 0)), strict=True)
   above, map_ = (x[first[0] : last[0], first[1] : last[1]] for x in (above, map_))
-  labels, number = ndimage.label(above, _EIGHT_CONNECTED)
+  labels, number = ndimage.label(above, EIGHT_CONNECTED)
   regions = []
   for label, (rows, columns) in enumerate(ndimage.find_objects(labels, number), start=1):
     inside = labels[rows, columns] == label

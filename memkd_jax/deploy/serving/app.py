@@ -123,7 +123,7 @@ class Service:
     return self.detectors[category]
 
   async def score(
-    self, detector: BaseDetector, uploads: list[Upload], overlay: bool
+    self, detector: BaseDetector, uploads: list[Upload], overlay: bool, regions: bool
   ) -> list[schema.ImageScore]:
     """Decodes and scores the images of one request.
 
@@ -141,12 +141,14 @@ class Service:
     scores = []
     for upload, (image, (width, height)), result in zip(uploads, decoded, results, strict=True):
       score = _image_score(upload.name, width, height, result)
-      regions = await to_thread.run_sync(
-        _regions, detector, (width, height), result, limiter=self.decoders
-      )
-      score.regions = [schema.RegionInfo.model_validate(region.facts()) for region in regions]
+      found: list[Region] = []
+      if overlay or regions:
+        found = await to_thread.run_sync(
+          _regions, detector, (width, height), result, limiter=self.decoders
+        )
+        score.regions = [schema.RegionInfo.model_validate(region.facts()) for region in found]
       if overlay:
-        boxes = (regions, (width, height))
+        boxes = (found, (width, height))
         score.picture, score.heat_map = await to_thread.run_sync(
           _pictures, detector, image, result.maps[0], *boxes, limiter=self.decoders
         )
@@ -222,7 +224,8 @@ def _add_scoring(app: FastAPI, service: Service) -> None:
   async def score(
     request: Request,
     category: Annotated[str | None, Query(description='May be left out if one alone')] = None,
-    overlay: Annotated[bool, Query(description='Add picture and heat map')] = False,
+    overlay: Annotated[bool, Query(description='Add picture, heat map and regions')] = False,
+    regions: Annotated[bool, Query(description='Add regions')] = False,
   ) -> schema.Scores:
     detector = service.choose(category)
     if not service.batcher.ready:
@@ -234,7 +237,7 @@ def _add_scoring(app: FastAPI, service: Service) -> None:
         with closing(form):
           uploads = images_of(form, service.limits)
           with service.batcher.admit(len(uploads) - 1):
-            images = await service.score(detector, uploads, overlay)
+            images = await service.score(detector, uploads, overlay, regions)
     except BusyError:
       raise HTTPException(
         503, 'Too much is asked at once; try again soon.', _retry(1)
@@ -332,7 +335,7 @@ def _image_score(name: str, width: int, height: int, result: Result) -> schema.I
     score=float(result.scores[0]),
     p_value=None if result.p_values is None else float(result.p_values[0]),
     anomalous=None if result.decisions is None else bool(result.decisions[0]),
-    regions=[],
+    regions=None,
     picture=None,
     heat_map=None,
   )

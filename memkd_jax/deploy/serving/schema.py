@@ -78,7 +78,7 @@ class ImageScore(BaseModel):
     description='Probability that a normal image scores as high or higher.'
   )
   anomalous: bool | None = Field(description='Null where the model does not decide.')
-  regions: list[RegionInfo] = Field(
+  regions: list[RegionInfo] | None = Field(
     description='Of an anomalous image, that with the highest value first; at most 100.'
   )
   picture: str | None = Field(description='What the model saw, a PNG as data: URL.')

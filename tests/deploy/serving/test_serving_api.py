@@ -80,7 +80,7 @@ def counted(client, line):
 @pytest.mark.parametrize('category', ['bolt', 'nut'])
 def test_scores_are_the_detectors(client, detectors, category):
   images = [texture(i) for i in range(5)]
-  response = post(client, *map(encoded, images), category=category)
+  response = post(client, *map(encoded, images), category=category, regions=True)
   assert response.status_code == 200
   answer = response.json()
   result = detectors[category](images)
@@ -97,6 +97,8 @@ def test_scores_are_the_detectors(client, detectors, category):
     expected = find_regions(map_, threshold) if decision else []
     assert [r['area'] for r in image['regions']] == [r.area for r in expected]
   assert any(image['regions'] for image in got) or not result.decisions.any()
+  plain = post(client, encoded(images[0]), category=category).json()['images'][0]
+  assert plain['regions'] is None
 
 
 def test_overlays_are_pictures(client):
