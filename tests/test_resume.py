@@ -8,7 +8,7 @@ import signal
 
 import numpy as np
 import pytest
-from runs import (
+from whole_runs import (
   STEPS,
   assert_same,
   final_state,

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 import jax
 import numpy as np
 import pytest
-from runs import (
+from whole_runs import (
   BOLT,
   STEPS,
   assert_same,

@@ -7,9 +7,9 @@ import shutil
 
 import numpy as np
 import pytest
-from runs import assert_same, final_state, log_of, stop_after
 from safetensors.numpy import load_file
 from test_workdir import rewrite_facts
+from whole_runs import assert_same, final_state, log_of, stop_after
 
 import memkd_jax
 from memkd_jax import main
