@@ -22,10 +22,10 @@ except Exception as error:  # of whatever kind this version finds it to be
     f'{sys.argv[1]} was written with jax {metadata["program"]["jax"]} and cannot be read with '
     f'jax {jax.__version__} ({error}): install that version, or export again.'
   )
-if metadata['tiling'] is not None:
+if metadata['tiling'] is not None or metadata['framing'] is not None:
   sys.exit(
-    f'{sys.argv[1]} takes tiles of images, and this example cuts none: export an ONNX file and '
-    'run memkd predict --model=FILE.onnx.'
+    f'{sys.argv[1]} does not take whole images that are stretched, and this example gives it no '
+    'others: export an ONNX file and run memkd predict --model=FILE.onnx.'
   )
 size = metadata['image_size']  # of a square, or [height, width]
 size = (size, size) if isinstance(size, int) else tuple(size[::-1])

@@ -57,7 +57,7 @@ def _by_images(flags: argparse.Namespace) -> None:
         'anomalous; calibrate with others.'
       )
     result = detector.score_canvases(images)
-    calibration = Calibration.from_maps(result.maps, result.scores)
+    calibration = Calibration.from_maps(result.maps, result.scores, images)
     _change(flags, detector.trained, lambda folder: write_calibration(folder, calibration))
   print(f'Before: {_describe(detector.trained)}')
   print(f'Now:    {cli.describe_threshold(calibration, choose_threshold(calibration))}')
@@ -126,7 +126,7 @@ def list_good(good: str, left_out: 'list[LeftOut] | None' = None) -> list[Path]:
 
 
 def _read_all(paths: Sequence[Path], detector: 'Detector') -> 'np.ndarray':
-  """The images on their canvases, uint8 [N, H, W, 3] or objects [N].
+  """The images on their canvases, uint8 [N, H, W, channels] or objects [N].
 
   Raises:
     UserError: some cannot be read; all of them are named.
@@ -138,7 +138,7 @@ def _read_all(paths: Sequence[Path], detector: 'Detector') -> 'np.ndarray':
 
   def read(path: Path) -> 'np.ndarray | UserError':
     try:
-      return read_image(path, detector.tiling.canvas, bits)[0]
+      return read_image(path, detector.framing, bits)[0]
     except UserError as error:
       return error
 

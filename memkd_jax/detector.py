@@ -11,7 +11,7 @@ import numpy as np
 from memkd_jax import methods
 from memkd_jax.config import DTYPES
 from memkd_jax.data import bit_depth
-from memkd_jax.data.tiling import Tiling
+from memkd_jax.data.tiling import Tiling, framing_of
 from memkd_jax.errors import UserError
 from memkd_jax.files import model
 from memkd_jax.runtime import onednn
@@ -111,6 +111,7 @@ class Detector(BaseDetector):
     self.category = trained.name
     self.method = program.pipeline.method.name
     self.tiling = Tiling.of_config(trained.config.data)
+    self.framing = framing_of(trained.config.data, trained.region)
     self.batch_size: int = trained.config.eval.batch_size
     self.bits = bit_depth.of_config(trained.config)
     self.notes = list(program.notes)
@@ -129,14 +130,14 @@ class Detector(BaseDetector):
     size = 1
     while size < 2 * self.batch_size:
       number = min(size, self.batch_size)
-      self.score_tiles(np.zeros((number, *self.image_size, 3), np.uint8))
+      self.score_tiles(np.zeros((number, *self.tile_shape), np.uint8))
       size *= 2
 
   def score(self, images: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Maps and scores as a function to be traced, its parameters as numpy constants.
 
     Args:
-      images: uint8 [B, H, W, 3].
+      images: uint8 [B, *tile_shape].
 
     Returns:
       (maps [B, H, W], scores [B]).

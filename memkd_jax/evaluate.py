@@ -11,6 +11,7 @@ import jax
 import numpy as np
 
 from memkd_jax import metrics
+from memkd_jax.data.framing import CROP
 from memkd_jax.data.sample import GOOD
 from memkd_jax.data.splits import Split
 from memkd_jax.data.tiling import Mosaic, Tiling
@@ -30,6 +31,7 @@ from memkd_jax.scoring.normalization import Statistics
 from memkd_jax.scoring.pipeline import Pipeline
 from memkd_jax.scoring.resolution import dump_maps, masks_and_maps
 from memkd_jax.training import metrics_log
+from memkd_jax.wording import counted
 
 # matplotlib is not made for threads.
 _DRAWING = threading.Lock()
@@ -77,7 +79,7 @@ class Scorer:
 
     Args:
       params: what the method has learned, numpy arrays.
-      images: the canvases, uint8 [N, H, W, 3], or objects [N] that are [H, W, 3] each.
+      images: the canvases, uint8 [N, H, W, channels], or objects [N] that are [H, W, channels].
       statistics: of normal images, where maps are normalised: those of the model, or those of
         each image.
 
@@ -218,7 +220,7 @@ def evaluate(
     result: dict[str, Any] = {
       'metrics': figures,
       'defects': _per_defect(test, maps, scores),
-      'notes': notes,
+      'notes': notes + _unseen_defects(name, test),
       'images_per_second': speed,
     }
     if threshold is not None and len(scores):
@@ -241,11 +243,29 @@ def _pixel_scores(test: Split, maps: np.ndarray, resolution: str) -> metrics.Pix
     return None
   known = np.flatnonzero(test.has_pixel_labels)
   pixels = metrics.PixelScores()
-  seen: set[bool] = set()
+  found: set[bool] = set()
   for mask, map_ in masks_and_maps(test.take(known), maps[known], resolution):
     pixels.add(mask, map_)
-    seen |= set(np.unique(mask).tolist())
-  return pixels if len(seen) == 2 else None
+    found |= set(np.unique(np.ma.compressed(mask)).tolist())
+  return pixels if len(found) == 2 else None
+
+
+def _unseen_defects(name: str, test: Split) -> list[str]:
+  """Says of how many anomalous images no part that is marked was looked at, if of any."""
+  everything = test.framing.resize != CROP and test.framing.channels == 3
+  if test.masks is None or everything:
+    return []
+  unseen = 0
+  for i in np.flatnonzero(test.labels & test.has_pixel_labels):
+    seen = test.seen(i)
+    unseen += not (test.masks[i] if seen is None else test.masks[i] & seen).any()
+  if not unseen:
+    return []
+  images = f'{counted(unseen, "anomalous image")} {"has" if unseen == 1 else "have"}'
+  return [
+    f'{name}: {images} nothing that is marked in what is looked at (data.resize, data.roi), '
+    'and still counts as anomalous.'
+  ]
 
 
 def _per_defect(
@@ -256,10 +276,11 @@ def _per_defect(
     return {}
   kinds = [sample.defect for sample in test.samples]
   marked = test.masks is not None and bool(test.has_pixel_labels.all())
-  if marked and test.masks is not None:
-    seen = {kind for kind, mask in zip(kinds, test.masks, strict=True) if mask.any()}
-    marked = seen >= set(kinds) - {GOOD}
-  pixels = (test.masks, maps) if marked else ()
+  pixels: tuple[Any, ...] = ()
+  if marked:
+    masks = [mask for mask, _ in masks_and_maps(test, maps, 'model')]
+    found = {kind for kind, mask in zip(kinds, masks, strict=True) if mask.any()}
+    pixels = (masks, maps) if found >= set(kinds) - {GOOD} else ()
   return metrics.per_defect(kinds, scores, *pixels)
 
 
@@ -313,7 +334,7 @@ def _report_memories(
 ) -> None:
   """Writes memory.json and memory.png."""
   labels = test.labels[Mosaic(tiling, test.images).owners]
-  masks = None if test.masks is None else tiling.cut_all(test.masks)
+  masks = None if test.masks is None else tiling.cut_all(test.images, test.masks)
   cosines = {
     name: split_cosines(seen['cosine'], labels, masks) for name, seen in on_test.items()
   }

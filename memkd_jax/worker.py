@@ -14,6 +14,8 @@ from memkd_jax.config import flatten
 from memkd_jax.data import bit_depth
 from memkd_jax.data.benchmarks.counts import count, differences
 from memkd_jax.data.datasets import Source
+from memkd_jax.data.framing import ALPHA
+from memkd_jax.data.images import read_region
 from memkd_jax.data.sampling import Plan, calibration_plan
 from memkd_jax.data.splits import Split, load_split
 from memkd_jax.data.task_images import (
@@ -23,7 +25,7 @@ from memkd_jax.data.task_images import (
   image_digests,
   list_task,
 )
-from memkd_jax.data.tiling import Tiling
+from memkd_jax.data.tiling import Tiling, framing_of
 from memkd_jax.errors import UserError
 from memkd_jax.evaluate import Scored, Scorer, evaluate
 from memkd_jax.files.digest import images_digest
@@ -295,6 +297,7 @@ class Worker:
         unfolding=fitted.unfolding,
         warm_start=start.sha256 if start else None,
         statistics=statistics,
+        region=normal.framing.region,
         fit_seconds=None if resumed else seconds,
         fit_memory=peak,
       )
@@ -351,8 +354,9 @@ class Worker:
     with_train = self._mode == 'train' or self.config.train.holdout > 0
     with hosts.raise_together():
       images = list_task(self._source, train_names if with_train else (), test_names)
+      region = self._region_file(train_names)
       digests = {
-        split: image_digests(samples, threads)
+        split: image_digests(samples, threads, region)
         for split, samples in (('train', images.train), ('test', images.test))
       }
       if leak := describe_leak(images.train, images.test, threads):
@@ -360,6 +364,24 @@ class Worker:
         images = dataclasses.replace(images, notes=notes)
     hosts.check_same(lambda: [digests], f'images of {", ".join(test_names)}')
     return images, digests
+
+  def _region_file(self, train_names: tuple[str, ...]) -> Path | None:
+    """The file of the region of interest, if any; raises UserError where it is gone."""
+    roi = self.config.data.get('roi', '')
+    if roi in ('', ALPHA):
+      return None
+    if '{category}' in roi and len(train_names) > 1:
+      raise UserError(
+        f'--config.data.roi={roi}: one model learns from {", ".join(train_names)}, and has one '
+        'region of interest alone; name one file.'
+      )
+    file = Path(roi.replace('{category}', ''.join(train_names)))
+    if not file.is_file():
+      raise UserError(
+        f'--config.data.roi={file} is not there; name a picture that is white inside of the '
+        'region of interest.'
+      )
+    return file
 
   def _read_images(
     self, train_names: tuple[str, ...], test_names: tuple[str, ...], known_depth: str | None
@@ -370,11 +392,12 @@ class Worker:
     """
     data = self.config.data
     images, _ = self._list(train_names, test_names)
-    tiling = Tiling.of_config(data)
     with hosts.raise_together():
+      file = self._region_file(train_names)
+      framing = framing_of(data, None if file is None else read_region(file))
       bits = bit_depth.choose(known_depth or data.bit_depth, images.train, data.threads)
-      test = load_split(images.test, tiling, data.threads, bits)
-      normal = load_split(images.train, tiling, data.threads, bits)
+      test = load_split(images.test, framing, data.threads, bits)
+      normal = load_split(images.train, framing, data.threads, bits)
     return normal, test, tuple(dict.fromkeys((*normal.notes, *test.notes)))
 
 
@@ -390,4 +413,6 @@ def _scored(split: Split, found: HeldOut) -> tuple[Scored, Statistics | None]:
 
 
 def _calibrate(held_out: Scored | None) -> Calibration | None:
-  return None if held_out is None else Calibration.from_maps(held_out.maps, held_out.scores)
+  if held_out is None:
+    return None
+  return Calibration.from_maps(held_out.maps, held_out.scores, held_out.split.images)

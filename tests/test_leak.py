@@ -31,7 +31,7 @@ def test_memory_stays_flat(tiny_config, make_category, make_method, one_device, 
   make_category(tmp_path / 'data')
   method = make_method(tiny_config, one_device)
   train, test = (
-    load_split(list_samples(tmp_path / 'data', 'bolt', split), Tiling((32, 32)), 2)
+    load_split(list_samples(tmp_path / 'data', 'bolt', split), (32, 32), 2)
     for split in ('train', 'test')
   )
   fitted = method.fit(Task.of_category('bolt', 0), train.images, tmp_path)

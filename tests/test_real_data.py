@@ -31,8 +31,8 @@ def test_bottle(tmp_path, shared, one_device, make_method, size, epochs, auroc):
   config.data.image_size = size
   config.train.epochs = epochs
   method = make_method(config, one_device)
-  normal = load_split(folder.list_samples(data, 'bottle', 'train'), Tiling((size, size)), 2)
-  test = load_split(folder.list_samples(data, 'bottle', 'test'), Tiling((size, size)), 2)
+  normal = load_split(folder.list_samples(data, 'bottle', 'train'), (size, size), 2)
+  test = load_split(folder.list_samples(data, 'bottle', 'test'), (size, size), 2)
   assert (len(normal.images), test.labels.sum(), len(test.labels)) == (209, 63, 83)
   params = method.fit(Task.of_category('bottle', 0), normal.images, tmp_path).params
   pipeline = Pipeline(method.extractor, method, **config.anomaly_map.to_dict())

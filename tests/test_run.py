@@ -21,7 +21,6 @@ from whole_runs import (
 from memkd_jax import metrics, worker
 from memkd_jax.data import folder
 from memkd_jax.data.splits import load_split
-from memkd_jax.data.tiling import Tiling
 from memkd_jax.evaluate import Scorer
 from memkd_jax.methods import descent
 from memkd_jax.run import run_config
@@ -90,7 +89,7 @@ def test_keys_and_values_are_trained_saved_and_restored(tiny_config, tmp_path, m
   make_category(tmp_path / 'data')
   trainer = method_of(tiny_config).trainer
   samples = folder.list_samples(tmp_path / 'data', 'bolt', 'train')
-  images = load_split(samples, Tiling((32, 32)), 2).images
+  images = load_split(samples, (32, 32), 2).images
   start = trainer.init_state(BOLT, images)
   state, terms = trainer.train(BOLT, images, tmp_path / 'bolt')
   assert terms['loss'] > 0
@@ -219,7 +218,7 @@ def test_the_figures_are_those_of_the_raw_maps(tiny_config, tmp_path, make_categ
   # The model is the last checkpoint, folded.
   params = method_of(tiny_config).trainer.fold(state)
   assert_same(Workdir(tmp_path / 'run').read_model('bolt', 0).params, params)
-  test = load_split(folder.list_samples(tmp_path / 'data', 'bolt', 'test'), Tiling((32, 32)), 2)
+  test = load_split(folder.list_samples(tmp_path / 'data', 'bolt', 'test'), (32, 32), 2)
   maps, scores, _ = scorer_of(tiny_config)(params, test.images)
   figures = results['categories']['bolt']
   assert figures['I-AUC'] == metrics.auroc(test.labels, scores)

@@ -10,6 +10,7 @@ from PIL import Image
 
 import memkd_jax
 from memkd_jax import calibrate, methods, predict, sweep
+from memkd_jax.data.framing import Framing
 from memkd_jax.data.images import read_image
 from memkd_jax.data.tiling import Tiling
 from memkd_jax.errors import UserError
@@ -65,7 +66,7 @@ def test_maps_are_canvases_and_scores_those_of_tiles(method, make_run, gridded, 
   tiling = detector.tiling
   assert tiling == Tiling((32, 32), (2, 3), None, 0.25)
   # Each tile as an image of a detector that cuts nothing.
-  detector.tiling = Tiling((32, 32))
+  detector.tiling, detector.framing = Tiling((32, 32)), Framing((32, 32))
   for image, score in zip(images, result.scores, strict=True):
     canvas = np.asarray(Image.fromarray(image).resize((80, 56), Image.Resampling.BILINEAR))
     alone = detector(list(tiling.cut(canvas)))
@@ -181,7 +182,7 @@ def test_equal_tiles_are_one_value(given, resolved):
 def test_a_canvas_has_a_bound(tmp_path):
   Image.fromarray(np.zeros((300, 400), np.uint8)).save(tmp_path / 'x.png')
   with pytest.raises(UserError, match='of 400x300 pixels would become one of 25600x19200'):
-    read_image(tmp_path / 'x.png', Tiling((64, 64), pixels=(1, 1)).canvas)
+    read_image(tmp_path / 'x.png', Framing(Tiling((64, 64), pixels=(1, 1)).canvas))
 
 
 def test_a_sweep_over_sizes(data, tmp_path):

@@ -10,6 +10,7 @@ DEMO_TEACHER = 'demo'  # a resnet18 that the package brings
 DEMO_TEACHER_FILE = Path(__file__).parents[1] / 'teachers' / 'demo_teacher.safetensors'
 DTYPES = ('float32', 'bfloat16', 'float64')
 AUTO_DTYPE = 'auto'
+ALPHA_ROI = 'alpha'  # each image's own
 BACKBONES = ('resnet18', 'resnet34', 'resnet50', 'wide_resnet50_2')
 AUTO_BACKBONE = 'auto'
 TINY_BACKBONES = ('tiny_basic', 'tiny_bottleneck')  # for tests; nobody has weights of them
@@ -106,6 +107,20 @@ FIELDS = (
     high=8192,
     open_low=True,
     also=(tuple,),
+  ),
+  Field(
+    'data.resize',
+    'stretch',
+    'How an image gets the size that the model sees: stretched to it; fit whole into it, with '
+    'a border that is never scored; or as much of its middle as fills it',
+    choices=('stretch', 'fit', 'crop'),
+  ),
+  Field(
+    'data.roi',
+    '',
+    'Region of interest, outside of which nothing is learned, scored or reported: a picture, '
+    'white inside, that is stretched to every image, {category} in its path standing for the '
+    "category; or alpha for each image's own alpha channel",
   ),
   Field(
     'data.tiles',

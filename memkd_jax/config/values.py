@@ -19,6 +19,7 @@ from memkd_jax.config.field import (
   set_value,
 )
 from memkd_jax.config.fields import (
+  ALPHA_ROI,
   AUTO_BACKBONE,
   AUTO_DTYPE,
   AUTO_TEACHER,
@@ -98,6 +99,8 @@ def resolve(config: ConfigDict, fields: Iterable[Field]) -> ConfigDict:
       'that are held out, and there are none; train with --config.train.holdout=0.1, in '
       'another --workdir if there is a model in this one.'
     )
+  if config.data.roi not in ('', ALPHA_ROI):
+    config.data.roi = absolute('data.roi', config.data.roi)
   if '://' not in config.data.dir:  # of a bucket
     config.data.dir = absolute('data.dir', config.data.dir)
   config.seeds = tuple(dict.fromkeys(config.seeds or (config.seed,)))

@@ -6,7 +6,8 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from memkd_jax.data.bit_depth import FULL, to_8_bits
-from memkd_jax.data.decoding import DEEP_COLOR, MAX_PIXELS, decode
+from memkd_jax.data.decoding import DEEP_COLOR, decode
+from memkd_jax.data.framing import Framing, Size
 from memkd_jax.data.sample import Readable
 from memkd_jax.errors import UserError
 
@@ -20,9 +21,8 @@ _NOT_ADDITIVE = ('CMYK', 'YCbCr', 'LAB', 'HSV')  # modes in which black is not z
 
 Notice = Callable[[str], None]
 
-# (height, width) in pixels; and what an image gets, which may be up to its own (width, height).
-Size = tuple[int, int]
-Sizing = Size | Callable[[tuple[int, int]], Size]
+# (height, width) in pixels, to which an image is stretched; or how it gets its size.
+Sizing = Size | Framing
 
 
 def as_size(value: int | Sequence[int]) -> Size:
@@ -53,25 +53,34 @@ def read_image(
 
   Args:
     path: the file.
-    size: of the result; the aspect ratio is ignored.
+    size: of the result, to which the image is stretched; or how it lies on its canvas.
     bits: how many of 16 bits per channel are used: 2**bits - 1 becomes 255, and what is above
       is clipped. Files of 8 bits are read the same whatever it is.
     notice: is told SCALED, CLIPPED, or neither.
 
   Returns:
     uint8 [height, width, 3] RGB, resized bilinearly with antialiasing, and the
-    (width, height) of the oriented original.
+    (width, height) of the oriented original. With four channels where a framing says so.
 
   Raises:
     UserError: the file cannot be decoded, holds several pages, or exceeds the bounds of
       `decoding`.
   """
-  image = read_rgb(path, bits, notice)
-  return resize(image, size), image.size
+  framing = as_framing(size)
+  image = read_rgb(path, bits, notice, alpha=framing.alpha)
+  try:
+    return framing(image), image.size
+  except UserError as error:
+    raise UserError(f'{path}: {error}') from error
 
 
 def read_rgb(
-  path: Readable, bits: int = FULL, notice: Notice = _ignore, page: int | None = None
+  path: Readable,
+  bits: int = FULL,
+  notice: Notice = _ignore,
+  page: int | None = None,
+  *,
+  alpha: bool = False,
 ) -> Image.Image:
   """Reads an image as `read_image` does, at its own size.
 
@@ -80,19 +89,23 @@ def read_rgb(
     bits: see `read_image`.
     notice: see `read_image`.
     page: which of several pages, or frames, from 0; None where there must be one alone.
+    alpha: whether the result is RGBA where the file has an alpha channel.
   """
   try:
     file = decode(path, page=page)
     ImageOps.exif_transpose(file, in_place=True)
     if DEEP_COLOR not in file.info or bits == FULL:
-      return _to_rgb(file, bits, notice)
+      return _to_rgb(file, bits, notice, alpha)
     low = decode(path, page=page, low_bytes=True)
     ImageOps.exif_transpose(low, in_place=True)
     values = sum(
       np.asarray(half)[..., :3].astype(np.uint16) * weight
       for half, weight in ((file, 256), (low, 1))
     )
-    return Image.fromarray(_scale(np.asarray(values), bits, notice))
+    scaled = Image.fromarray(_scale(np.asarray(values), bits, notice))
+    if alpha and 'A' in file.getbands():
+      scaled.putalpha(file.getchannel('A'))
+    return scaled
   except UserError:
     raise
   # Pillow's plugins raise nearly anything on broken and hostile files.
@@ -102,15 +115,17 @@ def read_rgb(
     ) from error
 
 
-def read_pillow(image: Image.Image, bits: int = FULL, notice: Notice = _ignore) -> Image.Image:
-  """Makes RGB of an image that Pillow has opened, as `read_rgb` does of a file.
+def read_pillow(
+  image: Image.Image, bits: int = FULL, notice: Notice = _ignore, *, alpha: bool = False
+) -> Image.Image:
+  """Makes RGB, or RGBA, of an image that Pillow has opened, as `read_rgb` does of a file.
 
   Raises:
     UserError: it holds floating-point values, or its file is broken.
   """
   try:
     upright = ImageOps.exif_transpose(image)
-    return _to_rgb(upright, bits, notice)
+    return _to_rgb(upright, bits, notice, alpha)
   except Exception as error:
     raise UserError(f'A Pillow image cannot be read ({_reason(error)}).') from error
 
@@ -121,9 +136,10 @@ def to_size(
   """Resizes an array as `read_image` does a file.
 
   Args:
-    image: uint8 [H, W, 3] RGB, [H, W, 4] whose alpha is dropped, [H, W] or [H, W, 1] grey; or
-      uint16, of which `bits` are used. Returned as it is where it is uint8 and of that size.
-    size: of the result.
+    image: uint8 [H, W, 3] RGB, [H, W, 4] whose alpha is dropped unless the framing asks for
+      it, [H, W] or [H, W, 1] grey; or uint16, of which `bits` are used. Returned as it is
+      where it is uint8 and of that size.
+    size: see `read_image`.
     bits: see `read_image`.
     notice: see `read_image`.
 
@@ -133,13 +149,20 @@ def to_size(
   Raises:
     UserError: the array has another dtype or shape.
   """
+  framing = as_framing(size)
   array = checked(image)
   if array.dtype == np.uint16:
     array = _scale(array, bits, notice)
-  height, width = array.shape[:2]
-  if array.shape == (*_size_of(size, (width, height)), 3):
-    return array
-  return resize(_to_rgb(Image.fromarray(np.ascontiguousarray(array))), size)
+  if framing.channels == 3 and array.ndim == 3:
+    (height, width), *boxes = framing.place(array.shape[1::-1])
+    if array.shape[:2] == (height, width) and boxes == [(0, 0, width, height)] * 2:
+      return array
+  pixels = _to_rgb(Image.fromarray(np.ascontiguousarray(array)))
+  whole = np.asarray(image)
+  if framing.alpha and whole.ndim == 3 and whole.shape[2] == 4:
+    shown = whole[..., 3] > np.iinfo(whole.dtype).max // 2
+    pixels.putalpha(Image.fromarray(np.where(shown, 255, 0).astype(np.uint8)))
+  return framing(pixels)
 
 
 def checked(image: np.ndarray) -> np.ndarray:
@@ -188,7 +211,22 @@ def read_mask(
   """
   defect = decode_mask(path, notice)
   binary = Image.fromarray(np.where(defect, 255, 0).astype(np.uint8))
-  return resize(binary, size) >= 128, binary.size
+  return as_framing(size).lay(binary) >= 128, binary.size
+
+
+def read_region(path: Readable) -> np.ndarray:
+  """Reads a region of interest: bool [h, w], as `decode_mask` reads a mask.
+
+  Raises:
+    UserError: see `decode_mask`; or nothing is inside.
+  """
+  inside = decode_mask(path)
+  if not inside.any():
+    raise UserError(
+      f'{path} marks nothing, so nothing would be looked at; make the region of interest white '
+      'and the rest black.'
+    )
+  return inside
 
 
 def decode_mask(path: Readable, notice: Notice = _ignore) -> np.ndarray:
@@ -238,25 +276,14 @@ def _whole(values: np.ndarray) -> bool:
   return values.dtype.kind in 'biu' or bool((values == np.floor(values)).all())
 
 
-def resize(image: Image.Image, size: Sizing) -> np.ndarray:
-  """An image as uint8 [height, width, ...]; see `read_image`."""
-  height, width = _size_of(size, image.size)
-  if height * width > MAX_PIXELS:
-    raise UserError(
-      f'An image of {image.size[0]}x{image.size[1]} pixels would become one of '
-      f'{width}x{height} to be cut into tiles, more than {MAX_PIXELS:,} pixels; give fewer '
-      '--config.data.tiles, or a larger --config.data.tile_size.'
-    )
-  if image.size == (width, height):
-    return np.asarray(image)  # one copy of what may be large
-  return np.asarray(image.resize((width, height), Image.Resampling.BILINEAR))
+def as_framing(size: Sizing) -> Framing:
+  """What brings images to a size: stretching, where it is no framing."""
+  return size if isinstance(size, Framing) else Framing(size)
 
 
-def _size_of(size: Sizing, original: tuple[int, int]) -> Size:
-  return size(original) if callable(size) else size
-
-
-def _to_rgb(image: Image.Image, bits: int = FULL, notice: Notice = _ignore) -> Image.Image:
+def _to_rgb(
+  image: Image.Image, bits: int = FULL, notice: Notice = _ignore, alpha: bool = False
+) -> Image.Image:
   if image.mode.startswith('I'):
     # Pillow's own conversion of 16 and 32 bit integers clips at 255.
     values = np.asarray(image)
@@ -268,7 +295,8 @@ def _to_rgb(image: Image.Image, bits: int = FULL, notice: Notice = _ignore) -> I
   elif image.mode in ('P', 'PA'):
     # By way of RGBA, so that a transparent index keeps its colour silently.
     image = image.convert('RGBA')
-  return image if image.mode == 'RGB' else image.convert('RGB')
+  mode = 'RGBA' if alpha and 'A' in image.getbands() else 'RGB'
+  return image if image.mode == mode else image.convert(mode)
 
 
 def _scale(values: np.ndarray, bits: int, notice: Notice) -> np.ndarray:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from memkd_jax.data.images import CLIPPED, Sizing, read_image, read_pillow, resize, to_size
+from memkd_jax.data.images import CLIPPED, Sizing, as_framing, read_image, read_pillow, to_size
 from memkd_jax.errors import UserError
 
 OneImage = np.ndarray | Image.Image | str | os.PathLike[str]
@@ -21,8 +21,9 @@ _CHANNELS = (1, 3, 4)
 def resized(images: Images, size: Sizing, bits: int) -> Iterator[np.ndarray]:
   """Brings images to one size, one after the other.
 
-  An image is an array [H, W, 3] (RGB), [H, W, 4] (its alpha is dropped), [H, W] or [H, W, 1]
-  (grey), of uint8, or of uint16 of which `bits` are used; a Pillow image; or a file's path.
+  An image is an array [H, W, 3] (RGB), [H, W, 4] (with alpha, which a `Framing` may take or
+  not), [H, W] or [H, W, 1] (grey), of uint8, or of uint16 of which `bits` are used; a Pillow
+  image; or a file's path.
   A list, or whatever else can be iterated, holds such images. A bare array is
 
   - [H, W]: one image;
@@ -32,11 +33,11 @@ def resized(images: Images, size: Sizing, bits: int) -> Iterator[np.ndarray]:
 
   Args:
     images: one or several.
-    size: that they get.
+    size: that they get, or how they lie on their canvases.
     bits: how many of 16 bits per channel are used.
 
   Yields:
-    uint8 [height, width, 3].
+    uint8 [height, width, 3], or with the fourth channel of `Framing`.
 
   Raises:
     UserError: something is no image, or it is not clear how many images an array holds.
@@ -80,7 +81,8 @@ def _resized(image: Any, size: Sizing, bits: int) -> np.ndarray:
     path = Path(image).expanduser()
     found, _ = read_image(path, size, bits, remarks.append)
   elif isinstance(image, Image.Image):
-    found = resize(read_pillow(image, bits, remarks.append), size)
+    framing = as_framing(size)
+    found = framing(read_pillow(image, bits, remarks.append, alpha=framing.alpha))
   elif hasattr(image, '__array__'):
     found = to_size(np.asarray(image), size, bits, remarks.append)
   else:

@@ -9,9 +9,17 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from memkd_jax.data.bit_depth import FULL
-from memkd_jax.data.images import CLIPPED, SCALED, SOFT_MASK, read_image, read_mask
+from memkd_jax.data.framing import Framing, seen_of
+from memkd_jax.data.images import (
+  CLIPPED,
+  SCALED,
+  SOFT_MASK,
+  Sizing,
+  as_framing,
+  read_image,
+  read_mask,
+)
 from memkd_jax.data.sample import Sample
-from memkd_jax.data.tiling import Tiling
 from memkd_jax.errors import UserError
 from memkd_jax.runtime.progress import progress_bar
 
@@ -21,7 +29,7 @@ class Decoder(NamedTuple):
 
   Attributes:
     read: `(file, size) -> (array [H, W, channels], (width, height) of the original)`.
-    channels: number of channels of the array.
+    channels: number of channels of the array; of an image those of the canvas.
     dtype: the array's dtype.
     is_image: whether `read` takes `bits` and `notice` too, as `read_image` does.
   """
@@ -46,9 +54,10 @@ class Split:
   Attributes:
     samples: what was decoded, N of them.
     inputs: arrays [N, H, W, channels] by the names of `DECODERS`; of objects [N], each an
-      array [H, W, channels], where the tiling is ragged.
+      array [H, W, channels], where the size of the canvas is up to the image.
     masks: bool [N, H, W], or None where no sample has a mask; of objects [N] likewise.
     sizes: int [N, 2], (width, height) of the original images.
+    framing: how images lie on their canvases.
     bits: how many of 16 bits per channel were used, see `bit_depth`.
     notes: sentences on how files were read that must stand beside results.
   """
@@ -57,13 +66,18 @@ class Split:
   inputs: Mapping[str, np.ndarray]
   masks: np.ndarray | None
   sizes: np.ndarray
+  framing: Framing
   bits: int = FULL
   notes: tuple[str, ...] = ()
 
   @property
   def images(self) -> np.ndarray:
-    """The RGB images, uint8 [N, H, W, 3]."""
+    """The canvases, uint8 [N, H, W, 3], or with the fourth channel of `Framing`."""
     return self.inputs['rgb']
+
+  def seen(self, i: int) -> np.ndarray | None:
+    """What of the canvas of an image counts, bool [H, W]; None for all."""
+    return seen_of(self.images[i])
 
   @property
   def ids(self) -> tuple[str, ...]:
@@ -92,13 +106,13 @@ class Split:
 
 
 def load_split(
-  samples: Sequence[Sample], tiling: Tiling, threads: int, bits: int = FULL
+  samples: Sequence[Sample], size: Sizing, threads: int, bits: int = FULL
 ) -> Split:
   """Decodes all samples to their canvases.
 
   Args:
     samples: all have the same kinds of inputs; there may be none.
-    tiling: says of what size these are.
+    size: of these, to which images are stretched; or how images lie on them.
     threads: number of decoding threads; Pillow releases the interpreter lock.
     bits: how many of 16 bits per channel are used, see `bit_depth.choose`.
 
@@ -106,19 +120,20 @@ def load_split(
     UserError: files are broken, or masks have another size than their image; all of them
       are named, up to a bound.
   """
+  framing = as_framing(size)
   has_masks = any(s.mask is not None for s in samples)
   try:
     inputs = {
-      name: _empty(len(samples), tiling, DECODERS[name].dtype, DECODERS[name].channels)
+      name: _empty(len(samples), framing, DECODERS[name].dtype, _channels(name, framing))
       for name in (samples[0].inputs if samples else ('rgb',))
     }
     sizes = np.empty((len(samples), 2), int)
-    masks = _empty(len(samples), tiling, bool) if has_masks else None
+    masks = _empty(len(samples), framing, bool) if has_masks else None
   except MemoryError as error:
-    height, width = tiling.canvas((1, 1))
-    raise UserError(
-      f'{len(samples)} images of {height}x{width} pixels do not fit into memory; {_SMALLER}.'
-    ) from error
+    size = (
+      'images' if callable(framing.canvas) else 'images of {}x{} pixels'.format(*framing.canvas)
+    )
+    raise UserError(f'{len(samples)} {size} do not fit into memory; {_SMALLER}.') from error
 
   remarks: list[str] = []
 
@@ -127,11 +142,11 @@ def load_split(
     for name, file in sample.inputs.items():
       decoder = DECODERS[name]
       options = (bits, remarks.append) if decoder.is_image else ()
-      inputs[name][i], sizes[i] = decoder.read(file, tiling.canvas, *options)
+      inputs[name][i], sizes[i] = decoder.read(file, framing, *options)
     if masks is not None and sample.mask is None:
-      masks[i] = np.zeros(tiling.canvas((sizes[i][0], sizes[i][1])), bool)
+      masks[i] = np.zeros(framing.place((sizes[i][0], sizes[i][1])).size, bool)
     elif masks is not None and sample.mask is not None:
-      masks[i], mask_size = read_mask(sample.mask, tiling.canvas, remarks.append)
+      masks[i], mask_size = read_mask(sample.mask, framing, remarks.append)
       width, height = sizes[i]
       if mask_size != (width, height):
         raise UserError(
@@ -160,13 +175,17 @@ def load_split(
   if problems:
     raise _together(problems)
   notes = describe_remarks(remarks, bits)
-  return Split(tuple(samples), inputs, masks, sizes, bits, notes)
+  return Split(tuple(samples), inputs, masks, sizes, framing, bits, notes)
 
 
-def _empty(number: int, tiling: Tiling, dtype: Any, *channels: int) -> np.ndarray:
-  if tiling.is_ragged:
+def _channels(name: str, framing: Framing) -> int:
+  return framing.channels if DECODERS[name].is_image else DECODERS[name].channels
+
+
+def _empty(number: int, framing: Framing, dtype: Any, *channels: int) -> np.ndarray:
+  if callable(framing.canvas):
     return np.empty(number, object)
-  return np.empty((number, *tiling.canvas((1, 1)), *channels), dtype)
+  return np.empty((number, *framing.canvas, *channels), dtype)
 
 
 def describe_remarks(remarks: Iterable[str], bits: int) -> tuple[str, ...]:

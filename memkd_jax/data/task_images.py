@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 from memkd_jax.data.datasets import Source
 from memkd_jax.data.sample import Readable, Sample
@@ -56,23 +57,27 @@ def list_task(source: Source, train: Sequence[str], test: Sequence[str]) -> Task
   return TaskImages(samples['train'], samples['test'], tuple(notes))
 
 
-def image_digests(samples: Sequence[Sample], threads: int) -> dict[str, str]:
+def image_digests(
+  samples: Sequence[Sample], threads: int, region: Path | None = None
+) -> dict[str, str]:
   """What tells whether images are still the same: a digest of each sample's files.
 
   Args:
     samples: whose ids are unique.
     threads: number of threads that read files.
+    region: the file of the region of interest, if there is one.
 
   Returns:
-    {id: hexadecimal digits}, of the contents of all inputs and of the mask, and of the kind of
-    defect.
+    {id: hexadecimal digits}, of the contents of all inputs and of the mask, of the kind of
+    defect, and of the region.
 
   Raises:
     OSError: a file cannot be read.
   """
+  shared = b'' if region is None else b'region' + _file_digest(region)
 
   def digest(sample: Sample) -> str:
-    combined = hashlib.sha256(sample.defect.encode())
+    combined = hashlib.sha256(sample.defect.encode() + shared)
     for name, file in sorted(sample.inputs.items()):
       combined.update(name.encode() + _file_digest(file))
     if sample.mask is not None:

@@ -5,12 +5,13 @@ neighbours, in which maps fade into each other, so that no seam shows.
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from memkd_jax.data.images import Size, as_size
+from memkd_jax.data.framing import ALPHA, CROP, FIT, STRETCH, Framing, Size, filled, seen_of
+from memkd_jax.data.images import as_size
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,6 +82,11 @@ class Tiling:
     """Whether the size of the canvas is up to the image."""
     return self.pixels is not None
 
+  @property
+  def sizing(self) -> Size | Callable[[tuple[int, int]], Size]:
+    """What a `Framing` takes: the size of all canvases, or `canvas`."""
+    return self.canvas if self.is_ragged else self.canvas((1, 1))
+
   def canvas(self, original: tuple[int, int]) -> Size:
     """The size to which an image is resized before it is cut.
 
@@ -102,22 +108,39 @@ class Tiling:
 
   def cut(self, canvas: np.ndarray) -> np.ndarray:
     """The tiles of a canvas [H, W, ...], row by row: [T, height, width, ...]."""
-    height, width = self.size
+    return np.stack([self._tile(canvas, place) for place in self.places(canvas.shape)])
+
+  def cut_all(self, canvases: np.ndarray, arrays: np.ndarray | None = None) -> np.ndarray:
+    """The tiles of which anything counts, image by image; the array itself where one each.
+
+    Args:
+      canvases: [N, H, W, 3 or 4], or objects [N].
+      arrays: what is cut, of the same sizes, the canvases' masks for example; they if None.
+    """
+    arrays = canvases if arrays is None else arrays
+    if self.is_whole or not len(canvases):
+      return arrays
     return np.stack(
-      [canvas[y : y + height, x : x + width] for y, x in self.places(canvas.shape)]
+      [
+        self._tile(array, place)
+        for array, canvas in zip(arrays, canvases, strict=True)
+        for _, place in self.seen_places(canvas)
+      ]
     )
 
-  def cut_all(self, canvases: np.ndarray) -> np.ndarray:
-    """The tiles of all canvases, image by image; the array itself where these are tiles."""
-    if self.is_whole or not len(canvases):
-      return canvases
-    return np.concatenate([self.cut(canvas) for canvas in canvases])
+  def seen_places(self, canvas: np.ndarray) -> list[tuple[int, tuple[int, int]]]:
+    """(number, place) of each tile of which anything counts, of `places`; one at least."""
+    return [
+      (index, place)
+      for index, place in enumerate(self.places(canvas.shape))
+      if canvas.shape[-1] != 4 or self._tile(canvas, place)[..., 3].any()
+    ]
 
   def describe(self, canvases: np.ndarray) -> str:
     """How many tiles all normal images are, a sentence behind another; '' where one each."""
     if self.is_whole or not len(canvases):
       return ''
-    number = sum(len(self.places(canvas.shape)) for canvas in canvases)
+    number = sum(len(self.seen_places(canvas)) for canvas in canvases)
     return f' The normal images are {number} tiles of {self.size[0]} x {self.size[1]} pixels.'
 
   def stacked(self, arrays: Sequence[np.ndarray]) -> np.ndarray:
@@ -140,6 +163,10 @@ class Tiling:
     """
     rows, columns = (self._fades(length, axis) for axis, length in enumerate(canvas[:2]))
     return rows, columns
+
+  def _tile(self, canvas: np.ndarray, place: tuple[int, int]) -> np.ndarray:
+    (height, width), (y, x) = self.size, place
+    return canvas[y : y + height, x : x + width]
 
   def _side(self, axis: int) -> int:
     return self.size[axis] + (self.grid[axis] - 1) * self._step(axis)
@@ -177,13 +204,14 @@ class Mosaic:
 
     Args:
       tiling: how canvases are cut.
-      canvases: N of them, uint8 [H, W, 3].
+      canvases: N of them, uint8 [H, W, 3], or [H, W, 4] where not all of it may count. Tiles of
+        which nothing counts are left out.
     """
     self._tiling, self._canvases = tiling, canvases
     self._places = [
       (number, index, place)
       for number, canvas in enumerate(canvases)
-      for index, place in enumerate(tiling.places(canvas.shape))
+      for index, place in tiling.seen_places(canvas)
     ]
     self._maps: list[np.ndarray] = []
     self._scores: list[np.ndarray] = []
@@ -193,7 +221,7 @@ class Mosaic:
     return len(self._places)
 
   def __getitem__(self, rows: slice) -> np.ndarray:
-    """Some tiles, uint8 [n, height, width, 3]."""
+    """Some tiles, uint8 [n, height, width, channels]."""
     height, width = self._tiling.size
     return np.stack(
       [self._canvases[i][y : y + height, x : x + width] for i, _, (y, x) in self._places[rows]]
@@ -219,7 +247,7 @@ class Mosaic:
     height, width = self._tiling.size
     tiles = self._places[begin : begin + len(maps)]
     for (number, index, (y, x)), map_ in zip(tiles, maps, strict=True):
-      if index == 0:
+      if number == len(self._maps):
         canvas = self._canvases[number].shape[:2]
         self._maps.append(np.zeros(canvas, maps.dtype))
         self._weights = self._tiling.weights(canvas)
@@ -230,16 +258,36 @@ class Mosaic:
 
   @property
   def maps(self) -> np.ndarray:
-    """When all tiles have been added: [N, H, W], of objects [N] where the tiling is ragged."""
-    return self._tiling.stacked(self._maps)
+    """When all tiles have been added: [N, H, W], of objects [N] where the tiling is ragged.
+
+    What does not count has the `floor` of what does.
+    """
+    seen = map(seen_of, self._canvases)
+    return self._tiling.stacked(
+      [
+        map_ if inside is None else filled(map_, inside)
+        for map_, inside in zip(self._maps, seen, strict=True)
+      ]
+    )
 
   @property
   def scores(self) -> np.ndarray:
     """The highest score of each canvas's tiles, [N]."""
-    firsts = [tile for tile, (_, index, _) in enumerate(self._places) if index == 0]
-    if not firsts:
+    if not self._places:
       return np.empty(0, np.float32)
+    _, firsts = np.unique(self.owners, return_index=True)
     return np.asarray(np.maximum.reduceat(np.concatenate(self._scores), firsts))
+
+
+def framing_of(data: Mapping[str, Any], region: np.ndarray | None = None) -> Framing:
+  """How the images of a run lie on their canvases.
+
+  Args:
+    data: a resolved config's section `data`, of an older run too.
+    region: of interest, where `data.roi` is a file.
+  """
+  tiling, resize = Tiling.of_config(data), data.get('resize', STRETCH)
+  return Framing(tiling.sizing, resize, region, data.get('roi', '') == ALPHA)
 
 
 def describe_size(data: Mapping[str, Any]) -> str:
@@ -248,10 +296,12 @@ def describe_size(data: Mapping[str, Any]) -> str:
   height, width = tiling.size
   size = f'{height} x {width} pixels' + (' (height x width)' if height != width else '')
   if tiling.pixels is not None:
-    return f'tiles of {tiling.pixels[0]} x {tiling.pixels[1]} at {size}'
-  if tiling.is_whole:
-    return size
-  return f'{tiling.grid[0]} x {tiling.grid[1]} tiles of {size}'
+    size = f'tiles of {tiling.pixels[0]} x {tiling.pixels[1]} at {size}'
+  elif not tiling.is_whole:
+    size = f'{tiling.grid[0]} x {tiling.grid[1]} tiles of {size}'
+  how = {FIT: ', whole images with a border', CROP: ', their middle'}
+  part = ', a region of interest' if data.get('roi') else ''
+  return size + how.get(data.get('resize', STRETCH), '') + part
 
 
 def _checked(value: Any) -> tuple[int, int]:

@@ -41,6 +41,15 @@ _TILES = (
   'their neighbours; its score is the highest of theirs, and its map theirs, put together. '
   'memkd predict --model=FILE.onnx, and memkd_jax/data/tiling.py, do that.'
 )
+_FRAMING = (
+  'Before the resizing: with roi, a picture (PNG, base64) that is stretched to the image, or '
+  "alpha, the image's own, what is outside (below half) becomes (124, 116, 104). With resize "
+  'fit the image is resized as its aspect ratio lets it and laid into the middle, that colour '
+  'around it; with crop as much of its middle as fills the canvas is resized. '
+  'With roi or fit there is a fourth channel: 255 where a pixel of the canvas counts, and 0 '
+  'elsewhere; maps mean nothing there. memkd predict --model=FILE.onnx, and '
+  'memkd_jax/data/framing.py, do that.'
+)
 _USUAL = 'in spreads from the mean of held-out normal images'
 _MAPS = {
   'none': 'not normalised',
@@ -64,7 +73,7 @@ def program(detector: Detector) -> jax_export.Exported:
     detector: whose parameters go into the program.
 
   Returns:
-    uint8 [B, H, W, 3] -> (maps float32 [B, H, W], scores float32 [B]); without gradients.
+    uint8 [B, *tile_shape] -> (maps float32 [B, H, W], scores float32 [B]); without gradients.
 
   Raises:
     UserError: the model computes in float64.
@@ -80,7 +89,7 @@ def program(detector: Detector) -> jax_export.Exported:
     return maps.astype(jnp.float32), scores.astype(jnp.float32)
 
   (batch,) = jax_export.symbolic_shape('B')
-  images = jax.ShapeDtypeStruct((batch, *detector.image_size, 3), np.uint8)
+  images = jax.ShapeDtypeStruct((batch, *detector.tile_shape), np.uint8)
   return jax_export.export(jax.jit(score), platforms=PLATFORMS)(images)
 
 
@@ -91,16 +100,17 @@ def metadata(detector: Detector, batch: int | None = None) -> dict[str, Any]:
     detector: that is exported.
     batch: the number of images that the file takes; any if None.
   """
-  model, (height, width) = detector.trained.config.model, detector.image_size
+  model, (height, width, channels) = detector.trained.config.model, detector.tile_shape
   pipeline = detector.program.pipeline
   calibration, threshold = detector.calibration, detector.threshold
-  tiling = detector.tiling.to_json()
+  tiling, framing = detector.tiling.to_json(), detector.framing.to_json()
   values: dict[str, Any] = {
     'format': FORMAT,
     'memkd_jax': memkd_jax.__version__,
     'category': detector.category,
     'image_size': size_value(detector.image_size),
     'tiling': None if tiling is None else tiling | {'meaning': _TILES},
+    'framing': None if framing is None else framing | {'meaning': _FRAMING},
     'batch': batch,
     'batch_size': detector.batch_size,
     'bit_depth': detector.bits,
@@ -111,7 +121,8 @@ def metadata(detector: Detector, batch: int | None = None) -> dict[str, Any]:
       'dtype': model.dtype,
     },
     'inputs': {
-      'images': f'uint8 [B, {height}, {width}, 3], RGB, B {batch or "any number from 1"}'
+      'images': f'uint8 [B, {height}, {width}, {channels}], RGB'
+      f'{" and what counts" if channels == 4 else ""}, B {batch or "any number from 1"}'
     },
     'outputs': {
       'maps': f'float32 [B, {height}, {width}], anomaly maps: higher is more anomalous; '

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from memkd_jax.data.framing import Framing
 from memkd_jax.data.tiling import Tiling
 from memkd_jax.deploy.runtimes import Program, open_model
 from memkd_jax.errors import UserError
@@ -22,7 +23,7 @@ class FileDetector(BaseDetector):
   def __init__(self, program: Program, values: dict[str, Any], calibration: Calibration | None):
     """Takes what `load_file` found, a program and its metadata; it does not decide yet."""
     self.category, self.method = values['category'], values['model']['method']
-    self.tiling = Tiling.of_json(values['image_size'], values.get('tiling'))
+    self.tiling, self.framing = _framing(values)
     self.bits = values['bit_depth']
     self.batch_size = values['batch'] or values['batch_size']
     self.notes, self.device = list(values['notes']), program.device
@@ -31,7 +32,7 @@ class FileDetector(BaseDetector):
 
   def compile(self) -> None:
     """Lets the runtime take the memory that it needs."""
-    self.score_tiles(np.zeros((1, *self.image_size, 3), np.uint8))
+    self.score_tiles(np.zeros((1, *self.tile_shape), np.uint8))
 
   def score_tiles(self, batch: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     missing = self.batch_size - len(batch) if self._fixed else 0
@@ -95,7 +96,7 @@ def _parse(file: Path, text: str) -> tuple[dict[str, Any], Calibration | None]:
 
 def _check(values: dict[str, Any]) -> None:
   """Raises ValueError, KeyError or TypeError where a field that is used is something else."""
-  Tiling.of_json(values['image_size'], values.get('tiling'))
+  _framing(values)
   for name in ('bit_depth', 'batch_size'):
     if type(values[name]) is not int or values[name] < 1:
       raise ValueError(name)
@@ -106,3 +107,8 @@ def _check(values: dict[str, Any]) -> None:
   if values['threshold'] is not None:
     float(values['threshold']['value'])
   values['model']['method']
+
+
+def _framing(values: dict[str, Any]) -> tuple[Tiling, Framing]:
+  tiling = Tiling.of_json(values['image_size'], values.get('tiling'))
+  return tiling, Framing.of_json(tiling.sizing, values.get('framing'))

@@ -75,7 +75,7 @@ def write(
   with portable.operations():
     model = to_onnx(
       detector.score,
-      [jax.ShapeDtypeStruct((batch or 'B', *detector.image_size, 3), np.uint8)],
+      [jax.ShapeDtypeStruct((batch or 'B', *detector.tile_shape), np.uint8)],
       model_name=f'memkd_jax {detector.category}',
       opset=_OPSET,
       input_names=['images'],
@@ -147,7 +147,7 @@ def _difference(
     batch: the number of images that it takes; any if None.
     tolerance: of maps whose highest value is 1.
   """
-  shape, worst = (*detector.image_size, 3), 0.0
+  shape, worst = detector.tile_shape, 0.0
   for number in (1, 3) if batch is None else (batch,):
     images = np.random.default_rng(number).integers(0, 256, (number, *shape), np.uint8)
     found = program.run(images)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from memkd_jax.data.framing import Framing, seen_of
 from memkd_jax.data.listing import (
   LeftOut,
   describe_left_out,
@@ -24,7 +25,6 @@ from memkd_jax.runtime import interrupt
 from memkd_jax.runtime.progress import progress_bar
 from memkd_jax.scoring.base import BaseDetector
 from memkd_jax.scoring.regions import find_regions
-from memkd_jax.scoring.resolution import to_size
 
 _DIGITS = '.6g'  # float32 holds no more
 
@@ -126,7 +126,7 @@ def predict(
   pixel_threshold = detector.pixel_threshold(pixel_rate) if outputs.by_pixel else None
   pictures = None if out is None else Pictures(detector, out, paths, outputs, pixel_threshold)
   failed = 0
-  options = (detector.images_at_once, detector.tiling, detector.bits, threads, notice)
+  options = (detector.images_at_once, detector.framing, detector.bits, threads, notice)
   with (
     Rows(out) as rows,
     _region_files(out, detector, outputs) as region_files,
@@ -142,7 +142,7 @@ def predict(
           row = Prediction(image.name, error=explain(image.error))
         else:
           i = next(number)
-          row = _row(image, result.maps[i], float(result.scores[i]))
+          row = _row(image, detector.framing, result.maps[i], float(result.scores[i]))
           if result.p_values is not None:
             row = dataclasses.replace(row, p_value=_rounded(float(result.p_values[i])))
           if result.decisions is not None:
@@ -152,7 +152,9 @@ def predict(
           if (
             outputs.maps or outputs.masks or (outputs.by_pixel and row.decision == 'anomalous')
           ):
-            full = to_size(result.maps[i], np.array(image.size))
+            full, _ = detector.framing.to_image(
+              result.maps[i], image.size, seen=seen_of(image.canvas)
+            )
           if pixel_threshold is not None and (outputs.regions or outputs.smallest):
             row = _with_regions(row, full, pixel_threshold, outputs.smallest)
           found = row.regions or ()
@@ -185,12 +187,9 @@ def _with_regions(
   return dataclasses.replace(row, decision=decision, regions=regions)
 
 
-def _row(image: Decoded, map_: np.ndarray, score: float) -> Prediction:
+def _row(image: Decoded, framing: Framing, map_: np.ndarray, score: float) -> Prediction:
   peak = np.unravel_index(map_.argmax(), map_.shape)
-  row, column = (
-    int((index + 0.5) * length / side)
-    for index, length, side in zip(peak, image.size[::-1], map_.shape, strict=True)
-  )
+  row, column = framing.to_position(int(peak[0]), int(peak[1]), image.size)
   return Prediction(image.name, _rounded(score), peak_row=row, peak_col=column)
 
 

@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from memkd_jax.data.framing import seen_of
 from memkd_jax.data.listing import PICTURES, SCORES
 from memkd_jax.deploy.stream import Decoded
 from memkd_jax.files import atomic
 from memkd_jax.report.overlay import color_range, draw_boxes, heat_map
 from memkd_jax.scoring.base import BaseDetector
 from memkd_jax.scoring.regions import Region
-from memkd_jax.scoring.resolution import to_size
 
 _SCORES, _PARTIAL = SCORES
 _HEAT_MAPS, _MAPS, _MASKS = PICTURES
@@ -164,10 +164,12 @@ class Pictures:
       regions: whose boxes are drawn.
     """
     if self._outputs.heat_maps:
-      resized = to_size(map_, np.array(image.small.shape[1::-1]))
+      small = (image.small.shape[1], image.small.shape[0])
+      seen = seen_of(image.canvas)
+      resized, _ = self._detector.framing.to_image(map_, image.size, small, seen)
       low, high = color_range(self._detector.calibration, self._detector.threshold, map_)
       picture = Image.fromarray(heat_map(image.small, resized, low, high))
-      draw_boxes(picture, regions, image.size)
+      draw_boxes(picture, regions, (0, 0, *image.size))
       self._save(picture, _HEAT_MAPS, image, '.png')
     if self._outputs.maps and full is not None:
       self._save(Image.fromarray(full), _MAPS, image, '.tiff')

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from memkd_jax.data.decoding import count_pages
-from memkd_jax.data.images import read_rgb, resize
-from memkd_jax.data.tiling import Tiling
+from memkd_jax.data.framing import Framing
+from memkd_jax.data.images import read_rgb
 from memkd_jax.errors import UserError
 
 _LONGEST = 1024  # pixels of the longer side of `Decoded.small`
@@ -27,7 +27,7 @@ class Decoded:
     page: its number in the file, from 0; None where the file holds one image alone.
     pages: how many the file holds.
     size: (width, height) in pixels.
-    canvas: uint8 [H, W, 3], as the detector takes it.
+    canvas: uint8 [H, W, 3 or 4], as the detector takes it, see `Framing`.
     small: uint8 [h, w, 3] at the image's aspect ratio, under the heat map.
     error: why it could not be read; then its arrays are empty.
   """
@@ -49,7 +49,7 @@ class Decoded:
 def batches(
   paths: Sequence[Path],
   batch_size: int,
-  tiling: Tiling,
+  framing: Framing,
   bits: int,
   threads: int,
   notice: Callable[[str], None],
@@ -59,7 +59,7 @@ def batches(
   Args:
     paths: of the files.
     batch_size: images of a batch.
-    tiling: says of what size canvases are.
+    framing: how images lie on their canvases.
     bits: see `data.images.read_image`.
     threads: that decode.
     notice: see `data.images.read_image`.
@@ -72,13 +72,13 @@ def batches(
     pages = pages or count_pages(path)
     number = page if pages > 1 else None
     try:
-      image = read_rgb(path, bits, notice, page)
+      image = read_rgb(path, bits, notice, page, alpha=framing.alpha)
+      canvas = framing(image)
     except UserError as error:
       return Decoded(path, number, pages, error=error)
-    canvas = resize(image, tiling.canvas)
     size = image.size
     image.thumbnail((_LONGEST, _LONGEST))
-    return Decoded(path, number, pages, size, canvas, np.asarray(image))
+    return Decoded(path, number, pages, size, canvas, np.asarray(image.convert('RGB')))
 
   with ThreadPoolExecutor(threads) as pool:
     try:

@@ -131,8 +131,8 @@ class Method(Protocol):
     Args:
       params: see `Fitted`.
       features: see `maps`.
-      maps: what `maps` gave.
-      combined: [B, H, W], the maps as one, upsampled and smoothed.
+      maps: what `maps` gave, -inf where nothing of a position counts (see `data.framing`).
+      combined: [B, H, W], the maps as one, upsampled and smoothed; -inf likewise.
 
     Returns:
       [B].

@@ -134,7 +134,7 @@ class Trainer(Descent):
     Raises:
       UserError: the model has other parameters than the method.
     """
-    image = jnp.zeros((1, *images.shape[1:]), self._extractor.dtype)
+    image = jnp.zeros((1, *images.shape[1:3], 3), self._extractor.dtype)
     shapes = self._extractor.shapes(images.shape[1:3])
     features = tuple(jnp.zeros(f.shape, f.dtype) for f in shapes)
     key = jax.random.key(category_seed(task.seed, task.name))

@@ -226,7 +226,7 @@ class Students(Method):
 
   def _begin(self, task: Task, images: np.ndarray, cache: 'FeatureCache') -> 'TrainState':
     """Students drawn from a key each, and what the teacher's channels are in training."""
-    image = jnp.zeros((1, *images.shape[1:]), self._extractor.dtype)
+    image = jnp.zeros((1, *images.shape[1:3], 3), self._extractor.dtype)
     key = jax.random.key(category_seed(task.seed, task.name))
     keys = jax.random.split(key, self._config.method.students)
     variables = jax.jit(jax.vmap(lambda one: self._student.init(one, image, ())))(keys)

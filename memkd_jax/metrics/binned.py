@@ -55,11 +55,10 @@ class BinnedPixelScores:
 
   def add(self, mask: ArrayLike, map_: ArrayLike) -> None:
     """Adds an image; arguments and errors are those of `PixelScores.add`."""
-    anomalous, regions, sizes, scores = label_regions(mask, map_, self._images)
-    keys = self._keys(scores)
-    self._normal += np.bincount(keys[~anomalous], minlength=self.bins)
+    anomalous, regions, sizes, normal = label_regions(mask, map_, self._images)
+    self._normal += np.bincount(self._keys(normal), minlength=self.bins)
     if sizes.size:
-      found = keys[anomalous]
+      found = self._keys(anomalous)
       self._anomalous += np.bincount(found, minlength=self.bins)
       self._overlaps += np.bincount(found, 1.0 / sizes[regions], minlength=self.bins)
     self._regions += sizes.size

@@ -67,16 +67,16 @@ class PixelScores:
     """Adds an image.
 
     Args:
-      mask: [H, W]; any non-zero value is anomalous.
+      mask: [H, W]; any non-zero value is anomalous. A masked array (`numpy.ma`) leaves out the
+        pixels that it masks.
       map_: anomaly map [H, W], real and finite.
 
     Raises:
       ValueError: shapes differ or a value is not allowed; nothing was added.
     """
-    anomalous, regions, sizes, scores = label_regions(mask, map_, self._images)
-    normal = scores[~anomalous]
+    anomalous, regions, sizes, normal = label_regions(mask, map_, self._images)
     if sizes.size:
-      self._anomalous.append(scores[anomalous])
+      self._anomalous.append(anomalous)
       self._regions.append((regions + self._number_of_regions).astype(np.int32))
       self._sizes.append(sizes)
       self._number_of_regions += sizes.size
@@ -178,24 +178,28 @@ def label_regions(
   """Checks an image and finds its regions, the 8-connected components of its mask.
 
   Args:
-    mask: [H, W]; any non-zero value is anomalous.
+    mask: [H, W]; any non-zero value is anomalous; what a masked array masks is left out.
     map_: anomaly map [H, W], real and finite.
     i: number of the image, for errors.
 
   Returns:
-    (anomalous bool [H, W], region of each anomalous pixel [P] from 0, number of
-    pixels of each region [R], scores [H, W]).
+    (scores of the anomalous pixels [P], the region of each of them [P] from 0, number of
+    pixels of each region [R], scores of the normal pixels [Q]).
 
   Raises:
     ValueError: shapes differ or a value is not allowed.
   """
   scores = ranking.check_scores(map_, f'maps[{i}]')
+  counts: np.ndarray | None = None
+  if isinstance(mask, np.ma.MaskedArray):
+    mask, counts = mask.filled(0), ~np.ma.getmaskarray(mask)
   mask = ranking.check_scores(mask, f'masks[{i}]')
   if mask.ndim != 2 or mask.shape != scores.shape:
     raise ValueError(f'masks[{i}] is {mask.shape} and maps[{i}] {scores.shape}, not one [H, W]')
   anomalous = mask != 0
+  normal = scores[~anomalous if counts is None else ~anomalous & counts]
   if not anomalous.any():
-    return anomalous, np.zeros(0, int), np.zeros(0, int), scores
+    return np.zeros(0, scores.dtype), np.zeros(0, int), np.zeros(0, int), normal
   labels, _ = ndimage.label(anomalous, EIGHT_CONNECTED)
   regions = labels[anomalous] - 1
-  return anomalous, regions, np.bincount(regions), scores
+  return scores[anomalous], regions, np.bincount(regions), normal

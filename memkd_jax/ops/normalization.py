@@ -12,7 +12,7 @@ def normalize_images(images: jax.Array, dtype: DTypeLike = jnp.float32) -> jax.A
   """(x / 255 - mean) / std per channel.
 
   Args:
-    images: uint8 [B, H, W, 3], RGB.
+    images: uint8 [B, H, W, 3], RGB; of a fourth channel nothing is taken.
     dtype: of the result; the arithmetic is float32 at least.
 
   Returns:
@@ -20,4 +20,4 @@ def normalize_images(images: jax.Array, dtype: DTypeLike = jnp.float32) -> jax.A
   """
   compute = jnp.promote_types(dtype, jnp.float32)
   mean, std = jnp.asarray(IMAGENET_MEAN, compute), jnp.asarray(IMAGENET_STD, compute)
-  return ((images.astype(compute) / 255.0 - mean) / std).astype(dtype)
+  return ((images[..., :3].astype(compute) / 255.0 - mean) / std).astype(dtype)

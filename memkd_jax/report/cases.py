@@ -53,7 +53,10 @@ def write_cases(folder: Path, test: Split, maps: np.ndarray) -> None:
     heat = np.clip((map_ - low) / max(high - low, 1e-12), 0, 1)
     return np.rint(255 * matplotlib.colormaps['inferno'](heat)[..., :3]).astype(np.uint8)
 
-  strips = {'image': list(test.images[chosen]), 'map': [colored(maps[i]) for i in chosen]}
+  strips = {
+    'image': [test.images[i][..., :3] for i in chosen],
+    'map': [colored(maps[i]) for i in chosen],
+  }
   if test.masks is not None:
     masks = (255 * test.masks[i].astype(np.uint8) for i in chosen)
     strips['truth'] = [np.repeat(mask[..., None], 3, axis=-1) for mask in masks]

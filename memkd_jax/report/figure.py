@@ -123,7 +123,7 @@ def write_figure(
         axis = figure.add_axes(tuple(np.divide(box, (width, height, width, height))))
         axis.axis('off')
         if row == 'image':
-          axis.imshow(split.images[i])
+          axis.imshow(split.images[i][..., :3])
         elif row == 'predicted map':
           axis.imshow(maps[i], cmap='inferno', vmin=low, vmax=high)
         elif split.masks is not None:

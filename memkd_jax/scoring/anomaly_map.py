@@ -5,6 +5,7 @@ from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from memkd_jax.ops.resampling import gaussian_matrix, resample, upsample
 
@@ -43,11 +44,37 @@ def image_scores(maps: jax.Array) -> jax.Array:
   return jnp.max(maps, axis=(1, 2))
 
 
-def top_scores(maps: jax.Array) -> jax.Array:
+def top_scores(maps: jax.Array, seen: jax.Array | None = None) -> jax.Array:
   """The mean of the highest hundredth of each map, of one value at least: [B, H, W] -> [B].
 
   It hangs on no single position, where the highest value of a noisy map does.
+
+  Args:
+    maps: [B, H, W], -inf where nothing was looked at.
+    seen: bool [B, H, W], where something was; of so few that they are no hundredth of the map
+      the mean is that of all. Everywhere if None.
   """
   flat = maps.reshape(maps.shape[0], -1)
-  highest, _ = jax.lax.top_k(flat, max(1, round(_TOP * flat.shape[1])))
-  return jnp.mean(highest, axis=1)
+  number = max(1, round(_TOP * flat.shape[1]))
+  highest, _ = jax.lax.top_k(flat, number)
+  if seen is None:
+    return jnp.mean(highest, axis=1)
+  found = jnp.minimum(jnp.sum(seen.astype(jnp.int32), axis=(1, 2)), number)[:, None]
+  counts = np.arange(number) < found
+  return jnp.sum(jnp.where(counts, highest, 0), axis=1) / jnp.maximum(found[:, 0], 1)
+
+
+def seen_positions(seen: jax.Array, size: tuple[int, ...]) -> jax.Array:
+  """Positions of a feature map that cover any pixel that counts.
+
+  Args:
+    seen: bool [B, H, W], which pixels count.
+    size: (height, width) of the feature map in positions, divisors of H and W.
+
+  Returns:
+    bool [B, height, width].
+  """
+  batch, *lengths = seen.shape
+  rows, columns = (length // parts for length, parts in zip(lengths, size, strict=True))
+  blocks = seen.astype(jnp.int32).reshape(batch, size[0], rows, size[1], columns)
+  return jnp.max(blocks, axis=(2, 4)) > 0

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from memkd_jax.data import inputs
-from memkd_jax.data.images import Size
+from memkd_jax.data.framing import Framing, Size
 from memkd_jax.data.inputs import Images
 from memkd_jax.data.tiling import Mosaic, Tiling
 from memkd_jax.errors import UserError
@@ -29,7 +29,8 @@ class Result:
     maps: float32 [N, H, W], anomaly maps at the size of the canvas (see `data.tiling`), which
       is the model's unless images are cut into tiles; of objects [N] where it is up to the
       image. Raw, or in spreads from what is usual of normal images where
-      `anomaly_map.normalize` says so.
+      `anomaly_map.normalize` says so. What does not count (see `data.framing`) has a value
+      that nothing of the image falls below, and 0 at most.
     scores: float32 [N], how abnormal each image is, as a rule its map's highest value; of
       tiles the highest, before they fade into each other.
     p_values: float64 [N], the probability that a normal image scores as high or
@@ -49,7 +50,8 @@ class BaseDetector(abc.ABC):
   Attributes:
     category: name of what it was trained on.
     method: name of the method, 'MemKD' for example.
-    tiling: how images become what the model sees.
+    framing: how images lie on their canvases.
+    tiling: how canvases become what the model sees.
     batch_size: number of tiles that are scored at once; an image is one unless it is cut.
     bits: how many of 16 bits per channel its images use, see `data.bit_depth`.
     calibration: what its held-out images look like; None where there are none.
@@ -62,6 +64,7 @@ class BaseDetector(abc.ABC):
 
   category: str
   method: str
+  framing: Framing
   tiling: Tiling
   batch_size: int
   bits: int
@@ -73,6 +76,11 @@ class BaseDetector(abc.ABC):
   def image_size(self) -> Size:
     """(height, width) of what the model sees, in pixels."""
     return self.tiling.size
+
+  @property
+  def tile_shape(self) -> tuple[int, int, int]:
+    """Of what the model sees: (height, width, channels)."""
+    return *self.tiling.size, self.framing.channels
 
   @property
   def images_at_once(self) -> int:
@@ -99,10 +107,10 @@ class BaseDetector(abc.ABC):
     Raises:
       UserError: something is no image, or it is not clear how many images an array holds.
     """
-    return self.score_canvases(list(inputs.resized(images, self.tiling.canvas, self.bits)))
+    return self.score_canvases(list(inputs.resized(images, self.framing, self.bits)))
 
   def score_canvases(self, canvases: Sequence[np.ndarray] | np.ndarray) -> Result:
-    """Scores images that have been resized to their canvases, uint8 [H, W, 3] each."""
+    """Scores images that lie on their canvases, uint8 [H, W, channels of the framing] each."""
     mosaic = Mosaic(self.tiling, canvases)
     for begin in range(0, len(mosaic), self.batch_size):
       maps, scores = self.score_tiles(mosaic[begin : begin + self.batch_size])
@@ -130,7 +138,7 @@ class BaseDetector(abc.ABC):
 
   @abc.abstractmethod
   def score_tiles(self, batch: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Maps [B, H, W] and scores [B] of tiles, uint8 [B, H, W, 3], B at most `batch_size`."""
+    """Maps [B, H, W] and scores [B] of tiles, uint8 [B, *tile_shape], B <= `batch_size`."""
 
   def _decide(self, maps: np.ndarray, scores: np.ndarray) -> Result:
     p_values = None if self.calibration is None else self.calibration.p_values(scores)

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from scipy import special  # and not stats, which takes half a second to import
 
+from memkd_jax.data.framing import seen_of
 from memkd_jax.errors import UserError
 
 # Shares of normal pixels above a value, from all of them to one in 100,000.
@@ -73,9 +74,22 @@ class Calibration:
   pixels: np.ndarray
 
   @classmethod
-  def from_maps(cls, maps: np.ndarray, scores: np.ndarray) -> 'Calibration':
-    """Takes maps [n, H, W], or objects [n], and image scores [n] of held-out normal images."""
-    values = np.concatenate([map_.ravel() for map_ in maps]).astype(np.float64)
+  def from_maps(
+    cls, maps: np.ndarray, scores: np.ndarray, canvases: np.ndarray | None = None
+  ) -> 'Calibration':
+    """Takes what a detector makes of held-out normal images.
+
+    Args:
+      maps: [n, H, W], or objects [n].
+      scores: [n].
+      canvases: [n, H, W, channels], or objects [n]: what of them counts; all if None.
+    """
+    seen = [None] * len(maps) if canvases is None else map(seen_of, canvases)
+    parts = [
+      map_.ravel() if inside is None else map_[inside]
+      for map_, inside in zip(maps, seen, strict=True)
+    ]
+    values = np.concatenate(parts).astype(np.float64)
     pixels = np.quantile(values, 1 - _PIXEL_RATES)
     return cls(np.sort(scores.astype(np.float64)), pixels)
 

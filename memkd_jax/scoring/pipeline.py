@@ -5,9 +5,10 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 import jax
+import jax.numpy as jnp
 
 from memkd_jax.scoring import normalization
-from memkd_jax.scoring.anomaly_map import combine_maps, top_scores
+from memkd_jax.scoring.anomaly_map import combine_maps, seen_positions, top_scores
 
 
 class Scores(Protocol):
@@ -86,7 +87,7 @@ class Pipeline:
     Args:
       params: what the method has learned.
       teacher_params: the extractor's parameters.
-      images: uint8 [B, H, W, 3].
+      images: uint8 [B, H, W, 3]; or with a fourth channel, 0 where a pixel does not count.
       statistics: of normal images, where maps are normalised.
 
     Returns:
@@ -131,7 +132,7 @@ class Pipeline:
     if self.normalize != 'none':
       assert statistics is not None, 'of a model whose maps are normalised'
       shown = normalization.normalize(maps, statistics)
-    _, height, width, _ = images.shape
+    _, height, width, channels = images.shape
     combined = combine_maps(
       shown,
       (height, width),
@@ -139,6 +140,14 @@ class Pipeline:
       align_corners=self.align_corners,
       sigma=self.sigma,
     )
+    counted, seen = combined, None
+    if channels == 4:  # of what does not count no score is made
+      seen = images[..., 3] > 0
+      counted = jnp.where(seen, combined, -jnp.inf)
+      maps = {
+        k: jnp.where(seen_positions(seen, map_.shape[1:]), map_, -jnp.inf)
+        for k, map_ in maps.items()
+      }
     if self.image_score == 'top':
-      return combined, top_scores(combined)
-    return combined, self.method.image_scores(params, features, maps, combined)
+      return combined, top_scores(counted, seen)
+    return combined, self.method.image_scores(params, features, maps, counted)

@@ -26,33 +26,26 @@ def masks_and_maps(
 
   Yields:
     (bool [H, W], map [H, W]) of each image: of the split's size S, or of the
-    original image's.
+    original image's. Where not all of an image counts the first is a masked array, which masks
+    what does not.
   """
   assert test.masks is not None
   for i, sample in enumerate(test.samples):
     if resolution == 'model':
-      yield test.masks[i], maps[i]
+      yield _known(test.masks[i], test.seen(i)), maps[i]
       continue
-    map_ = to_size(maps[i], test.sizes[i])
+    map_, seen = _at_original(test, maps, i)
     mask = np.zeros(map_.shape, bool) if sample.mask is None else decode_mask(sample.mask)
-    yield mask, map_
+    yield _known(mask, seen), map_
 
 
-def to_size(map_: np.ndarray, size: np.ndarray) -> np.ndarray:
-  """Resizes bilinearly (half-pixel, with antialiasing where it shrinks).
+def _known(mask: np.ndarray, seen: np.ndarray | None) -> np.ndarray:
+  return mask if seen is None else np.ma.array(mask, mask=~seen)
 
-  Args:
-    map_: [H, W].
-    size: (width, height) in pixels.
 
-  Returns:
-    float32 [height, width].
-  """
-  width, height = (int(length) for length in size)
-  if map_.shape == (height, width):
-    return map_.astype(np.float32, copy=False)  # what may be large is not copied
-  image = Image.fromarray(map_.astype(np.float32, copy=False))
-  return np.asarray(image.resize((width, height), Image.Resampling.BILINEAR))
+def _at_original(test: Split, maps: np.ndarray, i: int) -> tuple[np.ndarray, np.ndarray | None]:
+  width, height = (int(length) for length in test.sizes[i])
+  return test.framing.to_image(maps[i], (width, height), seen=test.seen(i))
 
 
 def dump_maps(folder: Path, test: Split, maps: np.ndarray) -> None:
@@ -65,8 +58,8 @@ def dump_maps(folder: Path, test: Split, maps: np.ndarray) -> None:
     test: the decoded split.
     maps: [N, H, W].
   """
-  for sample, map_, size in zip(test.samples, maps, test.sizes, strict=True):
+  for i, sample in enumerate(test.samples):
     with atomic.atomic_write(
       folder / 'test' / sample.defect / f'{sample.stem}.tiff'
     ) as temporary:
-      Image.fromarray(to_size(map_, size)).save(temporary)
+      Image.fromarray(_at_original(test, maps, i)[0]).save(temporary)

@@ -8,9 +8,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from ml_collections import ConfigDict
 
 from memkd_jax.data import bit_depth
+from memkd_jax.data.framing import ALPHA
 from memkd_jax.errors import UserError
 from memkd_jax.files import model
 from memkd_jax.scoring.calibration import Calibration, parse_calibration
@@ -20,6 +22,7 @@ from memkd_jax.scoring.normalization import Statistics
 # these names. The first one is read by a further training alone.
 UNFOLDING = 'unfolding'
 _STATISTICS = 'map_statistics'
+_REGION = 'region_of_interest'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,6 +46,8 @@ class TrainedModel:
       its model.json); None for one from scratch.
     statistics: of the maps of normal images that it has not learned from, by which maps are
       normalised; None where they are not. They lie below 'map_statistics'.
+    region: of interest, bool [h, w], see `data.framing`; None where `data.roi` names no file.
+      It lies below 'region_of_interest', as uint8.
     fit_seconds: how long fitting took; None where it was stopped and resumed in between.
     fit_memory: the most bytes that the process held meanwhile beyond those that it held
       before; None where the system does not say, or several models were fitted at once.
@@ -61,6 +66,7 @@ class TrainedModel:
   unfolding: dict[str, Any] | None = None
   warm_start: str | None = None
   statistics: Statistics | None = None
+  region: np.ndarray | None = None
   fit_seconds: float | None = None
   fit_memory: float | None = None
 
@@ -72,6 +78,8 @@ def write_model(folder: Path, trained: TrainedModel) -> None:
   for section, name in ((UNFOLDING, 'unfolding'), (_STATISTICS, 'statistics')):
     if found := facts.pop(name):
       params[section] = found
+  if (region := facts.pop('region')) is not None:
+    params[_REGION] = region.astype(np.uint8)
   facts['config'] = json.loads(trained.config.to_json())
   facts['calibration'] = _calibration_json(trained.calibration)
   model.write(folder, params, facts)
@@ -162,7 +170,8 @@ def parse_model(folder: Path, facts: dict[str, Any], content: bytes) -> TrainedM
   with damage_explained(folder):
     try:
       params = model.parse_params(content, facts)
-      unfolding, statistics = (params.pop(name, None) for name in (UNFOLDING, _STATISTICS))
+      names = (UNFOLDING, _STATISTICS, _REGION)
+      unfolding, statistics, region = (params.pop(name, None) for name in names)
       config = _with_tuples(facts['config'])
       if config.anomaly_map.get('normalize', 'none') != 'none' and not statistics:
         raise ValueError('the statistics of its maps are missing')
@@ -180,6 +189,7 @@ def parse_model(folder: Path, facts: dict[str, Any], content: bytes) -> TrainedM
         unfolding=unfolding,
         warm_start=_warm_start(facts),
         statistics=statistics,
+        region=_region(region, config),
         fit_seconds=_number(facts, 'fit_seconds'),
         fit_memory=_number(facts, 'fit_memory'),
       )
@@ -215,6 +225,16 @@ def _number(facts: dict[str, Any], name: str) -> float | None:
   if type(value) not in (int, float) or not math.isfinite(value):
     raise ValueError(f'its {name} is no number')
   return float(value)
+
+
+def _region(value: Any, config: ConfigDict) -> np.ndarray | None:
+  if (value is None) != (config.data.get('roi', '') in ('', ALPHA)):
+    raise ValueError('its region of interest is missing')
+  if value is None:
+    return None
+  if not isinstance(value, np.ndarray) or value.ndim != 2 or not value.any():
+    raise ValueError('its region of interest is no picture')
+  return value != 0
 
 
 def _warm_start(facts: dict[str, Any]) -> str | None:

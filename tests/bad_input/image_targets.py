@@ -11,9 +11,8 @@ from bad_input.outcome import check
 from bad_input.target import Target, as_nobody
 from memkd_jax.data import folder as reader
 from memkd_jax.data.decoding import count_pages, decode
-from memkd_jax.data.images import read_mask, read_rgb, resize
+from memkd_jax.data.images import as_framing, read_mask, read_rgb
 from memkd_jax.data.splits import load_split
-from memkd_jax.data.tiling import Tiling
 from memkd_jax.report import html
 from memkd_jax.scoring.external_maps import read_map
 
@@ -27,7 +26,7 @@ def _read_first(path: Path, size: tuple[int, int]) -> tuple[np.ndarray, tuple[in
   """`read_image` of the first page, as `predict` reads it."""
   check(count_pages(path) >= 1, 'no page')
   image = read_rgb(path, page=0)
-  return resize(image, size), image.size
+  return as_framing(size)(image), image.size
 
 
 class Images(Target):
@@ -192,7 +191,7 @@ class Folders(Target):
       with as_nobody(kind == 'unreadable'):
         for split, expected in (('train', 3), ('test', 6)):
           samples = reader.list_samples(folder, 'bolt', split)
-          load_split(samples, Tiling(_SIZE), 2)
+          load_split(samples, _SIZE, 2)
           fewer = kind == 'missing' and path.parent.name in ('good', 'hole')
           check(
             fewer or len(samples) == expected, f'{kind} {path}: {len(samples)} {split} images'

@@ -4,7 +4,6 @@ import pytest
 
 from memkd_jax.data import folder
 from memkd_jax.data.splits import load_split
-from memkd_jax.data.tiling import Tiling
 from memkd_jax.errors import UserError
 
 
@@ -33,7 +32,7 @@ def test_no_ground_truth_at_all_means_no_masks(tmp_path, make_category):
   make_category(tmp_path, masks=False)
   samples = folder.list_samples(tmp_path, 'bolt', 'test')
   assert all(s.mask is None for s in samples)
-  assert load_split(samples, Tiling((32, 32)), 2).masks is None
+  assert load_split(samples, (32, 32), 2).masks is None
 
 
 def test_arrays_keep_the_order_and_the_label_of_a_vanished_defect(tmp_path, make_category):
@@ -44,7 +43,7 @@ def test_arrays_keep_the_order_and_the_label_of_a_vanished_defect(tmp_path, make
   dot = Image.new('L', (32, 32))
   dot.putpixel((5, 5), 255)  # one pixel, gone at half the size
   dot.save(mask)
-  split = load_split(folder.list_samples(tmp_path, 'bolt', 'test'), Tiling((16, 16)), 2)
+  split = load_split(folder.list_samples(tmp_path, 'bolt', 'test'), (16, 16), 2)
   assert split.images.shape == (6, 16, 16, 3)
   assert split.labels.tolist() == [0, 0, 0, 1, 1, 1]
   assert split.masks.any((1, 2)).tolist() == [False, False, False, False, True, True]
@@ -105,7 +104,7 @@ def test_masks_of_some_are_counted(tmp_path, make_category):
   (category / 'ground_truth' / 'hole' / '001_mask.png').unlink()
   samples = folder.list_samples(tmp_path, 'bolt', 'test')
   assert [s.mask is not None for s in samples] == [False, False, False, True, False, True]
-  split = load_split(samples, Tiling((32, 32)), 2)
+  split = load_split(samples, (32, 32), 2)
   assert split.has_pixel_labels.tolist() == [True, True, True, True, False, True]
   (note,) = folder.notes(tmp_path, 'bolt')
   assert note.startswith('bolt: 1 of 3 defective images have no mask')
@@ -182,7 +181,7 @@ def test_broken_files_and_wrong_mask_sizes_are_named(tmp_path, make_category):
   samples = folder.list_samples(tmp_path, 'bolt', 'test')
   Image.new('L', (32, 31)).save(category / 'ground_truth' / 'hole' / '002_mask.png')
   with pytest.raises(UserError, match=r'002_mask\.png is 32x31 pixels .*002\.png is 32x32'):
-    load_split(samples, Tiling((16, 16)), 2)
+    load_split(samples, (16, 16), 2)
   (category / 'test' / 'good' / '001.png').write_bytes(b'broken')
   with pytest.raises(UserError, match=r'good/001\.png is not a readable image'):
-    load_split(samples, Tiling((16, 16)), 2)
+    load_split(samples, (16, 16), 2)

@@ -7,14 +7,13 @@ from PIL import Image
 from memkd_jax.data import folder, splits
 from memkd_jax.data.sample import GOOD, Sample
 from memkd_jax.data.splits import Decoder, load_split
-from memkd_jax.data.tiling import Tiling
 from memkd_jax.errors import UserError
 
 
 def test_a_second_modality_is_a_decoder_and_a_reader(tmp_path, make_category, monkeypatch):
   make_category(tmp_path)
   samples = folder.list_samples(tmp_path, 'bolt', 'test')
-  expected = load_split(samples, Tiling((16, 16)), 2)
+  expected = load_split(samples, (16, 16), 2)
   points = [tmp_path / f'{i}.npy' for i in range(len(samples))]
   for i, path in enumerate(points):
     np.save(path, np.full((16, 16, 3), i / 4, np.float32))
@@ -24,7 +23,7 @@ def test_a_second_modality_is_a_decoder_and_a_reader(tmp_path, make_category, mo
   ]
   decoder = Decoder(lambda path, size: (np.load(path), (32, 32)), 3, np.float32)
   monkeypatch.setitem(splits.DECODERS, 'xyz', decoder)
-  split = load_split(with_points, Tiling((16, 16)), 2)
+  split = load_split(with_points, (16, 16), 2)
   assert split.inputs['xyz'].dtype == np.float32
   np.testing.assert_array_equal(split.inputs['xyz'][:, 0, 0, 0], np.arange(6) / 4)
   np.testing.assert_array_equal(split.images, expected.images)
@@ -43,7 +42,7 @@ def test_what_does_not_fit_into_memory_is_said(tmp_path, make_category, monkeypa
   with pytest.raises(
     UserError, match=r'10 images of 16x16 pixels .*lower --config\.data\.imag'
   ):
-    load_split(samples, Tiling((16, 16)), 2)
+    load_split(samples, (16, 16), 2)
 
 
 def test_all_broken_files_are_named_at_once_up_to_a_bound(tmp_path, make_category):
@@ -54,19 +53,19 @@ def test_all_broken_files_are_named_at_once_up_to_a_bound(tmp_path, make_categor
   with pytest.raises(
     UserError, match=r'^2 samples cannot be read: .*000\.png .*001\.png '
   ) as two:
-    load_split(samples, Tiling((16, 16)), 2)
+    load_split(samples, (16, 16), 2)
   assert 'more' not in str(two.value)
   for sample in samples[:12]:
     sample.image.write_bytes(b'')
   with pytest.raises(UserError, match=r'^12 samples .*009\.png .*And 2 more\.$') as many:
-    load_split(samples, Tiling((16, 16)), 2)
+    load_split(samples, (16, 16), 2)
   assert '010.png' not in str(many.value)
 
 
 def test_soft_masks_are_counted_in_one_note(tmp_path, make_category):
   make_category(tmp_path, size=48)
   samples = folder.list_samples(tmp_path, 'bolt', 'test')
-  expected = load_split(samples, Tiling((48, 48)), 2)
+  expected = load_split(samples, (48, 48), 2)
   assert expected.notes == ()
   soft = []
   for sample in samples:
@@ -74,7 +73,7 @@ def test_soft_masks_are_counted_in_one_note(tmp_path, make_category):
       Image.open(sample.mask).save(sample.mask.with_suffix('.jpg'), quality=75)
       sample = dataclasses.replace(sample, mask=sample.mask.with_suffix('.jpg'))
     soft.append(sample)
-  split = load_split(soft, Tiling((48, 48)), 2)
+  split = load_split(soft, (48, 48), 2)
   assert split.notes == (
     '3 masks hold more than two values; they were thresholded at half of their range.',
   )
@@ -85,11 +84,11 @@ def test_values_above_the_range_of_the_training_images_are_noted(tmp_path):
   for name, value in (('a', 4095), ('b', 4096), ('c', 60000)):
     Image.fromarray(np.full((8, 8), value, np.uint16)).save(tmp_path / f'{name}.png')
   samples = [Sample(p.name, {'rgb': p}, None, GOOD) for p in sorted(tmp_path.iterdir())]
-  split = load_split(samples, Tiling((8, 8)), 2, bits=12)
+  split = load_split(samples, (8, 8), 2, bits=12)
   assert (split.images == 255).all()
   assert split.bits == 12
   assert split.notes == (
     'Images of 16 bits per channel were read as 12-bit values, 0 to 4095 (data.bit_depth).',
     '2 images hold values above 4095, the highest of 12 bits; they were clipped.',
   )
-  assert load_split(samples, Tiling((8, 8)), 2).notes == ()
+  assert load_split(samples, (8, 8), 2).notes == ()

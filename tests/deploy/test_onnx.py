@@ -16,6 +16,7 @@ import pytest
 
 import memkd_jax
 from memkd_jax import export, methods
+from memkd_jax.data.framing import filled, seen_of
 from memkd_jax.data.tiling import Tiling
 from memkd_jax.deploy import exported, onnx, runtimes
 from memkd_jax.errors import UserError
@@ -37,9 +38,15 @@ SYSTEMS = {
     'anomaly_map.image_score': 'top',
     'model.memories': (),
     'data.image_size': (32, 64),
+    'data.roi': 'alpha',
   },
   'knn': {'data.tiles': (2, 2)},
-  'patchcore': {'method.channels': 24, 'method.joint_channels': 16},
+  'patchcore': {
+    'method.channels': 24,
+    'method.joint_channels': 16,
+    'data.resize': 'fit',
+    'data.image_size': (32, 64),
+  },
   'padim': {'method.channels': 9},
   'spade': {'method.images': 3},
   'cfa': {'method.gamma_c': 2, 'train.epochs': 1},
@@ -132,14 +139,19 @@ def test_openvino_runs_it(system, train_tiny, export_tiny, rng):
 
 
 @pytest.mark.parametrize('runtime', runtimes.RUNTIMES)
-def test_images_are_cut_by_whoever_runs_the_file(runtime, train_tiny, export_tiny, rng):
+@pytest.mark.parametrize(
+  ('system', 'size'), [('knn', (56, 56)), ('patchcore', (32, 64)), ('normalised', (32, 64))]
+)
+def test_whoever_runs_the_file_cuts_and_frames(
+  system, size, runtime, train_tiny, export_tiny, rng
+):
   if runtime not in runtimes.installed():
     pytest.skip(f'needs {runtime}')
-  out, _ = export_tiny('knn')
-  images = rng.integers(0, 256, (3, 70, 50, 3), np.uint8)
-  expected = memkd_jax.load(train_tiny('knn'))(images)
+  out, _ = export_tiny(system)
+  images = rng.integers(0, 256, (3, 70, 50, 4), np.uint8)
+  expected = memkd_jax.load(train_tiny(system))(images)
   found = memkd_jax.load_file(out, runtime)(images)
-  assert found.maps.shape == expected.maps.shape == (3, 56, 56)
+  assert found.maps.shape == expected.maps.shape == (3, *size)
   np.testing.assert_allclose(found.maps, expected.maps, atol=1e-3)
   np.testing.assert_allclose(found.scores, expected.scores, atol=1e-3)
 
@@ -173,9 +185,15 @@ def check_equal(run, detector, rng):
   """Whether a runtime gives the detector's maps and scores, for several numbers of images."""
   detector.tiling = Tiling(detector.image_size)  # a file takes tiles, and cuts none
   for number in (1, 2, 5, 16):
-    images = rng.integers(0, 256, (number, *detector.image_size, 3), np.uint8)
+    images = rng.integers(0, 256, (number, *detector.tile_shape), np.uint8)
+    if images.shape[-1] == 4:
+      images[..., 3] = np.where(images[..., 3] < 128, 0, 255)
     maps, scores = run(images)
-    expected = detector(images)
+    expected = detector.score_canvases(images)
+    counting = [seen_of(image) for image in images]
+    maps = np.stack(
+      [m if s is None else filled(m, s) for m, s in zip(maps, counting, strict=True)]
+    )
     assert (maps.dtype, scores.dtype) == (np.float32, np.float32)
     tolerance = 1e-4 * max(1.0, float(np.abs(expected.maps).max()))
     np.testing.assert_allclose(maps, expected.maps, atol=tolerance)

@@ -40,6 +40,31 @@ def test_equals_the_single_functions_exactly(masks, maps):
   assert all(0 <= v <= 1 for v in dataclasses.astuple(record)[:5])
 
 
+@settings(max_examples=100, deadline=None)
+@given(**cases, left_out=hnp.arrays(bool, (5, 6)))
+def test_pixels_that_are_masked_are_left_out(masks, maps, left_out):
+  """As if all that is left of each image were cut out; here by rows, so that regions stay."""
+  left_out = np.broadcast_to(left_out.all(axis=1)[:, None], (5, 6)).copy()
+  left_out[0] = True
+  partly = [np.ma.array(mask, mask=left_out) for mask in masks]
+  # Rows that are left out part regions: each stretch of rows is an image of its own.
+  whole = PixelScores()
+  for mask, map_ in zip(masks, maps, strict=True):
+    stretch = []
+    for row in range(6):
+      if row < 5 and not left_out[row, 0]:
+        stretch.append(row)
+      elif stretch:
+        whole.add(mask[stretch], map_[stretch])
+        stretch = []
+  kept = masks[:, ~left_out[:, 0]]
+  if not defined(kept) or not kept.size:
+    return
+  assert_close(evaluate_pixels(partly, maps), whole.evaluate())
+  binned = evaluate_pixels(partly, maps, bins=1024)
+  np.testing.assert_allclose(binned.auroc, whole.evaluate().auroc, atol=1e-12)
+
+
 @settings(max_examples=50, deadline=None)
 @given(**cases, order=st.permutations(range(4)))
 def test_the_order_of_the_images_changes_nothing(masks, maps, order):

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from memkd_jax.data.framing import Framing
 from memkd_jax.data.sample import Sample
 from memkd_jax.data.splits import Split
 from memkd_jax.report.cases import choose_same, write_cases
@@ -35,7 +36,11 @@ def test_strips_show_image_truth_and_map(tmp_path, rng, with_masks):
   masks[1, :, 64:] = True
   maps = masks.astype(np.float32)
   split = Split(
-    samples, {'rgb': images}, masks if with_masks else None, np.full((2, 2), 128), '16', ()
+    samples,
+    {'rgb': images},
+    masks if with_masks else None,
+    np.full((2, 2), 128),
+    Framing((128, 128)),
   )
   write_cases(tmp_path / 'cases', split, maps)
   files = {p.stem: np.asarray(Image.open(p)) for p in (tmp_path / 'cases').iterdir()}

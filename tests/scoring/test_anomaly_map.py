@@ -9,7 +9,12 @@ from scipy import ndimage
 from memkd_jax import config as base
 from memkd_jax.ops.resampling import upsampling_matrix
 from memkd_jax.scoring import anomaly_map
-from memkd_jax.scoring.anomaly_map import combine_maps, image_scores, top_scores
+from memkd_jax.scoring.anomaly_map import (
+  combine_maps,
+  image_scores,
+  seen_positions,
+  top_scores,
+)
 
 
 @pytest.mark.parametrize('combine', ['sum', 'product'])
@@ -49,6 +54,24 @@ def test_the_mean_of_the_highest_hundredth(rng, side, number):
   maps = rng.random((3, side, side), np.float32)
   expected = [np.mean(sorted(map_.ravel())[-number:]) for map_ in maps]
   np.testing.assert_allclose(jax.jit(top_scores)(maps), expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize('share', [0.002, 0.005, 0.5, 1.0])
+def test_the_mean_of_the_highest_hundredth_of_what_counts(rng, share):
+  maps, seen = rng.normal(size=(3, 32, 32)).astype(np.float32), rng.random((3, 32, 32)) < share
+  seen[:, 4, 7] = True
+  expected = [np.mean(sorted(map_[s])[-10:]) for map_, s in zip(maps, seen, strict=True)]
+  found = jax.jit(top_scores)(np.where(seen, maps, -np.inf), seen)
+  np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_a_position_counts_where_any_of_its_pixels_does(rng):
+  seen = rng.random((2, 12, 8)) < 0.05
+  expected = [
+    [[s[r : r + 3, c : c + 2].any() for c in range(0, 8, 2)] for r in range(0, 12, 3)]
+    for s in seen
+  ]
+  np.testing.assert_array_equal(seen_positions(seen, (4, 4)), expected)
 
 
 def test_choices_are_those_of_the_field():

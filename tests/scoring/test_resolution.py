@@ -3,9 +3,9 @@ import pytest
 from PIL import Image
 
 from memkd_jax.data import folder
+from memkd_jax.data.framing import resize_map
 from memkd_jax.data.splits import load_split
-from memkd_jax.data.tiling import Tiling
-from memkd_jax.scoring.resolution import dump_maps, masks_and_maps, to_size
+from memkd_jax.scoring.resolution import dump_maps, masks_and_maps
 
 
 def slow_resize(map_, width, height):
@@ -26,7 +26,7 @@ def slow_resize(map_, width, height):
 
 def test_maps_are_enlarged_bilinearly(rng):
   map_ = rng.random((8, 8))
-  enlarged = to_size(map_, np.array([21, 13]))
+  enlarged = resize_map(map_, 13, 21)
   assert enlarged.shape == (13, 21)
   assert enlarged.dtype == np.float32
   np.testing.assert_allclose(enlarged, slow_resize(map_, 21, 13), atol=1e-6)
@@ -39,7 +39,7 @@ def test_split(tmp_path, make_category):
   ids = np.zeros((40, 40), np.uint8)
   ids[3, 5] = 2
   Image.fromarray(ids).save(category / 'ground_truth' / 'hole' / '001_mask.png')
-  return load_split(folder.list_samples(tmp_path, 'bolt', 'test'), Tiling((16, 16)), 2)
+  return load_split(folder.list_samples(tmp_path, 'bolt', 'test'), (16, 16), 2)
 
 
 def test_the_resolutions(test_split, rng):
@@ -53,7 +53,7 @@ def test_the_resolutions(test_split, rng):
   for i, (mask, map_) in enumerate(original):
     assert mask.shape == map_.shape == (40, 40)
     assert mask.any() == (i >= 3)
-    np.testing.assert_array_equal(map_, to_size(maps[i], (40, 40)))
+    np.testing.assert_array_equal(map_, resize_map(maps[i], 40, 40))
 
 
 def test_dumped_maps_have_the_layout_of_mvtec(test_split, tmp_path, rng):
@@ -63,4 +63,4 @@ def test_dumped_maps_have_the_layout_of_mvtec(test_split, tmp_path, rng):
   assert files == [f'test/{kind}/00{i}.tiff' for kind in ('good', 'hole') for i in range(3)]
   with Image.open(tmp_path / 'maps' / 'test' / 'hole' / '000.tiff') as map_:
     assert map_.mode == 'F'
-    np.testing.assert_array_equal(np.asarray(map_), to_size(maps[3], (40, 40)))
+    np.testing.assert_array_equal(np.asarray(map_), resize_map(maps[3], 40, 40))

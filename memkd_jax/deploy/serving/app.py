@@ -21,6 +21,7 @@ from starlette.exceptions import HTTPException as StarletteError
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from memkd_jax import __version__
+from memkd_jax.data.framing import resize_map, seen_of
 from memkd_jax.data.splits import describe_remarks
 from memkd_jax.deploy.serving import schema
 from memkd_jax.deploy.serving.batching import Batcher, BusyError
@@ -41,7 +42,6 @@ from memkd_jax.deploy.serving.uploads import (
 from memkd_jax.report.overlay import color_range, draw_boxes, heat_map
 from memkd_jax.scoring.base import BaseDetector, Result
 from memkd_jax.scoring.regions import Region, find_regions
-from memkd_jax.scoring.resolution import to_size
 
 _STATIC = Path(__file__).with_name('static')
 _FILES = {
@@ -132,7 +132,7 @@ class Service:
     """
     decoded = [
       await to_thread.run_sync(
-        upload.read, detector.tiling.canvas, detector.bits, limiter=self.decoders
+        upload.read, detector.framing, detector.bits, limiter=self.decoders
       )
       for upload in uploads
     ]
@@ -144,7 +144,7 @@ class Service:
       found: list[Region] = []
       if overlay or regions:
         found = await to_thread.run_sync(
-          _regions, detector, (width, height), result, limiter=self.decoders
+          _regions, detector, image, (width, height), result, limiter=self.decoders
         )
         score.regions = [schema.RegionInfo.model_validate(region.facts()) for region in found]
       if overlay:
@@ -307,6 +307,7 @@ def _retry(seconds: int) -> dict[str, str]:
 
 def _model_info(detector: BaseDetector) -> schema.ModelInfo:
   threshold, calibration = None, detector.calibration
+  framing = detector.framing.to_json()
   if detector.threshold is not None:
     threshold = schema.ThresholdInfo(
       value=detector.threshold.value,
@@ -319,6 +320,7 @@ def _model_info(detector: BaseDetector) -> schema.ModelInfo:
     category=detector.category,
     image_size=detector.image_size,
     tiling=detector.tiling.to_json(),
+    framing=None if framing is None else framing | {'roi': framing['roi'] is not None},
     batch_size=detector.batch_size,
     threshold=threshold,
     undecided=detector.undecided,
@@ -341,12 +343,14 @@ def _image_score(name: str, width: int, height: int, result: Result) -> schema.I
   )
 
 
-def _regions(detector: BaseDetector, size: tuple[int, int], result: Result) -> list[Region]:
+def _regions(
+  detector: BaseDetector, canvas: np.ndarray, size: tuple[int, int], result: Result
+) -> list[Region]:
   """Of an image that is called anomalous; else none."""
   threshold = detector.pixel_threshold()
   if threshold is None or result.decisions is None or not result.decisions[0]:
     return []
-  full = to_size(result.maps[0], np.array(size))
+  full, _ = detector.framing.to_image(result.maps[0], size, seen=seen_of(canvas))
   return find_regions(full, threshold)[:_MOST_REGIONS]
 
 
@@ -358,11 +362,14 @@ def _pictures(
   size: tuple[int, int],
 ) -> tuple[str, str]:
   low, high = color_range(detector.calibration, detector.threshold, map_)
-  picture = Image.fromarray(image)
+  place = detector.framing.place(size)
+  left, upper, right, lower = place.target
+  part = (slice(upper, lower), slice(left, right))
+  picture = Image.fromarray(image[part][..., :3])
   picture.thumbnail((_LONGEST, _LONGEST))  # a canvas of tiles may be as large as it likes
-  shown = to_size(map_, np.array(picture.size))
+  shown = resize_map(map_[part], *picture.size[::-1])
   hot = Image.fromarray(heat_map(np.asarray(picture), shown, low, high))
-  draw_boxes(hot, regions, size)
+  draw_boxes(hot, regions, place.source)
   return _data_url(picture), _data_url(hot)
 
 

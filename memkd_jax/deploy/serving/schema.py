@@ -31,6 +31,10 @@ class ModelInfo(BaseModel):
   tiling: dict[str, Any] | None = Field(
     description='How images are cut into tiles of that size; null where they are resized.'
   )
+  framing: dict[str, Any] | None = Field(
+    description='How images lie on their canvases, and whether a region of interest alone '
+    'counts; null where they are stretched and all of them counts.'
+  )
   batch_size: int
   threshold: ThresholdInfo | None = Field(description='Null where it does not decide.')
   undecided: str | None = Field(description='Why it does not decide; null where it does.')

@@ -8,7 +8,6 @@ from benchmark_layouts import LAYOUTS
 from memkd_jax.data.benchmarks import counts
 from memkd_jax.data.datasets import DATASETS
 from memkd_jax.data.splits import load_split
-from memkd_jax.data.tiling import Tiling
 from memkd_jax.errors import UserError
 
 FIRST = {
@@ -42,7 +41,7 @@ def test_every_layout_is_read(tmp_path, name):
   assert sum(s.label == 0 for s in test) == 3
   for sample in test:
     assert (sample.mask is not None) == (sample.label == 1)
-  arrays = load_split(test, Tiling((32, 32)), 2)
+  arrays = load_split(test, (32, 32), 2)
   # Class ids 1, 2, 3 are defects as 255 is.
   assert arrays.masks.any((1, 2)).tolist() == (arrays.labels == 1).tolist()
   assert not {str(s.image) for s in test} & {str(s.image) for s in train}

@@ -16,7 +16,6 @@ from memkd_jax.data.splits import load_split
 from memkd_jax.data.tfds import builder
 from memkd_jax.data.tfds.builder import prepare
 from memkd_jax.data.tfds.source import list_categories, list_samples
-from memkd_jax.data.tiling import Tiling
 from memkd_jax.errors import UserError
 
 
@@ -51,8 +50,8 @@ def prepared_files(out):
 
 def assert_equal(root, out, threads=4):
   for split in ('train', 'test'):
-    expected = load_split(folder.list_samples(root, 'bolt', split), Tiling((16, 16)), threads)
-    given = load_split(list_samples(out, 'folder', 'bolt', split), Tiling((16, 16)), threads)
+    expected = load_split(folder.list_samples(root, 'bolt', split), (16, 16), threads)
+    given = load_split(list_samples(out, 'folder', 'bolt', split), (16, 16), threads)
     assert given.ids == expected.ids
     assert [s.defect for s in given.samples] == [s.defect for s in expected.samples]
     for name in ('images', 'labels', 'sizes', 'masks'):
@@ -188,7 +187,7 @@ def test_damage(root, out, tmp_path, name, size):
     path.write_bytes(path.read_bytes()[:size])
   message = r'folder/bolt/1\.0\.0 are damaged .*; remove that .*memkd prepare-tfds --dataset'
   with pytest.raises(UserError, match=message):
-    load_split(list_samples(out, 'folder', 'bolt', 'test'), Tiling((16, 16)), 2)
+    load_split(list_samples(out, 'folder', 'bolt', 'test'), (16, 16), 2)
   if name.endswith('.json'):
     with pytest.raises(UserError, match=message):
       prepare('folder', 'bolt', root, out)
@@ -211,11 +210,11 @@ def test_broken_images_are_named(root, out):
   with pytest.raises(
     UserError, match=rf'^test/good/001\.png \(test record 1 of {path}\) is not a readable image'
   ):
-    load_split(samples[:4], Tiling((16, 16)), 2)
+    load_split(samples[:4], (16, 16), 2)
   with pytest.raises(
     UserError, match=r'^mask of test/hole/002\.png \(.*\) is 32x31 .* its image test/hole/002'
   ):
-    load_split(samples[4:], Tiling((16, 16)), 2)
+    load_split(samples[4:], (16, 16), 2)
 
 
 def test_tool_without_tensorflow_or_noise(root, out):

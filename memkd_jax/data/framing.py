@@ -1,0 +1,275 @@
+"""How an image lies on its canvas, which is what a model sees or is cut into tiles of it.
+
+It is stretched to the canvas, or put in whole with a border around it, or its middle fills it.
+And a part of it alone may count, its region of interest. What does not count, outside of the
+region and in the border, is blank before anything looks at it, so that nothing there changes
+what is learned or scored; and a canvas of which not all counts says so in a fourth channel.
+"""
+
+import base64
+import dataclasses
+import io
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from memkd_jax.data.decoding import MAX_PIXELS
+from memkd_jax.errors import UserError
+
+STRETCH, FIT, CROP = RESIZINGS = ('stretch', 'fit', 'crop')
+ALPHA = 'alpha'  # of `data.roi`: what an image's own alpha channel shows
+
+# The mean of ImageNet: zero once it is normalised, as what convolutions pad with.
+BLANK = (124, 116, 104)
+
+# (height, width) in pixels.
+Size = tuple[int, int]
+
+
+class Place(NamedTuple):
+  """Where an image lies on its canvas; boxes are (left, upper, right, lower) in pixels.
+
+  Attributes:
+    size: (height, width) of the canvas.
+    source: the part of the image that is seen.
+    target: where on the canvas it lies.
+  """
+
+  size: Size
+  source: tuple[int, int, int, int]
+  target: tuple[int, int, int, int]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Framing:
+  """How images become canvases, and maps of canvases become maps of images.
+
+  Attributes:
+    canvas: (height, width) of the canvas, which may be up to the image's (width, height).
+    resize: one of `RESIZINGS`: stretched to the canvas; whole on it, as large as its aspect
+      ratio lets it, in the middle; or as much of its middle as fills the canvas.
+    region: bool [h, w], what of every image counts, whatever size this has: it is stretched to
+      the image. None where all of it does.
+    alpha: whether of an image counts what its alpha channel shows, by half at least.
+  """
+
+  canvas: Size | Callable[[tuple[int, int]], Size]
+  resize: str = STRETCH
+  region: np.ndarray | None = None
+  alpha: bool = False
+
+  @property
+  def channels(self) -> int:
+    """Of a canvas: 3, or 4 where not all of it may count."""
+    return 4 if self.resize == FIT or self.alpha or self.region is not None else 3
+
+  def place(self, original: tuple[int, int]) -> Place:
+    """Where an image of (width, height) pixels lies.
+
+    Raises:
+      UserError: the canvas would have more than `MAX_PIXELS`.
+    """
+    size = self.canvas(original) if callable(self.canvas) else self.canvas
+    (width, height), (rows, columns) = original, size
+    if rows * columns > MAX_PIXELS:
+      raise UserError(
+        f'An image of {width}x{height} pixels would become one of {columns}x{rows} to be cut '
+        f'into tiles, more than {MAX_PIXELS:,} pixels; give fewer --config.data.tiles, or a '
+        'larger --config.data.tile_size.'
+      )
+    source, target = (0, 0, width, height), (0, 0, columns, rows)
+    if self.resize == FIT:
+      scale = min(columns / width, rows / height)
+      target = _middle(target, width * scale, height * scale)
+    elif self.resize == CROP:
+      scale = min(width / columns, height / rows)
+      source = _middle(source, columns * scale, rows * scale)
+    return Place(size, source, target)
+
+  def __call__(self, image: Image.Image) -> np.ndarray:
+    """The canvas of an image, resized bilinearly with antialiasing.
+
+    Args:
+      image: RGB; RGBA where alpha says what counts.
+
+    Returns:
+      uint8 [H, W, 3], or [H, W, 4] with 255 in the last channel where a pixel counts and 0
+      where it does not.
+
+    Raises:
+      UserError: nothing of it counts, or the canvas would be too large.
+    """
+    if self.channels == 3:
+      return self.lay(image)
+    counts = self._counting(image)
+    if counts is not None:  # blank at its own size, so that nothing beside leaks in
+      image = Image.composite(
+        image.convert('RGB'), Image.new('RGB', image.size, BLANK), Image.fromarray(counts)
+      )
+    else:
+      counts = np.full(image.size[::-1], 255, np.uint8)
+    seen = self.lay(Image.fromarray(counts)) >= 128
+    if not seen.any():
+      raise UserError(
+        'Nothing of an image counts: its region of interest (--config.data.roi) holds none of '
+        'its pixels; leave it out, or mark what is to be looked at.'
+      )
+    alpha = np.where(seen, 255, 0).astype(np.uint8)
+    return np.concatenate([self.lay(image, BLANK), alpha[..., None]], axis=-1)
+
+  def lay(self, image: Image.Image, border: tuple[int, ...] | int = 0) -> np.ndarray:
+    """An image, or a mask, on its canvas, whatever counts of it: uint8 [H, W, ...].
+
+    Args:
+      image: of any mode that Pillow resizes.
+      border: the colour of what lies around it.
+    """
+    (rows, columns), source, target = self.place(image.size)
+    whole = target == (0, 0, columns, rows)
+    if whole and (columns, rows) == image.size:
+      return np.asarray(image)  # one copy of what may be large
+    if source != (0, 0, *image.size):
+      image = image.crop(source)  # or resizing would look at what lies beside
+    size = (target[2] - target[0], target[3] - target[1])
+    resized = image.resize(size, Image.Resampling.BILINEAR)
+    if whole:
+      return np.asarray(resized)
+    canvas = Image.new(image.mode, (columns, rows), border)
+    canvas.paste(resized, target[:2])
+    return np.asarray(canvas)
+
+  def to_image(
+    self,
+    map_: np.ndarray,
+    original: tuple[int, int],
+    size: tuple[int, int] | None = None,
+    seen: np.ndarray | None = None,
+  ) -> tuple[np.ndarray, np.ndarray | None]:
+    """Brings the map of a canvas to the image.
+
+    Args:
+      map_: [H, W], of the canvas.
+      original: (width, height) of the image in pixels.
+      size: (width, height) of the result; the original's if None.
+      seen: bool [H, W], what of the canvas counts, see `seen_of`; all if None.
+
+    Returns:
+      (float32 [height, width], bilinear, and `floor` of the map where nothing was looked at;
+      bool [height, width], what was looked at, or None for all).
+    """
+    width, height = size or original
+    place = self.place(original)
+    left, upper, right, lower = place.target
+    box = _scaled(place.source, original, (width, height))
+    inner = (slice(box[1], box[3]), slice(box[0], box[2]))
+    part = resize_map(map_[upper:lower, left:right], box[3] - box[1], box[2] - box[0])
+    shown = None
+    if seen is not None and not seen[upper:lower, left:right].all():
+      inside = Image.fromarray(seen[upper:lower, left:right])
+      shown = np.asarray(inside.resize(part.shape[::-1], Image.Resampling.NEAREST), bool)
+    if part.shape != (height, width):
+      whole, around = np.zeros((height, width), np.float32), np.zeros((height, width), bool)
+      whole[inner], around[inner] = part, True if shown is None else shown
+      part, shown = whole, around
+    return (part if shown is None else filled(part, shown)), shown
+
+  def to_position(self, row: int, column: int, original: tuple[int, int]) -> tuple[int, int]:
+    """(row, column) of the pixel of an image that lies in the middle of one of its canvas."""
+    _, source, target = self.place(original)
+    found = []
+    for axis, index in ((1, row), (0, column)):
+      scale = (source[axis + 2] - source[axis]) / (target[axis + 2] - target[axis])
+      found.append(int(source[axis] + (index + 0.5 - target[axis]) * scale))
+    return found[0], found[1]
+
+  def to_json(self) -> dict[str, Any] | None:
+    """Values for a file, the region as a PNG in base64; None where images are stretched."""
+    if self.resize == STRETCH and self.channels == 3:
+      return None
+    region: str | None = ALPHA if self.alpha else None
+    if self.region is not None:
+      stream = io.BytesIO()
+      Image.fromarray(self.region).save(stream, 'PNG')
+      region = base64.b64encode(stream.getvalue()).decode('ascii')
+    return {'resize': self.resize, 'roi': region}
+
+  @classmethod
+  def of_json(cls, canvas: Any, value: dict[str, Any] | None) -> 'Framing':
+    """The inverse of `to_json`.
+
+    Args:
+      canvas: see the attribute.
+      value: what `to_json` gave.
+
+    Raises:
+      ValueError, KeyError, TypeError: the values are none of a framing.
+    """
+    if value is None:
+      return cls(canvas)
+    resize, region = value['resize'], value['roi']
+    if resize not in RESIZINGS:
+      raise ValueError(f'resize is {resize}')
+    if region is None or region == ALPHA:
+      return cls(canvas, resize, alpha=region == ALPHA)
+    content = base64.b64decode(region, validate=True)
+    try:
+      with Image.open(io.BytesIO(content), formats=['PNG']) as png:
+        return cls(canvas, resize, np.asarray(png.convert('1')))
+    # Pillow's plugins raise nearly anything on broken files.
+    except Exception as error:
+      raise ValueError(f'its region of interest is no picture ({error})') from error
+
+  def _counting(self, image: Image.Image) -> np.ndarray | None:
+    """What counts of an image, 255 or 0 as uint8 at its own size; None for all of it."""
+    counts = None
+    if self.region is not None:
+      mask = Image.fromarray(np.where(self.region, 255, 0).astype(np.uint8))
+      counts = np.asarray(mask.resize(image.size, Image.Resampling.BILINEAR)) >= 128
+    if self.alpha and 'A' in image.getbands():
+      shown = np.asarray(image.getchannel('A')) >= 128
+      counts = shown if counts is None else counts & shown
+    return None if counts is None else np.where(counts, 255, 0).astype(np.uint8)
+
+
+def seen_of(canvas: np.ndarray) -> np.ndarray | None:
+  """What of a canvas counts, bool [H, W]; None where it has three channels: all."""
+  return canvas[..., 3] > 0 if canvas.shape[-1] == 4 else None
+
+
+def filled(map_: np.ndarray, seen: np.ndarray) -> np.ndarray:
+  """A map with its `floor` where nothing was looked at: [H, W], of any dtype."""
+  return np.where(seen, map_, np.asarray(floor(map_, seen), map_.dtype))
+
+
+def floor(map_: np.ndarray, seen: np.ndarray) -> float:
+  """A value that no pixel falls below that was looked at, and 0 at most."""
+  return min(0.0, float(map_.min(where=seen, initial=np.inf)))
+
+
+def resize_map(map_: np.ndarray, height: int, width: int) -> np.ndarray:
+  """A map [H, W] as float32 [height, width]: bilinear, with antialiasing where it shrinks."""
+  if map_.shape == (height, width):
+    return map_.astype(np.float32, copy=False)  # what may be large is not copied
+  image = Image.fromarray(map_.astype(np.float32, copy=False))
+  return np.asarray(image.resize((width, height), Image.Resampling.BILINEAR))
+
+
+def _middle(
+  box: tuple[int, int, int, int], width: float, height: float
+) -> tuple[int, int, int, int]:
+  """A box of about that size in the middle of another, which begins at (0, 0)."""
+  columns = min(box[2], max(1, round(width)))
+  rows = min(box[3], max(1, round(height)))
+  left, upper = (box[2] - columns) // 2, (box[3] - rows) // 2
+  return left, upper, left + columns, upper + rows
+
+
+def _scaled(
+  box: tuple[int, int, int, int], original: tuple[int, int], size: tuple[int, int]
+) -> tuple[int, int, int, int]:
+  """A box of an image of (width, height) pixels where the image has another size."""
+  edges = [round(box[i] * size[i % 2] / original[i % 2]) for i in range(4)]
+  left, upper = (min(edges[axis], size[axis] - 1) for axis in (0, 1))
+  return left, upper, max(left + 1, edges[2]), max(upper + 1, edges[3])
