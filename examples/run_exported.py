@@ -24,8 +24,8 @@ except Exception as error:  # of whatever kind this version finds it to be
   )
 if metadata['tiling'] is not None or metadata['framing'] is not None:
   sys.exit(
-    f'{sys.argv[1]} does not take whole images that are stretched, and this example gives it no '
-    'others: export an ONNX file and run memkd predict --model=FILE.onnx.'
+    f'{sys.argv[1]} takes other images than whole ones that are stretched, and this example '
+    'makes none: export an ONNX file and run memkd predict --model=FILE.onnx.'
   )
 size = metadata['image_size']  # of a square, or [height, width]
 size = (size, size) if isinstance(size, int) else tuple(size[::-1])

@@ -256,7 +256,7 @@ def _unseen_defects(name: str, test: Split) -> list[str]:
   if test.masks is None or everything:
     return []
   unseen = 0
-  for i in np.flatnonzero(test.labels & test.has_pixel_labels):
+  for i in np.flatnonzero(test.labels & test.has_pixel_labels).tolist():
     seen = test.seen(i)
     unseen += not (test.masks[i] if seen is None else test.masks[i] & seen).any()
   if not unseen:

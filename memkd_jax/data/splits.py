@@ -130,10 +130,10 @@ def load_split(
     sizes = np.empty((len(samples), 2), int)
     masks = _empty(len(samples), framing, bool) if has_masks else None
   except MemoryError as error:
-    size = (
-      'images' if callable(framing.canvas) else 'images of {}x{} pixels'.format(*framing.canvas)
-    )
-    raise UserError(f'{len(samples)} {size} do not fit into memory; {_SMALLER}.') from error
+    large = '' if callable(framing.canvas) else ' of {}x{} pixels'.format(*framing.canvas)
+    raise UserError(
+      f'{len(samples)} images{large} do not fit into memory; {_SMALLER}.'
+    ) from error
 
   remarks: list[str] = []
 
