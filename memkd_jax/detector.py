@@ -19,6 +19,7 @@ from memkd_jax.runtime.devices import Devices
 from memkd_jax.scoring.base import BaseDetector, check_asked
 from memkd_jax.scoring.calibration import choose_threshold
 from memkd_jax.scoring.pipeline import Pipeline
+from memkd_jax.scoring.tile_params import params_of, positions_of
 from memkd_jax.teachers import weights
 from memkd_jax.teachers.extractor import RANDOM, FeatureExtractor
 from memkd_jax.workdir import TrainedModel, Workdir, read_model_folder
@@ -125,12 +126,16 @@ class Detector(BaseDetector):
       (trained.params, trained.statistics), program.device
     )
 
+  @property
+  def _any_position(self) -> int:
+    return positions_of(self._on_device)[0] if self.tiling.by_position else 0
+
   def compile(self) -> None:
     """Compiles the programs for all sizes of a batch, so that no later call waits."""
     size = 1
     while size < 2 * self.batch_size:
       number = min(size, self.batch_size)
-      self.score_tiles(np.zeros((number, *self.tile_shape), np.uint8))
+      self.score_tiles(np.zeros((number, *self.tile_shape), np.uint8), self._any_position)
       size *= 2
 
   def score(self, images: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -141,20 +146,30 @@ class Detector(BaseDetector):
 
     Returns:
       (maps [B, H, W], scores [B]).
+
+    Raises:
+      UserError: there is a model for each place of a grid, and this is of one alone.
     """
     program = self.program
     trained = self.trained
+    if self.tiling.by_position:
+      raise UserError(
+        f'{self.category} has a model for each place of the grid (--config.data.tile_models='
+        'position), and a file holds one alone; predict and serve from the run, or train with '
+        '--config.data.tile_models=one.'
+      )
     return program.pipeline.score(
       trained.params, program.teacher_params, images, trained.statistics
     )
 
-  def score_tiles(self, batch: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+  def score_tiles(self, batch: np.ndarray, position: int = 0) -> tuple[np.ndarray, np.ndarray]:
     """Pads to a power of two, so that few programs are compiled."""
     number = len(batch)
     padded = min(1 << (number - 1).bit_length(), self.batch_size)
     padding = ((0, padded - number), (0, 0), (0, 0), (0, 0))
     program = self.program
-    given = (self._on_device, program.on_device, np.pad(batch, padding), self._statistics)
+    params = params_of(self._on_device, self.tiling, position)
+    given = (params, program.on_device, np.pad(batch, padding), self._statistics)
     maps, scores = program.run(*given)
     return np.asarray(maps)[:number], np.asarray(scores)[:number]
 

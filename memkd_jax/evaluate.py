@@ -3,7 +3,7 @@
 import functools
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,9 +12,10 @@ import numpy as np
 
 from memkd_jax import metrics
 from memkd_jax.data.framing import CROP
+from memkd_jax.data.mosaic import Mosaic
 from memkd_jax.data.sample import GOOD
 from memkd_jax.data.splits import Split
-from memkd_jax.data.tiling import Mosaic, Tiling
+from memkd_jax.data.tiling import Tiling
 from memkd_jax.files import atomic
 from memkd_jax.models.memory_use import mean_cosines, split_cosines
 from memkd_jax.report import cases
@@ -30,6 +31,7 @@ from memkd_jax.scoring.figures import compute_defined, count_decisions
 from memkd_jax.scoring.normalization import Statistics
 from memkd_jax.scoring.pipeline import Pipeline
 from memkd_jax.scoring.resolution import dump_maps, masks_and_maps
+from memkd_jax.scoring.tile_params import params_of
 from memkd_jax.training import metrics_log
 from memkd_jax.wording import counted
 
@@ -89,49 +91,64 @@ class Scorer:
     """
     mosaic = Mosaic(self.tiling, images)
     diagnoses = []
-    for begin, (maps, scores, found) in self._over(self._step, params, mosaic, statistics):
+    batches = mosaic.batches(self._batch_size)
+    found = self._over(self._step, params, batches, len(mosaic), statistics)
+    for begin, (maps, scores, diagnosis) in found:
       mosaic.add(begin, maps, scores)
-      diagnoses.append(found)
+      diagnoses.append(diagnosis)
     if self.images_per_second is not None:  # it was of tiles
       self.images_per_second *= len(images) / len(mosaic)
-    diagnosis = _joined(diagnoses) if diagnoses else {}
-    return mosaic.maps, mosaic.scores, diagnosis
+    return mosaic.maps, mosaic.scores, _joined(diagnoses) if diagnoses else {}
 
   def stage_maps(self, params: Any, images: np.ndarray) -> dict[int, np.ndarray]:
     """What the method gives before anything is done with it: {k: [N, H_k, W_k]}, N > 0."""
-    maps: dict[int, np.ndarray] = _joined(
-      [found for _, found in self._over(self._maps_step, params, images)]
-    )
+    size = self._batch_size
+    batches = ((at, images[at : at + size], 0) for at in range(0, len(images), size))
+    found = self._over(self._maps_step, params, batches, len(images))
+    maps: dict[int, np.ndarray] = _joined([of_batch for _, of_batch in found])
     return maps
 
   def _over(
     self,
     step: Callable[..., Any],
     params: Any,
-    tiles: np.ndarray | Mosaic,
+    batches: Iterable[tuple[int, np.ndarray, int]],
+    number: int,
     statistics: Statistics | None = None,
   ) -> Iterator[tuple[int, Any]]:
-    """Calls a step batch by batch; where each begins, and a tree of arrays [n, ...]."""
+    """Calls a step batch by batch.
+
+    Args:
+      step: compiled for all devices.
+      params: what the method has learned.
+      batches: see `Mosaic.batches`.
+      number: of all tiles.
+      statistics: of normal images.
+
+    Yields:
+      (where a batch begins, a tree of arrays [n, ...]).
+    """
     devices = self.devices
     self.images_per_second = None
-    replicated = devices.replicate(params)
-    warm = time.monotonic()
+    replicated: tuple[int, Any] | None = None
+    warm, first = time.monotonic(), 0
     unit = 'img' if self.tiling.is_whole else 'tile'
-    with progress_bar('scoring', len(tiles), unit=unit) as progress:
-      for begin in range(0, len(tiles), self._batch_size):
+    with progress_bar('scoring', number, unit=unit) as progress:
+      for begin, batch, position in batches:
         interrupt.raise_if_asked()
-        batch = tiles[begin : begin + self._batch_size]
+        if replicated is None or replicated[0] != position:
+          of_place = params_of(params, self.tiling, position)
+          replicated = position, devices.replicate(of_place)
         padded = devices.pad_shard(batch, self._batch_size)
         usual = self._of_batch(statistics, slice(begin, begin + len(batch)))
-        outputs = step(replicated, self._teacher_params, padded, *usual)
+        outputs = step(replicated[1], self._teacher_params, padded, *usual)
         unpad = functools.partial(devices.unshard, number=len(batch))
         yield begin, jax.tree.map(unpad, outputs)
         progress.update(len(batch))
         if begin == 0:
-          warm = time.monotonic()
-    others = len(tiles) - min(self._batch_size, len(tiles))
-    if others > 0:
-      self.images_per_second = others / (time.monotonic() - warm)
+          warm, first = time.monotonic(), len(batch)
+    if number > first:
+      self.images_per_second = (number - first) / (time.monotonic() - warm)
 
   def _of_batch(self, statistics: Statistics | None, rows: slice) -> tuple[Statistics, ...]:
     """The statistics of a batch's images on the devices, if there are any."""
@@ -230,7 +247,7 @@ def evaluate(
     with _DRAWING:
       _draw(folder, test, maps, scores, pixels, held_out, threshold)
       cases.write_cases(folder / cases.FOLDER, test, maps)
-      if diagnosis:
+      if diagnosis and fitted_diagnosis:
         _report_memories(fitted_diagnosis, diagnosis, test, scorer.tiling, folder)
     return result
 

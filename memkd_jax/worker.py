@@ -29,7 +29,7 @@ from memkd_jax.data.tiling import Tiling, framing_of
 from memkd_jax.errors import UserError
 from memkd_jax.evaluate import Scored, Scorer, evaluate
 from memkd_jax.files.digest import images_digest
-from memkd_jax.methods import cross_calibration
+from memkd_jax.methods import cross_calibration, tile_models
 from memkd_jax.methods.base import Method, Task
 from memkd_jax.methods.cross_calibration import cross_scores
 from memkd_jax.methods.warm_start import WarmStart
@@ -276,11 +276,12 @@ class Worker:
       further = () if start is None else (start,)
       # The folds are fitted from scratch: the model of the warm start has seen their images.
       held_out, statistics = self._cross_score(task, normal, plan, folder)
-      resumed = (folder / 'checkpoints').exists()
+      resumed = any((folder / name).exists() for name in ('checkpoints', tile_models.FOLDER))
       # Of a process; where several tasks are fitted at once nobody knows whose it is.
       before_fit = memory.reset_peak() if self._devices.sharing == 1 else None
       began = self._fitting_clock()
-      fitted = self.method.fit(task, self._scorer.tiling.cut_all(images), folder, *further)
+      tiling = self._scorer.tiling
+      fitted = tile_models.fit(self.method, tiling, task, images, folder, *further)
       seconds, peak = self._fitting_clock() - began, memory.peak_beyond(before_fit)
       if held_out is None:
         held_out, statistics = self._score(task, fitted.params, held)
@@ -303,6 +304,7 @@ class Worker:
       )
       self.folder.write_model(trained)
     cross_calibration.discard(folder)
+    tile_models.discard(folder)
     if not self.config.train.get('keep_checkpoints', False):
       shared_checkpoints.discard(folder / 'checkpoints')
     return trained, held_out

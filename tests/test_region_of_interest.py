@@ -160,8 +160,8 @@ def test_the_region_travels_with_the_model(make_run, data, tmp_path):
     rows = list(csv.DictReader(file))
   assert rows
   for row in rows:
-    assert 4 <= int(row['left']) and int(row['left']) + int(row['width']) <= 20
-    assert 8 <= int(row['top']) and int(row['top']) + int(row['height']) <= 24
+    assert int(row['left']) >= 4 and int(row['left']) + int(row['width']) <= 20
+    assert int(row['top']) >= 8 and int(row['top']) + int(row['height']) <= 24
   with (tmp_path / 'out' / 'scores.csv').open(newline='') as file:
     assert all(8 <= int(row['peak_row']) < 24 for row in csv.DictReader(file))
   assert calibrate.main([f'--workdir={workdir}', f'--good={data / "data/bolt/train"}']) == 0

@@ -4,6 +4,7 @@ import csv
 import json
 import shutil
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
@@ -14,7 +15,9 @@ from memkd_jax.data.framing import Framing
 from memkd_jax.data.images import read_image
 from memkd_jax.data.tiling import Tiling
 from memkd_jax.errors import UserError
+from memkd_jax.methods.knn import NearestNeighbours
 from memkd_jax.run import run_config
+from memkd_jax.runtime import interrupt
 from memkd_jax.workdir import Workdir
 
 GRID = {'data.tiles': (2, 3), 'data.tile_overlap': 0.25}  # canvases of 56 x 80
@@ -25,7 +28,7 @@ PIXELS = {'data.tile_size': 32}
 def make_run(tmp_path_factory, make_config):
   """Gives what runs a method on images of a size, and the run's folder."""
 
-  def run_one(data, method='knn', **options):
+  def config_of(data, method='knn', **options):
     tiny = make_config(data)
     config = methods.get_config('folder', method)
     config.data, config.eval = tiny.data, tiny.eval
@@ -35,11 +38,15 @@ def make_run(tmp_path_factory, make_config):
       config.train.epochs, config.train.batch_size, config.model.memory_items = 1, 8, 5
     config.train.holdout = 0.25
     config.update_from_flattened_dict(options)
+    return config
+
+  def run_one(*given, **options):
     workdir = tmp_path_factory.mktemp('tiles') / 'run'
-    results = run_config(config, workdir)
+    results = run_config(config_of(*given, **options), workdir)
     assert not results['failed'], results['failed']
     return workdir, results
 
+  run_one.config = config_of
   return run_one
 
 
@@ -73,6 +80,86 @@ def test_maps_are_canvases_and_scores_those_of_tiles(method, make_run, gridded, 
     assert len(alone.scores) == 6
     np.testing.assert_allclose(score, alone.scores.max(), rtol=1e-5)
   assert Workdir(workdir).read_model('bolt', 0).train_images == 6
+
+
+@pytest.mark.parametrize('method', ['patchcore', 'memkd'])
+def test_a_place_of_the_grid_may_have_its_own_model(method, make_run, data, tmp_path, rng):
+  options = GRID | {'data.tile_models': 'position'}
+  if method == 'memkd':
+    options['train.batch_size'] = 4
+  workdir, results = make_run(data, method, **options)
+  assert set(results['categories']['bolt']) >= {'I-AUC', 'P-PRO'}
+  detector = memkd_jax.load(workdir)
+  trained = Workdir(workdir).read_model('bolt', 0)
+  assert sorted(trained.params) == [f'tile_{k}' for k in range(6)]
+  assert trained.train_images == 6
+  assert not (workdir / 'bolt' / 'seed_0' / 'tiles').exists()
+  image = rng.integers(0, 256, (70, 50, 3), np.uint8)
+  result = detector([image, image[::-1]])
+  # Each place as a detector of its own, of the tiles that lie there.
+  canvas = np.asarray(Image.fromarray(image).resize((80, 56), Image.Resampling.BILINEAR))
+  scores = []
+  for index, tile in enumerate(detector.tiling.cut(canvas)):
+    alone = memkd_jax.load(workdir)
+    alone._on_device = trained.params[f'tile_{index}']
+    alone.tiling, alone.framing = Tiling((32, 32)), Framing((32, 32))
+    scores.append(float(alone(tile).scores[0]))
+  np.testing.assert_allclose(result.scores[0], max(scores), rtol=1e-5)
+  assert np.ptp(scores) > 0
+  with pytest.raises(UserError, match='has a model for each place of the grid'):
+    detector.score(canvas[None])
+  path = data / 'bolt' / 'train' / 'good' / '000.png'
+  flags = [f'--workdir={workdir}', f'--out={tmp_path}', '--threshold=1']
+  assert predict.main([*flags, str(path)]) == 0
+
+
+def test_a_model_of_a_place_has_seen_no_other(make_run, data, tmp_path):
+  """Whatever lies at the other places, bit for bit."""
+  changed = tmp_path / 'data'
+  shutil.copytree(data, changed)
+  for path in changed.rglob('*.png'):
+    pixels = np.asarray(Image.open(path)).copy()
+    if pixels.ndim == 3:
+      pixels[40:] = 255 - pixels[40:]
+      Image.fromarray(pixels).save(path)
+  options = {'data.tiles': (2, 2), 'data.tile_overlap': 0.0, 'data.tile_models': 'position'}
+  options['train.batch_size'] = 4
+  a, b = (
+    Workdir(make_run(folder, 'memkd', **options)[0]).read_model('bolt', 0).params
+    for folder in (data, changed)
+  )
+  for index in range(4):
+    same = [
+      np.array_equal(x, y)
+      for x, y in zip(*(jax.tree.leaves(m[f'tile_{index}']) for m in (a, b)), strict=True)
+    ]
+    assert all(same) == (index < 2)
+
+
+def test_finished_places_are_not_fitted_again(make_run, data, monkeypatch, tmp_path):
+  fit, names = NearestNeighbours.fit, []
+
+  def stopped(self, task, *given):
+    names.append(task.name)
+    if len(names) == 4:
+      raise interrupt.Interrupted('SIGINT')
+    return fit(self, task, *given)
+
+  monkeypatch.setattr(NearestNeighbours, 'fit', stopped)
+  options = GRID | {
+    'data.tile_models': 'position',
+    'train.calibration': 'folds',
+    'train.folds': 2,
+  }
+  config = make_run.config(data, 'knn', **options)
+  with pytest.raises(interrupt.Interrupted):
+    run_config(config, tmp_path / 'run')
+  run_config(config, tmp_path / 'run')
+  tiles = [f'tile {k} of 6' for k in range(1, 7)]
+  assert names[:4] == [f'bolt, fold 1 of 2, {name}' for name in tiles[:4]]
+  assert names[4:7] == [f'bolt, fold 1 of 2, {name}' for name in tiles[3:]]
+  assert names[-6:] == [f'bolt, {name}' for name in tiles]
+  assert len(memkd_jax.load(tmp_path / 'run').calibration.scores) == 8
 
 
 def test_one_tile_is_none_to_the_bit(make_run, data):
@@ -142,6 +229,11 @@ def test_the_memories_of_tiles(make_run, data):
     ({'data.tiles': (0, 2)}, 'data.tiles=.*is two numbers'),
     ({'data.tile_size': -1}, 'data.tile_size=-1: give a value that is a number of pixels'),
     ({'data.tile_size': (64, 0)}, 'data.tile_size=.*is a number of pixels'),
+    ({'data.tile_models': 'position'}, 'data.tile_models=position: .* is one, or choose'),
+    (
+      {'data.tile_size': 64, 'data.tile_models': 'position'},
+      'data.tile_models=position: .* is one, or choose',
+    ),
     ({'data.tile_overlap': 0.6}, r'data.tile_overlap=0.6: .* lies in \[0, 0.5\]'),
     (
       {'data.tiles': (2, 2), 'data.tile_size': 64},

@@ -143,6 +143,13 @@ FIELDS = (
     high=0.5,
   ),
   Field(
+    'data.tile_models',
+    'one',
+    'With data.tiles: one model for all tiles, or one for each position of the grid, where '
+    'parts are aligned',
+    choices=('one', 'position'),
+  ),
+  Field(
     'data.threads',
     8,
     'Number of threads that decode images',

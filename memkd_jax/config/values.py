@@ -130,6 +130,9 @@ def _resolve_sizes(config: ConfigDict) -> None:
   require('data.tiles', tiles, counted, 'is two numbers: rows,columns')
   if tuple(tiles) == (1, 1):
     data.tiles = ()
+  position = data.tile_models == 'position'
+  what = 'is one, or choose --config.data.tiles=ROWS,COLUMNS'
+  require('data.tile_models', data.tile_models, not position or bool(data.tiles), what)
   if data.tile_size == 0 and not data.tiles:
     return
   alone = data.tile_size == 0 or not data.tiles

@@ -1,7 +1,8 @@
 """Images in tiles: large ones as many of what a model sees, so that small defects stay large.
 
 An image is resized to a canvas, of which each tile is a part. Tiles share a border with their
-neighbours, in which maps fade into each other, so that no seam shows.
+neighbours, in which maps fade into each other, so that no seam shows; `mosaic` puts them
+together.
 """
 
 import dataclasses
@@ -10,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from memkd_jax.data.framing import ALPHA, CROP, FIT, STRETCH, Framing, Size, filled, seen_of
+from memkd_jax.data.framing import ALPHA, CROP, FIT, STRETCH, Framing, Size
 from memkd_jax.data.images import as_size
 
 
@@ -24,12 +25,14 @@ class Tiling:
     pixels: (height, width) of a tile in pixels of an image as it is: the larger the image, the
       more tiles. None where `grid` says how many.
     overlap: the share of a tile's side that it has in common with its neighbour, up to a half.
+    by_position: whether each place of the grid has a model of its own.
   """
 
   size: Size
   grid: tuple[int, int] = (1, 1)
   pixels: Size | None = None
   overlap: float = 0.0
+  by_position: bool = False
 
   @classmethod
   def of_config(cls, data: Mapping[str, Any]) -> 'Tiling':
@@ -40,6 +43,7 @@ class Tiling:
       tuple(data.get('tiles', ())) or (1, 1),
       pixels if any(pixels) else None,
       data.get('tile_overlap', 0.0),
+      data.get('tile_models', 'one') == 'position',
     )
 
   @classmethod
@@ -141,7 +145,8 @@ class Tiling:
     if self.is_whole or not len(canvases):
       return ''
     number = sum(len(self.seen_places(canvas)) for canvas in canvases)
-    return f' The normal images are {number} tiles of {self.size[0]} x {self.size[1]} pixels.'
+    tiles = f' The normal images are {number} tiles of {self.size[0]} x {self.size[1]} pixels'
+    return f'{tiles}, with a model for each place.' if self.by_position else f'{tiles}.'
 
   def stacked(self, arrays: Sequence[np.ndarray]) -> np.ndarray:
     """Canvases, masks or maps as one array [N, ...]; of objects [N] where sizes may differ."""
@@ -194,89 +199,6 @@ class Tiling:
     # Where an overlap of a half is rounded up three tiles may have a pixel in common.
     weights /= np.stack([total[start : start + side] for start in starts])
     return weights.astype(np.float32)
-
-
-class Mosaic:
-  """Canvases as tiles that are looked at in batches, and their maps put together again."""
-
-  def __init__(self, tiling: Tiling, canvases: Sequence[np.ndarray] | np.ndarray):
-    """Cuts nothing yet.
-
-    Args:
-      tiling: how canvases are cut.
-      canvases: N of them, uint8 [H, W, 3], or [H, W, 4] where not all of it may count. Tiles of
-        which nothing counts are left out.
-    """
-    self._tiling, self._canvases = tiling, canvases
-    self._places = [
-      (number, index, place)
-      for number, canvas in enumerate(canvases)
-      for index, place in tiling.seen_places(canvas)
-    ]
-    self._maps: list[np.ndarray] = []
-    self._scores: list[np.ndarray] = []
-
-  def __len__(self) -> int:
-    """The number of tiles."""
-    return len(self._places)
-
-  def __getitem__(self, rows: slice) -> np.ndarray:
-    """Some tiles, uint8 [n, height, width, channels]."""
-    height, width = self._tiling.size
-    return np.stack(
-      [self._canvases[i][y : y + height, x : x + width] for i, _, (y, x) in self._places[rows]]
-    )
-
-  @property
-  def owners(self) -> np.ndarray:
-    """Of which canvas each tile is, int64 [T]."""
-    return np.array([number for number, _, _ in self._places], np.int64)
-
-  def add(self, begin: int, maps: np.ndarray, scores: np.ndarray) -> None:
-    """Takes what has been made of further tiles, in their order.
-
-    Args:
-      begin: the first of them.
-      maps: [n, height, width].
-      scores: [n].
-    """
-    self._scores.append(scores)
-    if self._tiling.is_whole:
-      self._maps += list(maps)
-      return
-    height, width = self._tiling.size
-    tiles = self._places[begin : begin + len(maps)]
-    for (number, index, (y, x)), map_ in zip(tiles, maps, strict=True):
-      if number == len(self._maps):
-        canvas = self._canvases[number].shape[:2]
-        self._maps.append(np.zeros(canvas, maps.dtype))
-        self._weights = self._tiling.weights(canvas)
-      rows, columns = self._weights
-      row, column = divmod(index, len(columns))
-      weight = rows[row][:, None] * columns[column]
-      self._maps[number][y : y + height, x : x + width] += weight * map_
-
-  @property
-  def maps(self) -> np.ndarray:
-    """When all tiles have been added: [N, H, W], of objects [N] where the tiling is ragged.
-
-    What does not count has the `floor` of what does.
-    """
-    seen = map(seen_of, self._canvases)
-    return self._tiling.stacked(
-      [
-        map_ if inside is None else filled(map_, inside)
-        for map_, inside in zip(self._maps, seen, strict=True)
-      ]
-    )
-
-  @property
-  def scores(self) -> np.ndarray:
-    """The highest score of each canvas's tiles, [N]."""
-    if not self._places:
-      return np.empty(0, np.float32)
-    _, firsts = np.unique(self.owners, return_index=True)
-    return np.asarray(np.maximum.reduceat(np.concatenate(self._scores), firsts))
 
 
 def framing_of(data: Mapping[str, Any], region: np.ndarray | None = None) -> Framing:

@@ -76,7 +76,7 @@ def program(detector: Detector) -> jax_export.Exported:
     uint8 [B, *tile_shape] -> (maps float32 [B, H, W], scores float32 [B]); without gradients.
 
   Raises:
-    UserError: the model computes in float64.
+    UserError: the model computes in float64, or there is one for each place of a grid.
   """
   if detector.trained.config.model.dtype == 'float64':
     raise UserError(

@@ -34,7 +34,7 @@ class FileDetector(BaseDetector):
     """Lets the runtime take the memory that it needs."""
     self.score_tiles(np.zeros((1, *self.tile_shape), np.uint8))
 
-  def score_tiles(self, batch: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+  def score_tiles(self, batch: np.ndarray, position: int = 0) -> tuple[np.ndarray, np.ndarray]:
     missing = self.batch_size - len(batch) if self._fixed else 0
     maps, scores = self._run(np.pad(batch, ((0, missing), (0, 0), (0, 0), (0, 0))))
     return maps[: len(batch)], scores[: len(batch)]

@@ -9,22 +9,17 @@ maps, by which maps are normalised, are a little too high for the model itself.
 
 import dataclasses
 import functools
-import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from memkd_jax.data.sampling import FEWEST_HELD_OUT
-from memkd_jax.errors import UserError
-from memkd_jax.files import atomic, model
 from memkd_jax.files.digest import images_digest
+from memkd_jax.methods import kept_parts, tile_models
 from memkd_jax.methods.base import Method, Task
-from memkd_jax.runtime import hosts
 from memkd_jax.scoring import held_out
 from memkd_jax.scoring.held_out import HeldOut, Part, Scorer
-from memkd_jax.training import shared_checkpoints
 
 _FOLDER = 'folds'
 
@@ -62,17 +57,19 @@ def cross_scores(
   names = [f'{task.name}, fold {k} of {len(folds)}' for k in range(1, len(folds) + 1)]
   homes = [folder / _FOLDER / str(k) for k in range(1, len(folds) + 1)]
   facts = [{'train_sha256': images_digest(_without(images, fold))} for fold in folds]
-  done = [_read(home, facts_) is not None for home, facts_ in zip(homes, facts, strict=True)]
+  done = [
+    kept_parts.read(home, facts_) is not None for home, facts_ in zip(homes, facts, strict=True)
+  ]
   if not all(done):
     print(_announcement(task.name, len(images), len(folds)), flush=True)
   for k, fold in enumerate(folds):
     if not done[k]:
       of_fold = dataclasses.replace(task, name=names[k])
-      tiles = scorer.tiling.cut_all(_without(images, fold))
-      fitted = method.fit(of_fold, tiles, homes[k])
-      _write(homes[k], fitted.params, facts[k])
+      others = _without(images, fold)
+      fitted = tile_models.fit(method, scorer.tiling, of_fold, others, homes[k])
+      kept_parts.write(homes[k], fitted.params, facts[k])
   parts = [
-    Part(functools.partial(_read, homes[k], facts[k]), images[fold])
+    Part(functools.partial(kept_parts.read, homes[k], facts[k]), images[fold])
     for k, fold in enumerate(folds)
   ]
   found = held_out.score(scorer, parts, normalize)
@@ -86,12 +83,7 @@ def discard(folder: Path) -> None:
   Raises:
     OSError: it cannot be removed.
   """
-
-  def remove() -> None:
-    if (folder / _FOLDER).exists():
-      shutil.rmtree((folder / _FOLDER).rename(atomic.temporary_beside(folder / _FOLDER)))
-
-  hosts.on_main(remove)
+  kept_parts.discard(folder / _FOLDER)
 
 
 def _announcement(name: str, images: int, folds: int) -> str:
@@ -106,26 +98,3 @@ def _announcement(name: str, images: int, folds: int) -> str:
 
 def _without(images: np.ndarray, fold: np.ndarray) -> np.ndarray:
   return np.delete(images, fold, axis=0)
-
-
-def _read(home: Path, facts: Mapping[str, Any]) -> dict[str, Any] | None:
-  """The model of a finished fold, in all processes; None where there is none of use."""
-  content: bytes = b''
-  found: dict[str, Any] = {}
-  with hosts.raise_together():
-    if hosts.is_main() and model.exists(home):
-      try:
-        found, content = model.read_facts(home), model.read_bytes(home)
-        model.parse_params(content, found)
-      except (ValueError, OSError, UserError):  # it is made again
-        found = {}
-  found = hosts.exchange(found)[0]
-  if any(found.get(name) != value for name, value in facts.items()):
-    return None
-  return model.parse_params(hosts.bytes_from_main(content), found)
-
-
-def _write(home: Path, params: Mapping[str, Any], facts: Mapping[str, Any]) -> None:
-  """Keeps the model of a fold, and no longer the state of its training."""
-  hosts.on_main(lambda: model.write(home, params, facts))
-  shared_checkpoints.discard(home / 'checkpoints')

@@ -16,6 +16,8 @@ from memkd_jax.methods.base import Method, Start, Task
 from memkd_jax.runtime import hosts
 from memkd_jax.workdir import UNFOLDING, damage_explained, read_model_in_all
 
+# Fields beside those of the model in which both must agree.
+_COUNTING = ('method.name', 'data.image_size', 'data.tile_models')
 _PATH = 'model.teacher_weights'  # of which the content counts
 
 
@@ -45,6 +47,11 @@ class WarmStart:
       raise UserError(
         f'--warm-start={self.root}: {method.name} learns anew from the images in any case; '
         'leave the flag out.'
+      )
+    if self.config.data.get('tile_models', 'one') != 'one':
+      raise UserError(
+        f'--warm-start={self.root}: models for each place of a grid '
+        '(--config.data.tile_models=position) learn anew in any case; leave the flag out.'
       )
     for task in tasks:
       self.digest(task)
@@ -98,7 +105,7 @@ class WarmStart:
     old = json.loads(json.dumps(fields)) | flatten(there if isinstance(there, dict) else {})
     new = flatten(json.loads(self.config.to_json()))
     for name in ('method.name', *sorted(new)):
-      counts = name in ('method.name', 'data.image_size') or name.startswith('model.')
+      counts = name in _COUNTING or name.startswith('model.')
       if counts and name != _PATH and old.get(name) != new[name]:
         raise UserError(
           f'--warm-start: {name} of {folder} is {json.dumps(old.get(name))}, and '

@@ -9,7 +9,8 @@ import numpy as np
 from memkd_jax.data import inputs
 from memkd_jax.data.framing import Framing, Size
 from memkd_jax.data.inputs import Images
-from memkd_jax.data.tiling import Mosaic, Tiling
+from memkd_jax.data.mosaic import Mosaic
+from memkd_jax.data.tiling import Tiling
 from memkd_jax.errors import UserError
 from memkd_jax.scoring.calibration import (
   Calibration,
@@ -112,8 +113,8 @@ class BaseDetector(abc.ABC):
   def score_canvases(self, canvases: Sequence[np.ndarray] | np.ndarray) -> Result:
     """Scores images that lie on their canvases, uint8 [H, W, channels of the framing] each."""
     mosaic = Mosaic(self.tiling, canvases)
-    for begin in range(0, len(mosaic), self.batch_size):
-      maps, scores = self.score_tiles(mosaic[begin : begin + self.batch_size])
+    for begin, tiles, position in mosaic.batches(self.batch_size):
+      maps, scores = self.score_tiles(tiles, position)
       mosaic.add(begin, maps.astype(np.float32), scores.astype(np.float32))
     return self._decide(mosaic.maps, mosaic.scores)
 
@@ -137,8 +138,16 @@ class BaseDetector(abc.ABC):
     return pixel_threshold(self.calibration, self.threshold, rate)
 
   @abc.abstractmethod
-  def score_tiles(self, batch: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Maps [B, H, W] and scores [B] of tiles, uint8 [B, *tile_shape], B <= `batch_size`."""
+  def score_tiles(self, batch: np.ndarray, position: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Looks at tiles of one place.
+
+    Args:
+      batch: uint8 [B, *tile_shape], B at most `batch_size`.
+      position: the number of their place in the grid, where places have models of their own.
+
+    Returns:
+      (maps [B, H, W], scores [B]).
+    """
 
   def _decide(self, maps: np.ndarray, scores: np.ndarray) -> Result:
     p_values = None if self.calibration is None else self.calibration.p_values(scores)

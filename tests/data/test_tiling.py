@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from memkd_jax.data.tiling import Mosaic, Tiling
+from memkd_jax.data.mosaic import Mosaic
+from memkd_jax.data.tiling import Tiling
 
 TILINGS = {
   'grid': Tiling((32, 48), grid=(3, 2), overlap=0.25),

@@ -1,0 +1,69 @@
+"""One model for all tiles, or one for each place of the grid, where parts are aligned.
+
+A model of a place learns from, and scores, the tiles that lie there alone: what is normal at
+one place may be a defect at another. Its random numbers are its own, those of its name.
+"""
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+
+from memkd_jax.data.tiling import Tiling
+from memkd_jax.files.digest import images_digest
+from memkd_jax.methods import kept_parts
+from memkd_jax.methods.base import Fitted, Method, Start, Task
+from memkd_jax.scoring.tile_params import NAME
+
+FOLDER = 'tiles'
+
+
+def fit(
+  method: Method,
+  tiling: Tiling,
+  task: Task,
+  canvases: np.ndarray,
+  folder: Path,
+  *start: Start,
+) -> Fitted:
+  """Learns from the tiles of normal images.
+
+  Args:
+    method: that learns.
+    tiling: how canvases are cut, and whether each place has a model.
+    task: names and seeds the models, each of a place with a name of its own.
+    canvases: uint8 [N, H, W, channels], or objects [N].
+    folder: the task's folder; what is done of several models lies in tiles/<number>/.
+    start: see `Method.fit`; none where places have models.
+
+  Returns:
+    What the method gives; or {'tile_<number>': params} of each place where anything counts,
+    and no diagnosis.
+
+  Raises:
+    UserError: the images or the config do not allow a training.
+    interrupt.Interrupted: a signal came; what was done is saved.
+  """
+  if not tiling.by_position:
+    return method.fit(task, tiling.cut_all(canvases), folder, *start)
+  tiles: dict[int, list[np.ndarray]] = {}
+  for canvas in canvases:
+    whole = tiling.cut(canvas)
+    for index, _ in tiling.seen_places(canvas):
+      tiles.setdefault(index, []).append(whole[index])
+  params = {}
+  for index in sorted(tiles):
+    here = np.stack(tiles.pop(index))
+    home, facts = folder / FOLDER / str(index), {'train_sha256': images_digest(here)}
+    found = kept_parts.read(home, facts)
+    if found is None:
+      name = f'{task.name}, tile {index + 1} of {len(tiling.places(canvases[0].shape))}'
+      found = method.fit(dataclasses.replace(task, name=name), here, home).params
+      kept_parts.write(home, found, facts)
+    params[NAME.format(index)] = found
+  return Fitted(params, {})
+
+
+def discard(folder: Path) -> None:
+  """Removes what `fit` left in a task's folder; raises OSError where that cannot be."""
+  kept_parts.discard(folder / FOLDER)
