@@ -99,8 +99,8 @@ def _parser() -> cli.Parser:
     '--pixel-rate',
     type=float,
     help='of --masks, --regions and --min-area: share of normal pixels that may exceed the '
-    'pixel threshold; the false-alarm rate if left out, or with a threshold by hand that '
-    'threshold itself',
+    'pixel threshold; if left out the false-alarm rate, but 0.001 at most, or with a threshold '
+    'by hand that threshold itself',
   )
   add('--no-heat-maps', action='store_true', help='write no pictures')
   add('--maps', action='store_true', help='write raw float32 TIFF maps')

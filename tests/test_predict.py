@@ -79,7 +79,7 @@ def test_folder(run, folder, tmp_path, capsys):
     raw = np.asarray(Image.open(out / 'maps' / f'{name}.tiff'))
     assert raw.dtype == np.float32 and raw.shape == size[::-1]
     mask = np.asarray(Image.open(out / 'masks' / f'{name}.png'))
-    threshold = detector.calibration.pixel_threshold(detector.threshold.false_alarm_rate)
+    threshold = detector.calibration.pixel_threshold(0.001)
     np.testing.assert_array_equal(mask == 255, decision & (raw > threshold))
     r, c = np.unravel_index(map_.argmax(), map_.shape)
     assert int(row['peak_row']) == int((r + 0.5) * size[1] / 32)

@@ -22,6 +22,7 @@ from memkd_jax.deploy.from_file import FORMAT
 from memkd_jax.detector import Detector
 from memkd_jax.errors import UserError
 from memkd_jax.files import atomic
+from memkd_jax.scoring.calibration import default_pixel_rate
 
 PROGRAM = 'model.jaxexport'
 METADATA = 'metadata.json'
@@ -149,7 +150,7 @@ def metadata(detector: Detector, batch: int | None = None) -> dict[str, Any]:
     values['pixel_threshold'] = {
       'value': detector.pixel_threshold(),
       'meaning': meaning,
-      'rate': threshold.false_alarm_rate,
+      'rate': default_pixel_rate(threshold),
     }
   if calibration is not None:
     # A p-value is (1 + the number of scores that are >= a score) / (1 + their number).

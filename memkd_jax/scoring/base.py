@@ -127,7 +127,7 @@ class BaseDetector(abc.ABC):
 
     Args:
       rate: the share of normal pixels that exceed it. If None the false-alarm rate of images,
-        and with a threshold by hand that threshold itself.
+        but 0.001 at most; and with a threshold by hand that threshold itself.
 
     Returns:
       The value; None where there is no threshold.

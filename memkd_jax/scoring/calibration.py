@@ -16,6 +16,7 @@ _CONFIDENCE = 0.95
 _ROUNDING = 1e-9
 # Nobody wants decisions at a higher one who has not asked for them.
 HIGHEST_DEFAULT_RATE = 0.1
+_MOST_PIXELS = 0.001  # about those of a Gaussian beyond three standard deviations
 _FEWEST_IMAGES = 9  # that support it
 _CALIBRATE = 'calibrate with {} or more images (memkd calibrate --workdir=DIR --good=FOLDER)'
 _BY_HAND = 'set a threshold by hand (--threshold=VALUE)'
@@ -185,15 +186,15 @@ def pixel_threshold(
   Args:
     calibration: of the model; None where it has none.
     threshold: of its image scores; None where there is none, and none of pixels.
-    rate: the share of normal pixels that exceed it. If None the false-alarm rate of images,
-      and with a threshold by hand that threshold itself.
+    rate: the share of normal pixels that exceed it. If None `default_pixel_rate`, and with a
+      threshold by hand that threshold itself.
 
   Raises:
     UserError: the rate is none, or there are no held-out images to count pixels of.
   """
   if threshold is None:
     return None
-  rate = threshold.false_alarm_rate if rate is None else rate
+  rate = default_pixel_rate(threshold) if rate is None else rate
   if rate is None:
     return threshold.value
   check_rate(rate, 'pixel-rate')
@@ -203,6 +204,16 @@ def pixel_threshold(
       'or calibrate (memkd calibrate --workdir=DIR --good=FOLDER).'
     )
   return calibration.pixel_threshold(rate)
+
+
+def default_pixel_rate(threshold: Threshold) -> float | None:
+  """The share of normal pixels above the pixel threshold, where nobody asks for another.
+
+  The false-alarm rate of images, but 0.001 at most: of an image that is called anomalous a
+  tenth would be circled anywhere. None with a threshold by hand.
+  """
+  rate = threshold.false_alarm_rate
+  return None if rate is None else min(rate, _MOST_PIXELS)
 
 
 def choose_threshold(

@@ -140,7 +140,7 @@ def test_the_metadata_says_all(exported, detector):
   assert metadata['threshold']['value'] == threshold.value
   assert metadata['threshold']['false_alarm_rate'] == 0.3
   assert metadata['threshold']['interval'] == list(threshold.interval)
-  assert metadata['pixel_threshold']['value'] == detector.calibration.pixel_threshold(0.3)
+  assert metadata['pixel_threshold']['value'] == detector.calibration.pixel_threshold(0.001)
   assert metadata['held_out'] == detector.calibration.to_json()
   assert any('random' in note for note in metadata['notes'])
   program = metadata['program']
