@@ -22,7 +22,7 @@ except Exception as error:  # of whatever kind this version finds it to be
     f'{sys.argv[1]} was written with jax {metadata["program"]["jax"]} and cannot be read with '
     f'jax {jax.__version__} ({error}): install that version, or export again.'
   )
-if metadata['tiling'] is not None or metadata['framing'] is not None:
+if metadata['tiling'] is not None or metadata.get('framing') is not None:
   sys.exit(
     f'{sys.argv[1]} takes other images than whole ones that are stretched, and this example '
     'makes none: export an ONNX file and run memkd predict --model=FILE.onnx.'

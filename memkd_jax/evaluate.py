@@ -12,6 +12,7 @@ import numpy as np
 
 from memkd_jax import metrics
 from memkd_jax.data.framing import CROP
+from memkd_jax.data.images import decode_mask
 from memkd_jax.data.mosaic import Mosaic
 from memkd_jax.data.sample import GOOD
 from memkd_jax.data.splits import Split
@@ -274,8 +275,13 @@ def _unseen_defects(name: str, test: Split) -> list[str]:
     return []
   unseen = 0
   for i in np.flatnonzero(test.labels & test.has_pixel_labels).tolist():
-    seen = test.seen(i)
-    unseen += not (test.masks[i] if seen is None else test.masks[i] & seen).any()
+    mask, seen = test.samples[i].mask, test.seen(i)
+    if mask is None or (test.masks[i] if seen is None else test.masks[i] & seen).any():
+      continue
+    marked = decode_mask(mask)  # which may be too small for a canvas
+    size = (marked.shape[1], marked.shape[0])
+    _, shown = test.framing.to_image(np.zeros(test.masks[i].shape), size, seen=seen)
+    unseen += shown is not None and not (marked & shown).any()
   if not unseen:
     return []
   images = f'{counted(unseen, "anomalous image")} {"has" if unseen == 1 else "have"}'
@@ -352,8 +358,12 @@ def _report_memories(
   """Writes memory.json and memory.png."""
   labels = test.labels[Mosaic(tiling, test.images).owners]
   masks = None if test.masks is None else tiling.cut_all(test.images, test.masks)
+  tiles = tiling.cut_all(test.images)
+  seen = tiles[..., 3] > 0 if tiles.shape[-1] == 4 else None
+  if seen is not None and masks is not None:
+    masks = masks & seen
   cosines = {
-    name: split_cosines(seen['cosine'], labels, masks) for name, seen in on_test.items()
+    name: split_cosines(found['cosine'], labels, masks, seen) for name, found in on_test.items()
   }
   summaries = {
     name: used | {'cosine': mean_cosines(cosines[name])} for name, used in on_train.items()

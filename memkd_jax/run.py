@@ -18,6 +18,7 @@ from memkd_jax.config import flatten
 from memkd_jax.configs import best
 from memkd_jax.configs import folder as folder_config
 from memkd_jax.data.datasets import choose_categories, open_source
+from memkd_jax.data.framing import ALPHA
 from memkd_jax.data.images import checked
 from memkd_jax.data.tiling import describe_size
 from memkd_jax.detector import Detector, load
@@ -124,7 +125,7 @@ def fit(
 
   Args:
     images: a folder of good images, a text file or CSV that lists them (see
-      `data.image_list`), or several paths; or uint8 arrays [H, W, 3] RGB or [H, W] grey, each
+      `data.image_list`), or several paths; or uint8 arrays [H, W, 3] RGB, [H, W, 4] or [H, W] grey, each
       of any size, which are kept in `workdir`/images as PNG files.
     workdir: the run's folder: report.html is there, and the model for `load`.
     method: the method, 'memkd', 'rd', 'knn', ...; the preset configs/best.py where none is
@@ -144,7 +145,8 @@ def fit(
   config = folder_config.get_config(method) if method else best.get_config()
   given = base.by_short_names(methods.fields(config.method.name), fields)
   config.update_from_flattened_dict(given)
-  config.data.dataset, config.data.dir = 'images', str(_listed(images, Path(workdir)))
+  listed = _listed(images, Path(workdir), config.data.roi == ALPHA)
+  config.data.dataset, config.data.dir = 'images', str(listed)
   onednn.ask_for_it(config.model.dtype)
   results = run_config(config, workdir, force=force, warm_start=warm_start)
   for reason in results['failed'].values():
@@ -153,9 +155,15 @@ def fit(
 
 
 def _listed(
-  images: str | Path | Sequence[str | Path] | Sequence[np.ndarray], workdir: Path
+  images: str | Path | Sequence[str | Path] | Sequence[np.ndarray], workdir: Path, alpha: bool
 ) -> Path:
-  """Where the images are that somebody gave: a folder, or a file that lists them."""
+  """Where the images are that somebody gave: a folder, or a file that lists them.
+
+  Args:
+    images: see `fit`.
+    workdir: the run's folder.
+    alpha: whether the alpha of arrays counts.
+  """
   if isinstance(images, str | Path):
     return Path(images)
   items = list(images)
@@ -174,8 +182,14 @@ def _listed(
     path.unlink()
   for path, item in zip(files, items, strict=True):
     with atomic.atomic_write(path) as temporary:
-      Image.fromarray(np.ascontiguousarray(checked(np.asarray(item)))).save(temporary)
+      _picture(np.asarray(item), alpha).save(temporary)
   return folder
+
+
+def _picture(array: np.ndarray, alpha: bool) -> Image.Image:
+  if alpha and array.dtype == np.uint8 and array.ndim == 3 and array.shape[2] == 4:
+    return Image.fromarray(np.ascontiguousarray(array))
+  return Image.fromarray(np.ascontiguousarray(checked(array)))
 
 
 def _run_all(
@@ -285,7 +299,7 @@ def _choose_origin(
 def _what_counts(claimed: ConfigDict) -> dict[str, Any]:
   """The fields in which processes that run together must agree."""
   fields = flatten(json.loads(claimed.to_json()))
-  paths = ('data.dir', 'model.teacher_weights', ORIGIN)
+  paths = ('data.dir', 'data.roi', 'model.teacher_weights', ORIGIN)
   return {name: value for name, value in fields.items() if name not in paths}
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 from ml_collections import ConfigDict
 
 from memkd_jax import methods
@@ -14,8 +15,6 @@ from memkd_jax.config import flatten
 from memkd_jax.data import bit_depth
 from memkd_jax.data.benchmarks.counts import count, differences
 from memkd_jax.data.datasets import Source
-from memkd_jax.data.framing import ALPHA
-from memkd_jax.data.images import read_region
 from memkd_jax.data.sampling import Plan, calibration_plan
 from memkd_jax.data.splits import Split, load_split
 from memkd_jax.data.task_images import (
@@ -41,8 +40,9 @@ from memkd_jax.scoring.held_out import HeldOut, Part
 from memkd_jax.scoring.normalization import Statistics, check_number
 from memkd_jax.scoring.pipeline import Pipeline
 from memkd_jax.teachers.extractor import FeatureExtractor
-from memkd_jax.training import divergence, shared_checkpoints
+from memkd_jax.training import shared_checkpoints
 from memkd_jax.workdir import SharedWorkdir, TrainedModel
+from memkd_jax.workdir.region import choose_region, region_digest
 
 _Digests = dict[str, dict[str, str]]  # of each split, see `image_digests`
 
@@ -95,6 +95,7 @@ class Worker:
     self._mode, self._dump_maps = mode, dump_maps
     self._force = force and mode == 'train'
     self._warm_start, self._resumed = warm_start, resumed
+    self._regions: dict[str, np.ndarray] = {}  # by `_region_key`
     self._list = functools.lru_cache(maxsize=1)(self._list_images)
     self._read = functools.lru_cache(maxsize=1)(self._read_images)
 
@@ -124,7 +125,8 @@ class Worker:
       task: what is to be done.
       name: what it is called on the screen.
     """
-    images, digests = self._list(task.train, task.test)
+    region = self._region_key(task)
+    images, digests = self._list(task.train, task.test, region)
     options = self.config.train
     how = (options.holdout, options.calibration, options.folds)
     plan = calibration_plan(task.seed, task.name, len(images.train), *how)
@@ -138,7 +140,7 @@ class Worker:
     if self._mode == 'train' and not self._dump_maps and self._is_finished(task, name, digests):
       return
     known = self.folder.read_bit_depth(task.name, task.seed)
-    normal, test, notes = self._read(task.train, task.test, known)
+    normal, test, notes = self._read(task.train, task.test, region, known)
     tiles = self._scorer.tiling.describe(normal.images)
     print(f'{name}: {_describe_images(plan, test)}{tiles}', flush=True)
     trained, held_out = self._trained(task, normal, plan)
@@ -172,13 +174,12 @@ class Worker:
     }
     all_counts = result['counts'] | {'train': trained.train_images + len(plan.held)}
     missing = differences(self.config.data.dataset, task.name, all_counts)
-    log = folder / 'metrics.jsonl'
-    diverged = hosts.on_main(lambda: divergence.describe(log, task.name))
+    diverged = hosts.on_main(lambda: tile_models.diverged(folder, task.name))
     result['notes'] = [
       *images.notes,
       *notes,
       *result['notes'],
-      *filter(None, (missing, diverged)),
+      *filter(None, (missing, *diverged)),
     ]
     for note in result['notes']:
       print(f'Note: {note}', flush=True)
@@ -198,12 +199,17 @@ class Worker:
 
   def _remedies(self) -> str:
     """What there is to do about a model of other images than are there now."""
-    if not self.method.warm_starts:
-      return 'train anew with --force, which replaces the model, or with another --workdir'
+    of_places = self.config.data.get('tile_models', 'one') != 'one'
+    if not self.method.warm_starts or of_places:
+      return self._anew()
     return (
       'train anew with --force, which replaces the model, or go on from this model with '
       f'--warm-start={self.folder.own.root} --workdir=NEW'
     )
+
+  @staticmethod
+  def _anew() -> str:
+    return 'train anew with --force, which replaces the model, or with another --workdir'
 
   def _is_finished(self, task: Task, name: str, digests: _Digests) -> bool:
     """Whether the task's result is of these images; says what there is to do otherwise.
@@ -348,7 +354,7 @@ class Worker:
       )
 
   def _list_images(
-    self, train_names: tuple[str, ...], test_names: tuple[str, ...]
+    self, train_names: tuple[str, ...], test_names: tuple[str, ...], region: str
   ) -> tuple[TaskImages, _Digests]:
     """Lists everything, and the digests of all files by split."""
     threads = self.config.data.threads
@@ -356,7 +362,6 @@ class Worker:
     with_train = self._mode == 'train' or self.config.train.holdout > 0
     with hosts.raise_together():
       images = list_task(self._source, train_names if with_train else (), test_names)
-      region = self._region_file(train_names)
       digests = {
         split: image_digests(samples, threads, region)
         for split, samples in (('train', images.train), ('test', images.test))
@@ -367,36 +372,35 @@ class Worker:
     hosts.check_same(lambda: [digests], f'images of {", ".join(test_names)}')
     return images, digests
 
-  def _region_file(self, train_names: tuple[str, ...]) -> Path | None:
-    """The file of the region of interest, if any; raises UserError where it is gone."""
-    roi = self.config.data.get('roi', '')
-    if roi in ('', ALPHA):
-      return None
-    if '{category}' in roi and len(train_names) > 1:
-      raise UserError(
-        f'--config.data.roi={roi}: one model learns from {", ".join(train_names)}, and has one '
-        'region of interest alone; name one file.'
-      )
-    file = Path(roi.replace('{category}', ''.join(train_names)))
-    if not file.is_file():
-      raise UserError(
-        f'--config.data.roi={file} is not there; name a picture that is white inside of the '
-        'region of interest.'
-      )
-    return file
+  def _region_key(self, task: Task) -> str:
+    """What tells the task's region of interest from others; of a file, `_regions` has it."""
+    known = None
+    if not self._force and self.folder.has_model(task.name, task.seed):
+      known = self.folder.read_model(task.name, task.seed)
+    with hosts.raise_together():
+      roi = self.config.data.get('roi', '')
+      region = choose_region(roi, task.name, task.train, known, self._anew())
+    if region is None:
+      return str(roi)
+    key = region_digest(region)
+    self._regions[key] = region
+    return key
 
   def _read_images(
-    self, train_names: tuple[str, ...], test_names: tuple[str, ...], known_depth: str | None
+    self,
+    train_names: tuple[str, ...],
+    test_names: tuple[str, ...],
+    region: str,
+    known_depth: str | None,
   ) -> tuple[Split, Split, tuple[str, ...]]:
     """Decodes everything, once for all seeds: the normal images, those of the test, notes.
 
     A broken test image must not come to light only after the training.
     """
     data = self.config.data
-    images, _ = self._list(train_names, test_names)
+    images, _ = self._list(train_names, test_names, region)
     with hosts.raise_together():
-      file = self._region_file(train_names)
-      framing = framing_of(data, None if file is None else read_region(file))
+      framing = framing_of(data, self._regions.get(region))
       bits = bit_depth.choose(known_depth or data.bit_depth, images.train, data.threads)
       test = load_split(images.test, framing, data.threads, bits)
       normal = load_split(images.train, framing, data.threads, bits)

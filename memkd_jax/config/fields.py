@@ -17,7 +17,8 @@ TINY_BACKBONES = ('tiny_basic', 'tiny_bottleneck')  # for tests; nobody has weig
 
 
 # A number larger than `high` is a mistake: it would take all memory before anything could
-# be said. The teacher's weights are resumable since their content counts, not their path.
+# be said. The teacher's weights and the region of interest are resumable since their content
+# counts, not their path.
 FIELDS = (
   Field('seed', 0, 'Seed of all random numbers of a run', resumable=True),
   Field(
@@ -121,6 +122,7 @@ FIELDS = (
     'Region of interest, outside of which nothing is learned, scored or reported: a picture, '
     'white inside, that is stretched to every image, {category} in its path standing for the '
     "category; or alpha for each image's own alpha channel",
+    resumable=True,
   ),
   Field(
     'data.tiles',

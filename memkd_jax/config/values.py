@@ -130,9 +130,14 @@ def _resolve_sizes(config: ConfigDict) -> None:
   require('data.tiles', tiles, counted, 'is two numbers: rows,columns')
   if tuple(tiles) == (1, 1):
     data.tiles = ()
-  position = data.tile_models == 'position'
-  what = 'is one, or choose --config.data.tiles=ROWS,COLUMNS'
-  require('data.tile_models', data.tile_models, not position or bool(data.tiles), what)
+  if data.tile_models == 'position':
+    what = 'is one, or choose --config.data.tiles=ROWS,COLUMNS'
+    require('data.tile_models', data.tile_models, bool(data.tiles), what)
+    # Else a place would show now this part of an image and now that, or nothing of some.
+    what = 'is one, or choose --config.data.resize=stretch'
+    require('data.tile_models', data.tile_models, data.resize == 'stretch', what)
+    what = 'is one, or name one region of interest for all images with --config.data.roi=FILE'
+    require('data.tile_models', data.tile_models, data.roi != ALPHA_ROI, what)
   if data.tile_size == 0 and not data.tiles:
     return
   alone = data.tile_size == 0 or not data.tiles

@@ -95,29 +95,26 @@ class Framing:
       image: RGB; RGBA where alpha says what counts.
 
     Returns:
-      uint8 [H, W, 3], or [H, W, 4] with 255 in the last channel where a pixel counts and 0
-      where it does not.
+      uint8 [H, W, 3], or [H, W, 4] with 255 in the last channel where a pixel counts, which is
+      where any of the image's that it covers does, and 0 elsewhere.
 
     Raises:
       UserError: nothing of it counts, or the canvas would be too large.
     """
     if self.channels == 3:
       return self.lay(image)
-    counts = self._counting(image)
-    if counts is not None:  # blank at its own size, so that nothing beside leaks in
-      image = Image.composite(
-        image.convert('RGB'), Image.new('RGB', image.size, BLANK), Image.fromarray(counts)
-      )
-    else:
-      counts = np.full(image.size[::-1], 255, np.uint8)
-    seen = self.lay(Image.fromarray(counts)) >= 128
+    place = self.place(image.size)
+    seen = self._seen(place, image)
     if not seen.any():
-      raise UserError(
-        'Nothing of an image counts: its region of interest (--config.data.roi) holds none of '
-        'its pixels; leave it out, or mark what is to be looked at.'
-      )
-    alpha = np.where(seen, 255, 0).astype(np.uint8)
-    return np.concatenate([self.lay(image, BLANK), alpha[..., None]], axis=-1)
+      raise UserError(self._why_nothing(image))
+    outside = self._outside(image)
+    if outside is not None:  # blank at its own size, so that nothing beside leaks in
+      image = image.convert('RGB') if image.mode != 'RGB' else image.copy()
+      image.paste(BLANK, mask=Image.fromarray(outside))
+    canvas = np.empty((*place.size, 4), np.uint8)
+    canvas[..., :3] = self.lay(image, BLANK)[..., :3]
+    canvas[..., 3] = np.where(seen, 255, 0)
+    return canvas
 
   def lay(self, image: Image.Image, border: tuple[int, ...] | int = 0) -> np.ndarray:
     """An image, or a mask, on its canvas, whatever counts of it: uint8 [H, W, ...].
@@ -167,13 +164,28 @@ class Framing:
     part = resize_map(map_[upper:lower, left:right], box[3] - box[1], box[2] - box[0])
     shown = None
     if seen is not None and not seen[upper:lower, left:right].all():
-      inside = Image.fromarray(seen[upper:lower, left:right])
-      shown = np.asarray(inside.resize(part.shape[::-1], Image.Resampling.NEAREST), bool)
+      counting = Image.fromarray(seen[upper:lower, left:right])
+      shown = np.asarray(counting.resize(part.shape[::-1], Image.Resampling.NEAREST), bool)
     if part.shape != (height, width):
       whole, around = np.zeros((height, width), np.float32), np.zeros((height, width), bool)
       whole[inner], around[inner] = part, True if shown is None else shown
       part, shown = whole, around
+    if self.region is not None:  # exact, where the canvas knows it by its own pixels
+      inside = _at_size(self.region, (width, height))
+      shown = inside if shown is None else shown & inside
     return (part if shown is None else filled(part, shown)), shown
+
+  def restored(self, canvas: np.ndarray, original: tuple[int, int]) -> Image.Image:
+    """What was seen of an image of (width, height), where it lies in it: RGB, blank beside."""
+    _, source, target = self.place(original)
+    part = Image.fromarray(canvas[target[1] : target[3], target[0] : target[2], :3])
+    if source == (0, 0, *original):
+      return part
+    scale = (part.width / (source[2] - source[0]), part.height / (source[3] - source[1]))
+    size = (round(original[0] * scale[0]), round(original[1] * scale[1]))
+    whole = Image.new('RGB', size, BLANK)
+    whole.paste(part, (round(source[0] * scale[0]), round(source[1] * scale[1])))
+    return whole
 
   def to_position(self, row: int, column: int, original: tuple[int, int]) -> tuple[int, int]:
     """(row, column) of the pixel of an image that lies in the middle of one of its canvas."""
@@ -221,16 +233,62 @@ class Framing:
     except Exception as error:
       raise ValueError(f'its region of interest is no picture ({error})') from error
 
-  def _counting(self, image: Image.Image) -> np.ndarray | None:
-    """What counts of an image, 255 or 0 as uint8 at its own size; None for all of it."""
-    counts = None
+  def _seen(self, place: Place, image: Image.Image) -> np.ndarray:
+    """Which pixels of the canvas count, bool [H, W]."""
+    target = place.target
+    size = (target[2] - target[0], target[3] - target[1])
+    part = np.ones(size[::-1], bool)
     if self.region is not None:
-      mask = Image.fromarray(np.where(self.region, 255, 0).astype(np.uint8))
-      counts = np.asarray(mask.resize(image.size, Image.Resampling.BILINEAR)) >= 128
-    if self.alpha and 'A' in image.getbands():
-      shown = np.asarray(image.getchannel('A')) >= 128
-      counts = shown if counts is None else counts & shown
-    return None if counts is None else np.where(counts, 255, 0).astype(np.uint8)
+      scale = np.tile(np.divide(self.region.shape[::-1], image.size), 2)
+      whole = Image.fromarray(self.region).convert('L')
+      edges = np.minimum(np.multiply(place.source, scale), whole.size * 2)
+      left, upper, right, lower = map(float, edges)
+      part &= _any_inside(whole, size, (left, upper, right, lower))
+    if (shown := self._alpha(image)) is not None:
+      part &= _any_inside(shown, size, place.source)
+    seen = np.zeros(place.size, bool)
+    seen[target[1] : target[3], target[0] : target[2]] = part
+    return seen
+
+  def _outside(self, image: Image.Image) -> np.ndarray | None:
+    """Which of an image's pixels do not count, bool at its own size; None for none."""
+    outside = None
+    if self.region is not None:
+      outside = ~_at_size(self.region, image.size)
+    if (shown := self._alpha(image)) is not None:
+      hidden = ~np.asarray(shown, bool)
+      outside = hidden if outside is None else outside | hidden
+    return outside
+
+  def _alpha(self, image: Image.Image) -> Image.Image | None:
+    """What an image's alpha channel shows, 255 or 0; None where it does not matter."""
+    if not self.alpha or 'A' not in image.getbands():
+      return None
+    return image.getchannel('A').point(lambda value: 255 * (value >= 128))
+
+  def _why_nothing(self, image: Image.Image) -> str:
+    shown = self._alpha(image)
+    if shown is not None and shown.getbbox() is None:
+      return (
+        'Nothing of an image counts, because its alpha channel hides all of it '
+        '(--config.data.roi=alpha); leave it out, or make visible what is to be looked at.'
+      )
+    return (
+      'Nothing of an image counts: what is looked at of it (--config.data.resize) holds none '
+      'of its region of interest (--config.data.roi); leave it out, or choose another of both.'
+    )
+
+
+def _at_size(region: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+  """A region where an image has a size of (width, height): bool [height, width]."""
+  return np.asarray(Image.fromarray(region).resize(size, Image.Resampling.NEAREST), bool)
+
+
+def _any_inside(
+  mask: Image.Image, size: tuple[int, int], box: tuple[float, float, float, float]
+) -> np.ndarray:
+  """Where any of a mask's pixels is set that a pixel covers: bool, of (width, height)."""
+  return np.asarray(mask.resize(size, Image.Resampling.BOX, box=box)) > 0
 
 
 def seen_of(canvas: np.ndarray) -> np.ndarray | None:

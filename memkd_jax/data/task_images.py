@@ -4,7 +4,6 @@ import dataclasses
 import hashlib
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 from memkd_jax.data.datasets import Source
 from memkd_jax.data.sample import Readable, Sample
@@ -57,15 +56,13 @@ def list_task(source: Source, train: Sequence[str], test: Sequence[str]) -> Task
   return TaskImages(samples['train'], samples['test'], tuple(notes))
 
 
-def image_digests(
-  samples: Sequence[Sample], threads: int, region: Path | None = None
-) -> dict[str, str]:
+def image_digests(samples: Sequence[Sample], threads: int, region: str = '') -> dict[str, str]:
   """What tells whether images are still the same: a digest of each sample's files.
 
   Args:
     samples: whose ids are unique.
     threads: number of threads that read files.
-    region: the file of the region of interest, if there is one.
+    region: what tells the region of interest from others; '' for none.
 
   Returns:
     {id: hexadecimal digits}, of the contents of all inputs and of the mask, of the kind of
@@ -74,7 +71,7 @@ def image_digests(
   Raises:
     OSError: a file cannot be read.
   """
-  shared = b'' if region is None else b'region' + _file_digest(region)
+  shared = f'region {region}'.encode() if region else b''
 
   def digest(sample: Sample) -> str:
     combined = hashlib.sha256(sample.defect.encode() + shared)

@@ -18,7 +18,7 @@ from jax import export as jax_export
 
 import memkd_jax
 from memkd_jax.data.images import size_value
-from memkd_jax.deploy.from_file import FORMAT
+from memkd_jax.deploy.from_file import FORMAT, FRAMED
 from memkd_jax.detector import Detector
 from memkd_jax.errors import UserError
 from memkd_jax.files import atomic
@@ -106,7 +106,7 @@ def metadata(detector: Detector, batch: int | None = None) -> dict[str, Any]:
   calibration, threshold = detector.calibration, detector.threshold
   tiling, framing = detector.tiling.to_json(), detector.framing.to_json()
   values: dict[str, Any] = {
-    'format': FORMAT,
+    'format': FORMAT if framing is None else FRAMED,
     'memkd_jax': memkd_jax.__version__,
     'category': detector.category,
     'image_size': size_value(detector.image_size),

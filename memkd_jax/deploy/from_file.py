@@ -13,7 +13,7 @@ from memkd_jax.errors import UserError
 from memkd_jax.scoring.base import BaseDetector, check_asked
 from memkd_jax.scoring.calibration import Calibration, choose_threshold, parse_calibration
 
-FORMAT = 2
+FORMAT, FRAMED = 2, 3  # with a framing, which readers of the former do not know
 _EXPORT = 'export it again (memkd export --workdir=DIR --out=FILE.onnx)'
 
 
@@ -83,7 +83,7 @@ def _parse(file: Path, text: str) -> tuple[dict[str, Any], Calibration | None]:
   """The metadata of a file, and its calibration; raises UserError where they are not ours."""
   try:
     values = json.loads(text)
-    if values['format'] != FORMAT:
+    if values['format'] not in (FORMAT, FRAMED):
       raise UserError(
         f'{file} was written by another version of memkd_jax, {values["memkd_jax"]}; {_EXPORT}.'
       )

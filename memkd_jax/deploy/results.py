@@ -169,7 +169,7 @@ class Pictures:
       resized, _ = self._detector.framing.to_image(map_, image.size, small, seen)
       low, high = color_range(self._detector.calibration, self._detector.threshold, map_)
       picture = Image.fromarray(heat_map(image.small, resized, low, high))
-      draw_boxes(picture, regions, (0, 0, *image.size))
+      draw_boxes(picture, regions, image.size)
       self._save(picture, _HEAT_MAPS, image, '.png')
     if self._outputs.maps and full is not None:
       self._save(Image.fromarray(full), _MAPS, image, '.tiff')

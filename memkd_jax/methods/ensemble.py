@@ -157,7 +157,7 @@ class Ensemble(Method):
       features = self._student.extractor(teacher_params, images, max(self.stages))
       found = self._student.maps(params['student'], features, images)
       maps = self._together(params, features, images, found)
-      return {f'map{k}': moments(x[..., None]) for k, x in maps.items()}
+      return {f'map{k}': moments(x[..., None], images) for k, x in maps.items()}
 
     return self._student.devices.map(look)  # type: ignore[no-any-return]
 

@@ -43,6 +43,22 @@ def write(home: Path, params: Mapping[str, Any], facts: Mapping[str, Any]) -> No
   shared_checkpoints.discard(home / 'checkpoints')
 
 
+def forget(home: Path) -> None:
+  """Removes a part's model, and its folder where nothing else is left in it.
+
+  Raises:
+    OSError: it cannot be removed.
+  """
+
+  def remove() -> None:
+    for name in (model.FACTS, model.TENSORS):
+      (home / name).unlink(missing_ok=True)
+    if not any(home.iterdir()):
+      home.rmdir()
+
+  hosts.on_main(remove)
+
+
 def discard(folder: Path) -> None:
   """Removes a folder of parts, all or nothing of it; does nothing where it is not there.
 

@@ -6,10 +6,23 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from memkd_jax.scoring.anomaly_map import seen_positions
 
-def moments(features: jax.Array) -> dict[str, jax.Array]:
-  """Mean and variance of each image's channels over its positions, [B, H, W, C] -> [B, C]."""
+
+def moments(features: jax.Array, images: jax.Array | None = None) -> dict[str, jax.Array]:
+  """Mean and variance of each image's channels over its positions, [B, H, W, C] -> [B, C].
+
+  Args:
+    features: [B, H, W, C].
+    images: uint8 [B, S, T, channels], of which a fourth one tells which positions count.
+  """
   features = features.astype(jnp.float32)
+  if images is not None and images.shape[-1] == 4:
+    seen = seen_positions(images[..., 3] > 0, features.shape[1:3])[..., None]
+    number = jnp.maximum(jnp.sum(seen, (1, 2)), 1)
+    mean = jnp.sum(jnp.where(seen, features, 0), (1, 2)) / number
+    deviations = jnp.where(seen, features - mean[:, None, None], 0)
+    return {'mean': mean, 'variance': jnp.sum(deviations**2, (1, 2)) / number}
   return {'mean': jnp.mean(features, (1, 2)), 'variance': jnp.var(features, (1, 2))}
 
 

@@ -14,6 +14,7 @@ from memkd_jax.files.digest import images_digest
 from memkd_jax.methods import kept_parts
 from memkd_jax.methods.base import Fitted, Method, Start, Task
 from memkd_jax.scoring.tile_params import NAME
+from memkd_jax.training import divergence
 
 FOLDER = 'tiles'
 
@@ -33,7 +34,8 @@ def fit(
     tiling: how canvases are cut, and whether each place has a model.
     task: names and seeds the models, each of a place with a name of its own.
     canvases: uint8 [N, H, W, channels], or objects [N].
-    folder: the task's folder; what is done of several models lies in tiles/<number>/.
+    folder: the task's folder; what is done of several models lies in tiles/<number>/, and
+      their logs stay there.
     start: see `Method.fit`; none where places have models.
 
   Returns:
@@ -64,6 +66,24 @@ def fit(
   return Fitted(params, {})
 
 
+def diverged(folder: Path, name: str) -> list[str]:
+  """Says which trainings of a task ended far above their lowest loss, a sentence each.
+
+  Args:
+    folder: the task's folder.
+    name: the task's name.
+  """
+  of_places = {int(log.parent.name): log for log in (folder / FOLDER).glob('*/metrics.jsonl')}
+  logs = {name: folder / 'metrics.jsonl'}
+  logs |= {f'{name}, tile {index + 1}': of_places[index] for index in sorted(of_places)}
+  return [said for what, log in logs.items() if (said := divergence.describe(log, what))]
+
+
 def discard(folder: Path) -> None:
-  """Removes what `fit` left in a task's folder; raises OSError where that cannot be."""
-  kept_parts.discard(folder / FOLDER)
+  """Removes the models that `fit` left in a task's folder, and leaves their logs.
+
+  Raises:
+    OSError: they cannot be removed.
+  """
+  for home in (folder / FOLDER).glob('*'):
+    kept_parts.forget(home)

@@ -90,7 +90,7 @@ def anomalous_positions(masks: np.ndarray, size: tuple[int, int]) -> np.ndarray:
   """Positions of a feature map that cover any anomalous pixel.
 
   Args:
-    masks: bool [N, S, T], True where a pixel is anomalous.
+    masks: bool [N, S, T], True where a pixel is anomalous (or counts, for positions that do).
     size: (height, width) of the feature map in positions, divisors of S and T.
 
   Returns:
@@ -103,7 +103,10 @@ def anomalous_positions(masks: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 
 def split_cosines(
-  cosine: np.ndarray, labels: np.ndarray, masks: np.ndarray | None
+  cosine: np.ndarray,
+  labels: np.ndarray,
+  masks: np.ndarray | None,
+  seen: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
   """Splits the cosines of test images into those of normal and of anomalous positions.
 
@@ -112,6 +115,7 @@ def split_cosines(
     labels: [N], 1 for an anomalous image.
     masks: bool [N, S, T], True where a pixel is anomalous. Without masks (None), all
       positions of an anomalous image count as anomalous.
+    seen: bool [N, S, T], which pixels count; positions without any are left out.
 
   Returns:
     The cosines of normal and of anomalous positions, [P] and [Q].
@@ -119,7 +123,8 @@ def split_cosines(
   anomalous = np.broadcast_to((labels == 1)[:, None, None], cosine.shape)
   if masks is not None:
     anomalous = anomalous_positions(masks, cosine.shape[1:])
-  return cosine[~anomalous], cosine[anomalous]
+  counts = True if seen is None else anomalous_positions(seen, cosine.shape[1:])
+  return cosine[~anomalous & counts], cosine[anomalous & counts]
 
 
 def summarize(

@@ -46,20 +46,18 @@ def common_range(maps: Sequence[np.ndarray] | np.ndarray) -> tuple[float, float]
   return float(min(map_.min() for map_ in maps)), float(np.quantile(some, _NEARLY))
 
 
-def draw_boxes(
-  picture: Image.Image, regions: Iterable[Region], part: tuple[int, int, int, int]
-) -> None:
+def draw_boxes(picture: Image.Image, regions: Iterable[Region], size: tuple[int, int]) -> None:
   """Draws the boxes of regions on a picture of their image, a pixel outside of them.
 
   Args:
     picture: RGB, of any size; it is changed.
     regions: in pixels of the image.
-    part: of the image that the picture shows, (left, upper, right, lower) in pixels.
+    size: (width, height) of the image.
   """
   canvas = ImageDraw.Draw(picture)
-  across, down = (picture.size[axis] / (part[axis + 2] - part[axis]) for axis in (0, 1))
+  across, down = (shown / own for shown, own in zip(picture.size, size, strict=True))
   for region in regions:
-    left, top = (region.left - part[0]) * across, (region.top - part[1]) * down
+    left, top = region.left * across, region.top * down
     right, bottom = left + region.width * across, top + region.height * down
     canvas.rectangle((left - 1, top - 1, right, bottom), outline='white')
 

@@ -51,20 +51,21 @@ def top_scores(maps: jax.Array, seen: jax.Array | None = None) -> jax.Array:
 
   Args:
     maps: [B, H, W], -inf where nothing was looked at.
-    seen: bool [B, H, W], where something was; of so few that they are no hundredth of the map
-      the mean is that of all. Everywhere if None.
+    seen: bool [B, H, W], where something was, of which the hundredth is taken. Everywhere if
+      None.
   """
   flat = maps.reshape(maps.shape[0], -1)
   number = max(1, round(_TOP * flat.shape[1]))
   highest, _ = jax.lax.top_k(flat, number)
   if seen is None:
     return jnp.mean(highest, axis=1)
-  found = jnp.minimum(jnp.sum(seen.astype(jnp.int32), axis=(1, 2)), number)[:, None]
-  counts = np.arange(number) < found
-  return jnp.sum(jnp.where(counts, highest, 0), axis=1) / jnp.maximum(found[:, 0], 1)
+  share = _TOP * jnp.sum(seen.astype(jnp.float32), axis=(1, 2))
+  counted = jnp.clip(jnp.round(share), 1, number)[:, None]
+  counts = np.arange(number) < counted
+  return jnp.sum(jnp.where(counts, highest, 0), axis=1) / counted[:, 0]
 
 
-def seen_positions(seen: jax.Array, size: tuple[int, ...]) -> jax.Array:
+def seen_positions(seen: jax.Array | np.ndarray, size: tuple[int, ...]) -> jax.Array:
   """Positions of a feature map that cover any pixel that counts.
 
   Args:
@@ -76,5 +77,5 @@ def seen_positions(seen: jax.Array, size: tuple[int, ...]) -> jax.Array:
   """
   batch, *lengths = seen.shape
   rows, columns = (length // parts for length, parts in zip(lengths, size, strict=True))
-  blocks = seen.astype(jnp.int32).reshape(batch, size[0], rows, size[1], columns)
+  blocks = jnp.asarray(seen, jnp.int32).reshape(batch, size[0], rows, size[1], columns)
   return jnp.max(blocks, axis=(2, 4)) > 0

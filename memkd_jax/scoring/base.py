@@ -21,6 +21,8 @@ from memkd_jax.scoring.calibration import (
   why_undecided,
 )
 
+_MOST_PIXELS = 2**25  # of canvases in tiles that are scored at once
+
 
 @dataclasses.dataclass(frozen=True)
 class Result:
@@ -85,8 +87,16 @@ class BaseDetector(abc.ABC):
 
   @property
   def images_at_once(self) -> int:
-    """How many images to give to it at once: one that is cut fills batches, and memory."""
-    return self.batch_size if self.tiling.is_whole else 1
+    """How many images to give to it at once: one that is cut fills batches, and memory.
+
+    Where places have models of their own it has one tile for each.
+    """
+    if self.tiling.is_whole:
+      return self.batch_size
+    if not self.tiling.by_position:
+      return 1
+    height, width = self.tiling.canvas((1, 1))
+    return max(1, min(self.batch_size, _MOST_PIXELS // (height * width)))
 
   def decide_by(self, calibration: Calibration | None, threshold: Threshold | None) -> None:
     """Sets calibration, threshold and undecided."""

@@ -9,6 +9,7 @@ import numpy as np
 
 from memkd_jax.data.tiling import Tiling
 from memkd_jax.scoring import normalization
+from memkd_jax.scoring.anomaly_map import seen_positions
 from memkd_jax.scoring.normalization import Statistics
 
 
@@ -64,8 +65,9 @@ def score(scorer: Scorer, parts: Sequence[Part], normalize: str) -> HeldOut:
   statistics: Statistics | None = None
   of_parts: list[tuple[Statistics, ...]] = [()] * len(parts)
   if normalize != 'none':
-    raw = [scorer.stage_maps(part.params(), part.images) for part in parts]
-    maps = {k: np.concatenate([of_part[k] for of_part in raw]) for k in raw[0]}
+    raw = [_counting(scorer.stage_maps(part.params(), part.images), part) for part in parts]
+    together = np.ma.concatenate if np.ma.isMaskedArray(raw[0][min(raw[0])]) else np.concatenate
+    maps = {k: together([of_part[k] for of_part in raw]) for k in raw[0]}
     statistics = normalization.measure(maps, normalize)
     others = normalization.measure_others(maps, normalize)
     borders = np.cumsum([0, *(len(part.images) for part in parts)])
@@ -79,3 +81,14 @@ def score(scorer: Scorer, parts: Sequence[Part], normalize: str) -> HeldOut:
   ]
   maps_, scores = (np.concatenate([found[i] for found in scored]) for i in (0, 1))
   return HeldOut(maps_, scores, statistics)
+
+
+def _counting(maps: Mapping[int, np.ndarray], part: Part) -> Mapping[int, np.ndarray]:
+  """The maps, where not all of the canvases counts without what does not."""
+  if part.images.shape[-1] != 4:
+    return maps
+  seen = part.images[..., 3] > 0
+  return {
+    k: np.ma.array(values, mask=~np.asarray(seen_positions(seen, values.shape[1:])))
+    for k, values in maps.items()
+  }

@@ -27,7 +27,8 @@ def measure(maps: Mapping[int, np.ndarray], kind: str) -> Statistics:
   """Mean and spread of normal images.
 
   Args:
-    maps: {k: [n, H_k, W_k]} of images that were not learned from.
+    maps: {k: [n, H_k, W_k]} of images that were not learned from; masked arrays leave out the
+      positions that they mask.
     kind: 'stage' for one mean and one spread of each stage, 'position' for those of each of
       its positions.
 
@@ -64,7 +65,8 @@ def measure_others(maps: Mapping[int, np.ndarray], kind: str) -> Statistics:
     deviations = x - mean  # sums of squares around zero would lose digits
     sums = deviations.sum(axis=pooled, keepdims=True)
     squares = (deviations**2).sum(axis=pooled, keepdims=True)
-    others = (len(x) - 1) * x[0].size / sums[0].size
+    numbers = np.ma.count(x, axis=pooled, keepdims=True) if pooled else ~np.ma.getmaskarray(x)
+    others = np.maximum(numbers.sum(axis=0) - numbers, 1)
     shift = -sums / others
     variance = (squares.sum(axis=0) - squares) / others - shift**2
     found[f'stage{k}'] = _statistics(mean + shift, np.maximum(variance, 0))
@@ -110,7 +112,10 @@ def _pooled(kind: str) -> tuple[int, ...]:
 
 
 def _statistics(mean: np.ndarray, variance: np.ndarray) -> dict[str, np.ndarray]:
+  # Where nothing of any image counts there is neither.
+  mean, variance = np.ma.filled(mean, 0), np.ma.masked_array(variance)
   typical = np.sqrt(variance.mean(axis=(1, 2), keepdims=True))
+  variance, typical = np.ma.filled(variance, 0), np.ma.filled(typical, 0)
   spread = np.maximum(np.sqrt(variance), _LEAST_SHARE * typical)
   return {
     'mean': mean.astype(np.float32),

@@ -2,7 +2,7 @@ import json
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import ExifTags, Image
 
 from memkd_jax.data.framing import BLANK, Framing, filled, seen_of
 from memkd_jax.data.images import read_image, read_region, to_size
@@ -54,7 +54,7 @@ def test_what_lies_outside_of_a_region_changes_no_bit(rng):
   region = np.zeros((10, 20), bool)
   region[2:7, 5:16] = True
   one, other = (np.asarray(picture(rng, 100, 70)) for _ in range(2))
-  inside = np.asarray(Image.fromarray(region).convert('L').resize((100, 70), 2)) >= 128
+  inside = np.asarray(Image.fromarray(region).resize((100, 70), Image.Resampling.NEAREST))
   mixed = np.where(inside[..., None], one, other)
   assert 0 < inside.sum() < inside.size
   for resize in ('stretch', 'fit', 'crop'):
@@ -89,15 +89,78 @@ def test_an_alpha_channel_says_what_counts(mode, tmp_path, rng):
     np.testing.assert_array_equal(to_size(np.asarray(image), framing), canvas)
     deep = np.asarray(image).astype(np.uint16) * 257
     np.testing.assert_array_equal(to_size(deep, framing), canvas)
+    of_12_bits = np.asarray(image).astype(np.uint16) * 16
+    np.testing.assert_array_equal(seen_of(to_size(of_12_bits, framing, 12)), alpha)
 
 
 def test_an_image_of_which_nothing_counts_is_named(tmp_path):
   Image.fromarray(np.zeros((8, 8, 4), np.uint8)).save(tmp_path / 'x.png')
-  with pytest.raises(UserError, match=r'x\.png: Nothing of an image counts'):
+  with pytest.raises(UserError, match=r'x\.png: Nothing of an image counts, because its alpha'):
     read_image(tmp_path / 'x.png', Framing((8, 8), alpha=True))
+  left = np.zeros((1, 9), bool)
+  left[0, 0] = True
+  with pytest.raises(UserError, match='what is looked at of it .* holds none'):
+    Framing((8, 8), 'crop', left)(Image.new('RGB', (90, 10)))
   Image.fromarray(np.zeros((8, 8), np.uint8)).save(tmp_path / 'roi.png')
   with pytest.raises(UserError, match=r'roi\.png marks nothing'):
     read_region(tmp_path / 'roi.png')
+
+
+@pytest.mark.parametrize(
+  'save',
+  [
+    lambda grey, path: grey.save(path),
+    lambda grey, path: grey.point(lambda v: v // 255).save(path),  # 0 and 1
+    lambda grey, path: grey.point(lambda v: 40 + v * 215 // 255).save(path),
+    lambda grey, path: grey.convert('RGB').quantize(2).save(path),  # white may be index 0
+    lambda grey, path: Image.merge('LA', (grey, grey)).save(path),  # on what is transparent
+    lambda grey, path: grey.convert('RGB').save(path.with_suffix('.jpg'), quality=95),
+  ],
+)
+def test_a_region_is_what_is_bright(save, tmp_path):
+  expected = np.zeros((40, 60), bool)
+  expected[8:24, 16:48] = True
+  grey = Image.fromarray(np.where(expected, 255, 0).astype(np.uint8))
+  path = tmp_path / 'roi.png'
+  save(grey, path)
+  (file,) = tmp_path.iterdir()
+  np.testing.assert_array_equal(read_region(file), expected)
+
+
+def test_a_region_is_upright_and_of_bounded_size(tmp_path):
+  grey = Image.new('L', (5000, 10))
+  grey.paste(255, (0, 0, 2500, 10))
+  exif = Image.Exif()
+  exif[ExifTags.Base.Orientation] = 6  # is to be turned to the right
+  grey.save(tmp_path / 'roi.png', exif=exif)
+  region = read_region(tmp_path / 'roi.png')
+  assert region.shape == (4096, 8)
+  assert region[:2048].all() and not region[2048:].any()
+
+
+def test_thin_parts_of_a_region_count(rng):
+  region = np.zeros((512, 512), bool)
+  region[100, :] = True
+  canvas = Framing((32, 32), region=region)(picture(rng, 512, 512))
+  assert seen_of(canvas).any(axis=1).nonzero()[0].tolist() == [6]
+  map_, shown = Framing((32, 32), region=region).to_image(
+    np.ones((32, 32)), (512, 512), seen=seen_of(canvas)
+  )
+  np.testing.assert_array_equal(shown, region)
+  np.testing.assert_array_equal(map_ > 0, region)
+
+
+@pytest.mark.parametrize('resize', ['stretch', 'fit', 'crop'])
+def test_what_was_seen_lies_where_it_lay(resize, rng):
+  smooth = Image.fromarray(rng.integers(0, 256, (4, 6, 3), np.uint8)).resize((90, 60))
+  framing = Framing((64, 64), resize)
+  shown = framing.restored(framing(smooth), (90, 60)).resize((90, 60))
+  difference = np.abs(np.asarray(shown, int) - np.asarray(smooth, int)).max(axis=-1)
+  inside = np.ones((60, 90), bool)
+  if resize == 'crop':
+    inside[:, :15] = inside[:, 75:] = False
+    assert (np.asarray(shown)[:, :14] == BLANK).all()
+  assert difference[inside].mean() < 4
 
 
 @pytest.mark.parametrize('resize', ['stretch', 'fit', 'crop'])

@@ -21,7 +21,7 @@ from starlette.exceptions import HTTPException as StarletteError
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from memkd_jax import __version__
-from memkd_jax.data.framing import resize_map, seen_of
+from memkd_jax.data.framing import seen_of
 from memkd_jax.data.splits import describe_remarks
 from memkd_jax.deploy.serving import schema
 from memkd_jax.deploy.serving.batching import Batcher, BusyError
@@ -362,14 +362,11 @@ def _pictures(
   size: tuple[int, int],
 ) -> tuple[str, str]:
   low, high = color_range(detector.calibration, detector.threshold, map_)
-  place = detector.framing.place(size)
-  left, upper, right, lower = place.target
-  part = (slice(upper, lower), slice(left, right))
-  picture = Image.fromarray(image[part][..., :3])
+  picture = detector.framing.restored(image, size)
   picture.thumbnail((_LONGEST, _LONGEST))  # a canvas of tiles may be as large as it likes
-  shown = resize_map(map_[part], *picture.size[::-1])
+  shown, _ = detector.framing.to_image(map_, size, picture.size, seen_of(image))
   hot = Image.fromarray(heat_map(np.asarray(picture), shown, low, high))
-  draw_boxes(hot, regions, place.source)
+  draw_boxes(hot, regions, size)
   return _data_url(picture), _data_url(hot)
 
 
