@@ -125,8 +125,8 @@ def fit(
 
   Args:
     images: a folder of good images, a text file or CSV that lists them (see
-      `data.image_list`), or several paths; or uint8 arrays [H, W, 3] RGB, [H, W, 4] or [H, W] grey, each
-      of any size, which are kept in `workdir`/images as PNG files.
+      `data.image_list`), or several paths; or uint8 arrays [H, W, 3] RGB, [H, W, 4] or [H, W]
+      grey, each of any size, which are kept in `workdir`/images as PNG files.
     workdir: the run's folder: report.html is there, and the model for `load`.
     method: the method, 'memkd', 'rd', 'knn', ...; the preset configs/best.py where none is
       named.
