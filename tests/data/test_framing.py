@@ -99,7 +99,7 @@ def test_an_image_of_which_nothing_counts_is_named(tmp_path):
     read_image(tmp_path / 'x.png', Framing((8, 8), alpha=True))
   left = np.zeros((1, 9), bool)
   left[0, 0] = True
-  with pytest.raises(UserError, match='what is looked at of it .* holds none'):
+  with pytest.raises(UserError, match=r'what is looked at of it .* holds none'):
     Framing((8, 8), 'crop', left)(Image.new('RGB', (90, 10)))
   Image.fromarray(np.zeros((8, 8), np.uint8)).save(tmp_path / 'roi.png')
   with pytest.raises(UserError, match=r'roi\.png marks nothing'):
