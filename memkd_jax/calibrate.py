@@ -38,6 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _by_images(flags: argparse.Namespace) -> None:
+  from memkd_jax.scoring.any_category import ANY
   from memkd_jax.scoring.calibration import Calibration, choose_threshold
   from memkd_jax.workdir import write_calibration
 
@@ -46,6 +47,8 @@ def _by_images(flags: argparse.Namespace) -> None:
     paths = list_good(flags.good, left_out)  # at least one
     cli.start_jax_for(flags.workdir)
     detector = cli.load_named(flags)
+    if detector.category == ANY:
+      raise UserError('Thresholds are those of a category; name it with --category.')
     for note in detector.notes:
       cli.say(f'Note: {note}')
     cli.say_begin(detector, len(paths), left_out)

@@ -186,7 +186,8 @@ def add_model_flags(parser: argparse.ArgumentParser, *, files: str | None = None
   add(
     '--category',
     metavar='NAME',
-    help='the category that was trained; may be left out if there is one alone',
+    help='the category that was trained; may be left out if there is one alone, or one model '
+    'of all (train.scope=joint): then an image is anomalous where it would be so for each',
   )
   add('--seed', type=int, metavar='N', help="the training's seed; the run's first if left out")
   add('--teacher-weights', metavar='FILE', help='where the teacher lies now, if it was moved')

@@ -16,6 +16,7 @@ from memkd_jax.errors import UserError
 from memkd_jax.files import model
 from memkd_jax.runtime import onednn
 from memkd_jax.runtime.devices import Devices
+from memkd_jax.scoring.any_category import ANY, AnyCategory
 from memkd_jax.scoring.base import BaseDetector, check_asked
 from memkd_jax.scoring.calibration import choose_threshold
 from memkd_jax.scoring.pipeline import Pipeline
@@ -188,7 +189,9 @@ def load(
 
   Args:
     workdir: a run's folder, or a folder that holds model.json and model.safetensors.
-    category: name of what it was trained on; may be left out where there is one alone.
+    category: name of what it was trained on; may be left out where there is one alone. With a
+      joint model (`train.scope`), left out or 'any' stands for all of them: an image is
+      anomalous where it would be so for each.
     seed: the seed that it was trained with; the first of the run's seeds if None.
     false_alarm_rate: the share of normal images that may be called anomalous; 0.01, or the
       lowest that the held-out images support, if None. Where they support none of 0.1, the
@@ -207,7 +210,7 @@ def load(
     UserError: there is no such model or dtype, it is damaged, the rate cannot be supported, or
       the threshold is not finite or given together with a rate.
   """
-  trained = read_named(workdir, category, seed)
+  trained = read_any(workdir, category, seed) or read_named(workdir, category, seed)
   if dtype is not None:
     if dtype not in DTYPES:
       raise UserError(f'dtype={dtype!r}: give one of {", ".join(DTYPES)}, or None.')
@@ -215,6 +218,40 @@ def load(
     config.model.dtype = dtype
     trained = dataclasses.replace(trained, config=config)
   return _detectors([trained], false_alarm_rate, threshold, teacher_weights)[0]
+
+
+def read_any(
+  workdir: Path | str, category: str | None = None, seed: int | None = None
+) -> TrainedModel | None:
+  """Reads the joint model of a run as one of any category; args and errors as `load`.
+
+  Returns:
+    None where a category is named, or they have models of their own, or see images in ways of
+    their own (a region of interest, a bit depth, the units of their maps).
+  """
+  root = Path(workdir).expanduser()
+  if category not in (None, ANY) or model.exists(root):
+    return None
+  folder = Workdir(workdir)
+  chosen = _choose_seed(folder, seed)
+  names = _names(folder, chosen)
+  if len(names) < 2 or ANY in names:
+    return None
+  first = folder.read_model(names[0], chosen)
+  if first.config.train.get('scope', 'category') != 'joint':
+    return None
+  found = [first, *(folder.read_model(name, chosen) for name in names[1:])]
+  if not all(_sees_as(first, other) for other in found):
+    return None
+  calibration = AnyCategory.of([trained.calibration for trained in found])
+  return dataclasses.replace(first, name=ANY, calibration=calibration, threshold=None)
+
+
+def _sees_as(first: TrainedModel, other: TrainedModel) -> bool:
+  """Whether two models are one, under two names, and see images in the same way."""
+  depths = {bit_depth.of_config(trained.config) for trained in (first, other)}
+  own = other.region is not None or other.statistics is not None
+  return first.train_sha256 == other.train_sha256 and len(depths) == 1 and not own
 
 
 def read_named(
@@ -255,6 +292,8 @@ def load_all(
     seed = _choose_seed(folder, seed)
     names = _names(folder, seed) or [_choose_category(folder, None, seed)]
     models = [folder.read_model(name, seed) for name in names]
+    if (together := read_any(workdir, None, seed)) is not None:
+      models.append(together)
   return _detectors(models, false_alarm_rate, threshold, teacher_weights)
 
 
@@ -270,10 +309,14 @@ def _detectors(
   programs: dict[str, Program] = {}
   onednn.ask_for_it(*(trained.config.model.dtype for trained in models))
   found = []
+  shared: dict[str, Any] = {}  # what a joint model has learned, under whatever name
   for trained in models:
     maps = trained.config.anomaly_map.to_json(sort_keys=True)
     if maps not in programs:
       programs[maps] = Program.build(trained, teacher_weights)
+    if trained.config.train.get('scope', 'category') == 'joint':
+      key = f'{trained.seed} {trained.train_sha256} {maps}'
+      trained = dataclasses.replace(trained, params=shared.setdefault(key, trained.params))
     found.append(Detector(trained, programs[maps], false_alarm_rate, threshold))
   return found
 

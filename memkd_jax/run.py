@@ -24,6 +24,7 @@ from memkd_jax.data.tiling import describe_size
 from memkd_jax.detector import Detector, load
 from memkd_jax.errors import UserError, explain, is_disk_full
 from memkd_jax.files import atomic
+from memkd_jax.methods import joint
 from memkd_jax.methods.base import Task
 from memkd_jax.methods.warm_start import WarmStart
 from memkd_jax.report.environment import describe_environment
@@ -91,8 +92,9 @@ def run_config(
     extractor = FeatureExtractor(*teacher, kept=kept)
     start = None if origin is None else WarmStart(origin, config, extractor.digest)
     shared = (source, folder, mode, dump_maps, force, start, warm_start is None)
+    joined = tuple(categories)
     workers = [
-      Worker(config, extractor, devices, *shared)
+      Worker(config, extractor, devices, *shared, joined)
       for devices in lanes.devices(config.parallel.axis, len(categories) * len(config.seeds))
     ]
     claimed = _with_origins(config, extractor.digest, origin)
@@ -215,7 +217,11 @@ def _run_all(
       failed.setdefault(task.name, explain(error))
       print(f'{name} failed: {explain(error)}', flush=True)
 
+  if first.replaces:
+    joint.discard(folder.own.root)
   lanes.run_all(workers, tasks, run_one)
+  if not failed:
+    joint.discard(folder.own.root)
   categories = list(dict.fromkeys(task.name for task in tasks))
 
   def conclude() -> dict[str, Any]:

@@ -15,22 +15,17 @@ from memkd_jax.config import flatten
 from memkd_jax.data import bit_depth
 from memkd_jax.data.benchmarks.counts import count, differences
 from memkd_jax.data.datasets import Source
-from memkd_jax.data.sampling import Plan, calibration_plan
-from memkd_jax.data.splits import Split, load_split
-from memkd_jax.data.task_images import (
-  TaskImages,
-  describe_changes,
-  describe_leak,
-  image_digests,
-  list_task,
-)
-from memkd_jax.data.tiling import Tiling, framing_of
+from memkd_jax.data.sampling import Plan
+from memkd_jax.data.splits import Split
+from memkd_jax.data.task_images import describe_changes
+from memkd_jax.data.tiling import Tiling
 from memkd_jax.errors import UserError
 from memkd_jax.evaluate import Scored, Scorer, evaluate
+from memkd_jax.files import atomic
 from memkd_jax.files.digest import images_digest
-from memkd_jax.methods import cross_calibration, tile_models
-from memkd_jax.methods.base import Method, Task
-from memkd_jax.methods.cross_calibration import cross_scores
+from memkd_jax.methods import cross_calibration, joint, tile_models
+from memkd_jax.methods.base import Fitted, Method, Start, Task
+from memkd_jax.methods.cross_calibration import cross_scores, score_folds
 from memkd_jax.methods.warm_start import WarmStart
 from memkd_jax.runtime import hosts, memory
 from memkd_jax.runtime.devices import Devices
@@ -42,9 +37,7 @@ from memkd_jax.scoring.pipeline import Pipeline
 from memkd_jax.teachers.extractor import FeatureExtractor
 from memkd_jax.training import shared_checkpoints
 from memkd_jax.workdir import SharedWorkdir, TrainedModel
-from memkd_jax.workdir.region import choose_region, region_digest
-
-_Digests = dict[str, dict[str, str]]  # of each split, see `image_digests`
+from memkd_jax.workdir.reading import ANEW, Digests, TaskReader
 
 
 class Worker:
@@ -69,6 +62,7 @@ class Worker:
     force: bool,
     warm_start: WarmStart | None = None,
     resumed: bool = False,
+    categories: tuple[str, ...] = (),
   ):
     """Takes what all tasks of a run share.
 
@@ -84,6 +78,7 @@ class Worker:
       warm_start: the models that trainings go on from, if any.
       resumed: whether it is that of the run in the folder, not given anew: then it need not
         be there any more when all trainings have ended.
+      categories: of the run, from all of which a joint model learns.
 
     Raises:
       UserError: teacher and student do not fit together, or the devices do not divide a
@@ -91,13 +86,19 @@ class Worker:
     """
     self.config, self.extractor, self.folder = config, extractor, folder
     self.method: Method = methods.create(config, extractor, devices)
-    self._devices, self._source = devices, source
+    self._devices = devices
     self._mode, self._dump_maps = mode, dump_maps
     self._force = force and mode == 'train'
     self._warm_start, self._resumed = warm_start, resumed
-    self._regions: dict[str, np.ndarray] = {}  # by `_region_key`
-    self._list = functools.lru_cache(maxsize=1)(self._list_images)
-    self._read = functools.lru_cache(maxsize=1)(self._read_images)
+    joined = categories if config.train.get('scope', 'category') == joint.JOINT else ()
+    self._reader = TaskReader(config, source, folder, mode, self._force, joined)
+    self._joined = joined
+    self._pool = functools.lru_cache(maxsize=1)(self._read_pool)
+
+  @property
+  def replaces(self) -> bool:
+    """Whether models that are there are replaced."""
+    return self._force
 
   @functools.cached_property
   def _scorer(self) -> Scorer:
@@ -125,11 +126,9 @@ class Worker:
       task: what is to be done.
       name: what it is called on the screen.
     """
-    region = self._region_key(task)
-    images, digests = self._list(task.train, task.test, region)
-    options = self.config.train
-    how = (options.holdout, options.calibration, options.folds)
-    plan = calibration_plan(task.seed, task.name, len(images.train), *how)
+    reader = self._reader
+    images, digests = reader.listed(task)
+    plan = reader.plan(task, len(images.train))
     trains = self._mode == 'train' and not self.folder.has_model(task.name, task.seed)
     if self._force or trains:
       held_or_in_folds = sum(map(len, plan.folds)) or len(plan.held)
@@ -139,8 +138,7 @@ class Worker:
     self._check_origin(task, name)
     if self._mode == 'train' and not self._dump_maps and self._is_finished(task, name, digests):
       return
-    known = self.folder.read_bit_depth(task.name, task.seed)
-    normal, test, notes = self._read(task.train, task.test, region, known)
+    normal, test, notes = reader.read(task)
     tiles = self._scorer.tiling.describe(normal.images)
     print(f'{name}: {_describe_images(plan, test)}{tiles}', flush=True)
     trained, held_out = self._trained(task, normal, plan)
@@ -185,6 +183,23 @@ class Worker:
       print(f'Note: {note}', flush=True)
     self.folder.write_result(task.name, task.seed, result)
 
+  def _read_pool(self, seed: int) -> joint.Pool:
+    """The normal images of all categories, from which a joint model learns."""
+    parts = []
+    for category in self._joined:
+      task = dataclasses.replace(Task.of_category(category, seed), test=())
+      normal, _, _ = self._reader.read(task)
+      parts.append((normal.images, self._reader.plan(task, len(normal.samples))))
+    generator = np.random.default_rng([seed, len(parts)])
+    return joint.pool(parts, self.config.train.balance, generator)
+
+  def _learned(self, task: Task, normal: Split, plan: Plan) -> tuple[np.ndarray, int]:
+    """The images that the task's model learns from, and how many different ones there are."""
+    if not (self._joined and normal.samples):
+      return normal.images[plan.kept], len(plan.kept)
+    pool = self._pool(task.seed)
+    return pool.images, pool.number
+
   def _check_origin(self, task: Task, name: str) -> None:
     """Raises UserError where the task's model went on from another one than is given now."""
     if self._warm_start is None or self._resumed:
@@ -201,17 +216,13 @@ class Worker:
     """What there is to do about a model of other images than are there now."""
     of_places = self.config.data.get('tile_models', 'one') != 'one'
     if not self.method.warm_starts or of_places:
-      return self._anew()
+      return ANEW
     return (
       'train anew with --force, which replaces the model, or go on from this model with '
       f'--warm-start={self.folder.own.root} --workdir=NEW'
     )
 
-  @staticmethod
-  def _anew() -> str:
-    return 'train anew with --force, which replaces the model, or with another --workdir'
-
-  def _is_finished(self, task: Task, name: str, digests: _Digests) -> bool:
+  def _is_finished(self, task: Task, name: str, digests: Digests) -> bool:
     """Whether the task's result is of these images; says what there is to do otherwise.
 
     Raises:
@@ -242,7 +253,7 @@ class Worker:
     Returns:
       The model, and the images that its threshold was made of where they are at hand.
     """
-    images, held = normal.images[plan.kept], normal.take(plan.held)
+    (images, number), held = self._learned(task, normal, plan), normal.take(plan.held)
     config = bit_depth.in_config(self.config, normal.bits)
     folder = self.folder.category(task.name, task.seed)
     if self._mode == 'evaluate' or self.folder.has_model(task.name, task.seed):
@@ -281,14 +292,11 @@ class Worker:
       # A method that cannot go on from a model need not take one.
       further = () if start is None else (start,)
       # The folds are fitted from scratch: the model of the warm start has seen their images.
-      held_out, statistics = self._cross_score(task, normal, plan, folder)
-      resumed = any((folder / name).exists() for name in ('checkpoints', tile_models.FOLDER))
-      # Of a process; where several tasks are fitted at once nobody knows whose it is.
-      before_fit = memory.reset_peak() if self._devices.sharing == 1 else None
-      began = self._fitting_clock()
-      tiling = self._scorer.tiling
-      fitted = tile_models.fit(self.method, tiling, task, images, folder, *further)
-      seconds, peak = self._fitting_clock() - began, memory.peak_beyond(before_fit)
+      if self._joined:
+        fitted, seconds, peak, held_out, statistics = self._fit_jointly(task, normal, plan)
+      else:
+        held_out, statistics = self._cross_score(task, normal, plan, folder)
+        fitted, seconds, peak = self._fit_alone(task, images, folder, *further)
       if held_out is None:
         held_out, statistics = self._score(task, fitted.params, held)
       trained = TrainedModel(
@@ -297,7 +305,7 @@ class Worker:
         config=config,
         teacher_sha256=self.extractor.digest,
         params=fitted.params,
-        train_images=len(images),
+        train_images=number,
         train_sha256=images_digest(images),
         diagnosis=fitted.diagnosis,
         calibration=_calibrate(held_out),
@@ -305,7 +313,7 @@ class Worker:
         warm_start=start.sha256 if start else None,
         statistics=statistics,
         region=normal.framing.region,
-        fit_seconds=None if resumed else seconds,
+        fit_seconds=seconds,
         fit_memory=peak,
       )
       self.folder.write_model(trained)
@@ -314,6 +322,34 @@ class Worker:
     if not self.config.train.get('keep_checkpoints', False):
       shared_checkpoints.discard(folder / 'checkpoints')
     return trained, held_out
+
+  def _fit_alone(
+    self, task: Task, images: np.ndarray, folder: Path, *start: Start
+  ) -> tuple[Fitted, float | None, float | None]:
+    """A model of the task's own, with the seconds and the bytes that fitting took."""
+    resumed = any((folder / name).exists() for name in ('checkpoints', tile_models.FOLDER))
+    # Of a process; where several tasks are fitted at once nobody knows whose it is.
+    before = memory.reset_peak() if self._devices.sharing == 1 else None
+    began = self._fitting_clock()
+    fitted = tile_models.fit(self.method, self._scorer.tiling, task, images, folder, *start)
+    seconds = self._fitting_clock() - began
+    return fitted, None if resumed else seconds, memory.peak_beyond(before)
+
+  def _fit_jointly(
+    self, task: Task, normal: Split, plan: Plan
+  ) -> tuple[Fitted, float | None, float | None, Scored | None, Statistics | None]:
+    """As `_fit_alone` the model of all categories, and what `_cross_score` gives."""
+    together = dataclasses.replace(task, name=joint.JOINT, train=self._joined, test=())
+    pool, root = self._pool(task.seed), self.folder.own.root
+    found = joint.fit(self.method, self._scorer.tiling, together, pool, root)
+    log = joint.folder_of(root, task.seed) / 'metrics.jsonl'
+    folder = self.folder.category(task.name, task.seed)
+    hosts.on_main(lambda: _copy(log, folder / log.name))
+    if not plan.folds:
+      return found.fitted, found.seconds, found.peak, None, None
+    kind = self.config.anomaly_map.normalize
+    scored = score_folds(self._scorer, found.folds, normal.images, plan.folds, kind)
+    return found.fitted, found.seconds, found.peak, *_scored(normal, scored)
 
   def _fitting_clock(self) -> float:
     """Seconds, among them those that the features that are kept have saved."""
@@ -353,59 +389,6 @@ class Worker:
         'with --force, which replaces the model, or with another --workdir.'
       )
 
-  def _list_images(
-    self, train_names: tuple[str, ...], test_names: tuple[str, ...], region: str
-  ) -> tuple[TaskImages, _Digests]:
-    """Lists everything, and the digests of all files by split."""
-    threads = self.config.data.threads
-    # Scoring alone needs them only for a threshold.
-    with_train = self._mode == 'train' or self.config.train.holdout > 0
-    with hosts.raise_together():
-      images = list_task(self._source, train_names if with_train else (), test_names)
-      digests = {
-        split: image_digests(samples, threads, region)
-        for split, samples in (('train', images.train), ('test', images.test))
-      }
-      if leak := describe_leak(images.train, images.test, threads):
-        notes = (*images.notes, f'{", ".join(test_names)}: {leak}')
-        images = dataclasses.replace(images, notes=notes)
-    hosts.check_same(lambda: [digests], f'images of {", ".join(test_names)}')
-    return images, digests
-
-  def _region_key(self, task: Task) -> str:
-    """What tells the task's region of interest from others; of a file, `_regions` has it."""
-    known = None
-    if not self._force and self.folder.has_model(task.name, task.seed):
-      known = self.folder.read_model(task.name, task.seed)
-    with hosts.raise_together():
-      roi = self.config.data.get('roi', '')
-      region = choose_region(roi, task.name, task.train, known, self._anew())
-    if region is None:
-      return str(roi)
-    key = region_digest(region)
-    self._regions[key] = region
-    return key
-
-  def _read_images(
-    self,
-    train_names: tuple[str, ...],
-    test_names: tuple[str, ...],
-    region: str,
-    known_depth: str | None,
-  ) -> tuple[Split, Split, tuple[str, ...]]:
-    """Decodes everything, once for all seeds: the normal images, those of the test, notes.
-
-    A broken test image must not come to light only after the training.
-    """
-    data = self.config.data
-    images, _ = self._list(train_names, test_names, region)
-    with hosts.raise_together():
-      framing = framing_of(data, self._regions.get(region))
-      bits = bit_depth.choose(known_depth or data.bit_depth, images.train, data.threads)
-      test = load_split(images.test, framing, data.threads, bits)
-      normal = load_split(images.train, framing, data.threads, bits)
-    return normal, test, tuple(dict.fromkeys((*normal.notes, *test.notes)))
-
 
 def _describe_images(plan: Plan, test: Split) -> str:
   anomalous = int(test.labels.sum())
@@ -422,3 +405,9 @@ def _calibrate(held_out: Scored | None) -> Calibration | None:
   if held_out is None:
     return None
   return Calibration.from_maps(held_out.maps, held_out.scores, held_out.split.images)
+
+
+def _copy(source: Path, target: Path) -> None:
+  """Copies a log, where there is one."""
+  if source.exists():
+    atomic.write_text(target, source.read_text())

@@ -212,6 +212,20 @@ FIELDS = (
     high=20,
   ),
   Field(
+    'train.scope',
+    'category',
+    'A model for each category, or one joint model that learns from all of them; each has a '
+    'threshold of its own either way',
+    choices=('category', 'joint'),
+  ),
+  Field(
+    'train.balance',
+    'image',
+    'With train.scope=joint: all images count the same, or all categories, of which smaller '
+    'ones have their images taken several times',
+    choices=('image', 'category'),
+  ),
+  Field(
     'parallel.axis',
     'batch',
     'What several devices share out: the images of every batch, or the categories, with as '

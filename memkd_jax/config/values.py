@@ -92,6 +92,9 @@ def resolve(config: ConfigDict, fields: Iterable[Field]) -> ConfigDict:
   if maps.combine == 'product':  # of two maps below their means it would be high
     what = 'is none, or choose --config.anomaly_map.combine=sum'
     require('anomaly_map.normalize', maps.normalize, maps.normalize == 'none', what)
+  if train.scope == 'joint':
+    what = 'is batch where one model learns from all categories'
+    require('parallel.axis', config.parallel.axis, config.parallel.axis == 'batch', what)
   none_held_out = train.holdout == 0 and train.calibration != 'folds'
   if maps.normalize != 'none' and none_held_out:
     raise UserError(

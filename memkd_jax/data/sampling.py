@@ -137,6 +137,30 @@ def calibration_plan(
   return Plan(np.arange(images), held[:0], tuple(np.sort(part) for part in parts))
 
 
+def joint_plans(
+  seed: int, numbers: dict[str, int], share: float, calibration: str, folds: int
+) -> dict[str, Plan]:
+  """Where the thresholds come from, see `calibration_plan`: further models for all or none.
+
+  Args:
+    seed: the run's seed.
+    numbers: of the normal images of each category.
+    share: part of them that is held out.
+    calibration: see `calibration_plan`; 'auto' is 'folds' where any category is too small.
+    folds: number of further models.
+  """
+  found = {
+    name: calibration_plan(seed, name, number, share, calibration, folds)
+    for name, number in numbers.items()
+  }
+  if any(plan.folds for plan in found.values()):
+    found = {
+      name: calibration_plan(seed, name, number, share, 'folds', folds)
+      for name, number in numbers.items()
+    }
+  return found
+
+
 def image_seeds(seed: int, category: str, step: int, batch_size: int) -> np.ndarray:
   """A seed for each image of a step's batch, of what disturbs it.
 

@@ -22,6 +22,7 @@ from memkd_jax.deploy.from_file import FORMAT, FRAMED
 from memkd_jax.detector import Detector
 from memkd_jax.errors import UserError
 from memkd_jax.files import atomic
+from memkd_jax.scoring.any_category import AnyCategory
 from memkd_jax.scoring.calibration import default_pixel_rate
 
 PROGRAM = 'model.jaxexport'
@@ -100,7 +101,12 @@ def metadata(detector: Detector, batch: int | None = None) -> dict[str, Any]:
   Args:
     detector: that is exported.
     batch: the number of images that the file takes; any if None.
+
+  Raises:
+    UserError: it decides for any category of several.
   """
+  if isinstance(detector.calibration, AnyCategory):
+    raise UserError('A file decides for one category; name it with --category.')
   model, (height, width, channels) = detector.trained.config.model, detector.tile_shape
   pipeline = detector.program.pipeline
   calibration, threshold = detector.calibration, detector.threshold

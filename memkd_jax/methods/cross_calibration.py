@@ -9,12 +9,14 @@ maps, by which maps are normalised, are a little too high for the model itself.
 
 import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from memkd_jax.data.sampling import FEWEST_HELD_OUT
+from memkd_jax.data.tiling import Tiling
 from memkd_jax.files.digest import images_digest
 from memkd_jax.methods import kept_parts, tile_models
 from memkd_jax.methods.base import Method, Task
@@ -54,6 +56,23 @@ def cross_scores(
     UserError: the images or the config do not allow a training.
     interrupt.Interrupted: a signal came; what was done is saved.
   """
+  models = fit_folds(method, scorer.tiling, task, images, folds, folder)
+  return score_folds(scorer, models, images, folds, normalize)
+
+
+def fit_folds(
+  method: Method,
+  tiling: Tiling,
+  task: Task,
+  images: np.ndarray,
+  folds: Sequence[np.ndarray],
+  folder: Path,
+) -> tuple[Callable[[], Any], ...]:
+  """Fits a model for each fold without it; arguments and errors as `cross_scores`.
+
+  Returns:
+    What gives the parameters of each.
+  """
   names = [f'{task.name}, fold {k} of {len(folds)}' for k in range(1, len(folds) + 1)]
   homes = [folder / _FOLDER / str(k) for k in range(1, len(folds) + 1)]
   facts = [{'train_sha256': images_digest(_without(images, fold))} for fold in folds]
@@ -66,12 +85,31 @@ def cross_scores(
     if not done[k]:
       of_fold = dataclasses.replace(task, name=names[k])
       others = _without(images, fold)
-      fitted = tile_models.fit(method, scorer.tiling, of_fold, others, homes[k])
+      fitted = tile_models.fit(method, tiling, of_fold, others, homes[k])
       kept_parts.write(homes[k], fitted.params, facts[k])
-  parts = [
-    Part(functools.partial(kept_parts.read, homes[k], facts[k]), images[fold])
-    for k, fold in enumerate(folds)
-  ]
+  return tuple(
+    functools.partial(kept_parts.read, home, facts_)
+    for home, facts_ in zip(homes, facts, strict=True)
+  )
+
+
+def score_folds(
+  scorer: Scorer,
+  models: Sequence[Callable[[], Any]],
+  images: np.ndarray,
+  folds: Sequence[np.ndarray],
+  normalize: str = 'none',
+) -> HeldOut:
+  """Scores each fold with the model that has not seen it; see `cross_scores`.
+
+  Args:
+    scorer: gives maps and scores.
+    models: what gives the parameters for each fold; there may be more than folds.
+    images: uint8 [N, H, W, channels], or objects [N].
+    folds: int [n_k]; each image in one.
+    normalize: see `held_out.score`.
+  """
+  parts = [Part(models[k], images[fold]) for k, fold in enumerate(folds)]
   found = held_out.score(scorer, parts, normalize)
   order = np.argsort(np.concatenate(folds))
   return found._replace(maps=found.maps[order], scores=found.scores[order])

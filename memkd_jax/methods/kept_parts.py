@@ -37,6 +37,11 @@ def read(home: Path, facts: Mapping[str, Any]) -> dict[str, Any] | None:
   return model.parse_params(hosts.bytes_from_main(content), found)
 
 
+def read_facts(home: Path) -> dict[str, Any]:
+  """The facts of a part that `read` found, in all processes."""
+  return hosts.on_main(lambda: model.read_facts(home))
+
+
 def write(home: Path, params: Mapping[str, Any], facts: Mapping[str, Any]) -> None:
   """Keeps a part's model, and no longer the state of its training."""
   hosts.on_main(lambda: model.write(home, params, facts))

@@ -1,0 +1,132 @@
+"""One model for all categories of a run: it learns from the normal images of all of them.
+
+What a category keeps of it is as of a model of its own: its name, its threshold, its figures.
+The model is fitted once for each seed, in joint/<seed>/ of the run's folder, until all
+categories have it.
+"""
+
+import dataclasses
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from memkd_jax.data.sampling import Plan
+from memkd_jax.data.tiling import Tiling
+from memkd_jax.files.digest import images_digest
+from memkd_jax.methods import cross_calibration, kept_parts, tile_models
+from memkd_jax.methods.base import Fitted, Method, Task
+from memkd_jax.runtime import memory
+
+JOINT = 'joint'  # of `train.scope`, the model's name, and its folder
+BALANCES = ('image', 'category')
+_DIAGNOSIS, _SECONDS, _PEAK = 'diagnosis', 'fit_seconds', 'fit_memory'
+
+
+@dataclasses.dataclass(frozen=True)
+class Pool:
+  """The normal images that a joint model learns from.
+
+  Attributes:
+    images: the canvases, uint8 [N, H, W, channels] or objects [N], category after category;
+      with the balance 'category' some of them several times.
+    number: how many different ones these are.
+    folds: int [n_k], those of them that the further model k does not see.
+  """
+
+  images: np.ndarray
+  number: int
+  folds: tuple[np.ndarray, ...]
+
+
+def pool(
+  parts: Sequence[tuple[np.ndarray, Plan]], balance: str, rng: np.random.Generator
+) -> Pool:
+  """Puts the images of all categories together.
+
+  Args:
+    parts: (normal images, which of them are learned from) of each category.
+    balance: 'image', or 'category': of a category with fewer images than the largest has
+      these are taken again, in another order each time, until all have as many.
+    rng: draws that order.
+  """
+  most = max(len(plan.kept) for _, plan in parts)
+  images: list[np.ndarray] = []
+  folds: list[list[np.ndarray]] = [[] for _ in range(max(len(p.folds) for _, p in parts))]
+  offset = 0
+  for normal, plan in parts:
+    order = plan.kept
+    if balance == 'category':
+      rounds = [rng.permutation(plan.kept) for _ in range(-(-most // len(plan.kept)))]
+      order = np.concatenate(rounds)[:most]
+    images.append(normal[order])
+    for k, fold in enumerate(plan.folds):
+      folds[k].append(offset + np.flatnonzero(np.isin(order, fold)))
+    offset += len(order)
+  return Pool(
+    np.concatenate(images),
+    sum(len(plan.kept) for _, plan in parts),
+    tuple(np.concatenate(fold) for fold in folds),
+  )
+
+
+@dataclasses.dataclass(frozen=True)
+class JointFit:
+  """What a joint model has learned.
+
+  Attributes:
+    fitted: see `Fitted`.
+    seconds: how long it took; None where it was stopped in between.
+    peak: see `TrainedModel.fit_memory`.
+    folds: gives what each further model has learned.
+  """
+
+  fitted: Fitted
+  seconds: float | None
+  peak: float | None
+  folds: tuple[Callable[[], Any], ...]
+
+
+def fit(method: Method, tiling: Tiling, task: Task, images: Pool, root: Path) -> JointFit:
+  """Fits the model and the further ones for the thresholds, or reads those that are there.
+
+  Args:
+    method: that learns.
+    tiling: how canvases are cut.
+    task: 'joint', with the seed.
+    images: of all categories.
+    root: the run's folder.
+
+  Raises:
+    UserError: the images or the config do not allow a training.
+    interrupt.Interrupted: a signal came; what was done is saved.
+  """
+  home = folder_of(root, task.seed)
+  folds: tuple[Callable[[], Any], ...] = ()
+  if images.folds:
+    folds = cross_calibration.fit_folds(method, tiling, task, images.images, images.folds, home)
+  facts = {'train_sha256': images_digest(images.images)}
+  params = kept_parts.read(home, facts)
+  if params is None:
+    resumed = (home / 'checkpoints').exists()
+    before, began = memory.reset_peak(), time.monotonic()
+    fitted = tile_models.fit(method, tiling, task, images.images, home)
+    seconds = None if resumed else time.monotonic() - began
+    peak = memory.peak_beyond(before)
+    costs = {_SECONDS: seconds, _PEAK: peak}
+    kept_parts.write(home, fitted.params, facts | costs | {_DIAGNOSIS: fitted.diagnosis})
+    return JointFit(fitted, seconds, peak, folds)
+  known = kept_parts.read_facts(home)
+  return JointFit(Fitted(params, known[_DIAGNOSIS]), known[_SECONDS], known[_PEAK], folds)
+
+
+def folder_of(root: Path, seed: int) -> Path:
+  """Where a joint model lies until all categories have it."""
+  return root / JOINT / str(seed)
+
+
+def discard(root: Path) -> None:
+  """Removes the joint models, which all categories have by now."""
+  kept_parts.discard(root / JOINT)

@@ -1,0 +1,150 @@
+"""The images of a run's tasks, as their models saw them: their bit depth, their region."""
+
+import dataclasses
+import functools
+from typing import Protocol
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from memkd_jax.data import bit_depth
+from memkd_jax.data.datasets import Source
+from memkd_jax.data.sampling import Plan, calibration_plan, joint_plans
+from memkd_jax.data.splits import Split, load_split
+from memkd_jax.data.task_images import TaskImages, describe_leak, image_digests, list_task
+from memkd_jax.data.tiling import framing_of
+from memkd_jax.runtime import hosts
+from memkd_jax.workdir.region import choose_region, region_digest
+from memkd_jax.workdir.shared import SharedWorkdir
+
+Digests = dict[str, dict[str, str]]  # of each split, see `image_digests`
+Names = tuple[str, ...]
+
+ANEW = 'train anew with --force, which replaces the model, or with another --workdir'
+
+
+class Task(Protocol):
+  """What is to be done; see `methods.base.Task`."""
+
+  @property
+  def name(self) -> str:
+    """Of the task."""
+
+  @property
+  def seed(self) -> int:
+    """Of the run."""
+
+  @property
+  def train(self) -> Names:
+    """Categories whose normal images are learned from."""
+
+  @property
+  def test(self) -> Names:
+    """Categories that are scored."""
+
+
+class TaskReader:
+  """Lists and decodes what a task learns from and is scored on; what was last, once."""
+
+  def __init__(
+    self,
+    config: ConfigDict,
+    source: Source,
+    folder: SharedWorkdir,
+    mode: str,
+    force: bool,
+    joined: Names = (),
+  ):
+    """Reads nothing yet.
+
+    Args:
+      config: the resolved config.
+      source: the data set.
+      folder: the run's folder.
+      mode: see `run.run_config`.
+      force: whether models that are there will be replaced.
+      joined: the categories from all of which one model learns; none where each has its own.
+    """
+    self._config, self._source, self._folder = config, source, folder
+    self._mode, self._force, self._joined = mode, force, joined
+    self._regions: dict[str, np.ndarray] = {}  # by `_region_key`
+    self._list = functools.lru_cache(maxsize=1)(self._list_images)
+    self._read = functools.lru_cache(maxsize=1)(self._read_images)
+
+  def listed(self, task: Task) -> tuple[TaskImages, Digests]:
+    """Lists everything, and the digests of all files by split.
+
+    Raises:
+      UserError: images are missing, the training would see defects, or the task's model has
+        another region of interest.
+    """
+    return self._list(task.train, task.test, self._region_key(task))
+
+  def read(self, task: Task) -> tuple[Split, Split, Names]:
+    """Decodes everything, once for all seeds: the normal images, those of the test, notes.
+
+    A broken test image must not come to light only after the training.
+
+    Raises:
+      UserError: see `listed`; or files are broken.
+    """
+    known = self._folder.read_bit_depth(task.name, task.seed)
+    return self._read(task.train, task.test, self._region_key(task), known)
+
+  def plan(self, task: Task, number: int) -> Plan:
+    """Which of a task's normal images it learns from, and where its threshold comes from.
+
+    Args:
+      task: what is to be done.
+      number: of its normal images, 0 where they are not looked at.
+    """
+    options = self._config.train
+    how = (options.holdout, options.calibration, options.folds)
+    if not (self._joined and number):
+      return calibration_plan(task.seed, task.name, number, *how)
+    numbers = {c: len(self._source.list_samples(c, 'train')) for c in self._joined}
+    return joint_plans(task.seed, numbers, *how)[task.name]
+
+  def _list_images(
+    self, train_names: Names, test_names: Names, region: str
+  ) -> tuple[TaskImages, Digests]:
+    threads = self._config.data.threads
+    # Scoring alone needs them only for a threshold.
+    with_train = self._mode == 'train' or self._config.train.holdout > 0
+    with hosts.raise_together():
+      images = list_task(self._source, train_names if with_train else (), test_names)
+      digests = {
+        split: image_digests(samples, threads, region)
+        for split, samples in (('train', images.train), ('test', images.test))
+      }
+      if leak := describe_leak(images.train, images.test, threads):
+        notes = (*images.notes, f'{", ".join(test_names)}: {leak}')
+        images = dataclasses.replace(images, notes=notes)
+    hosts.check_same(lambda: [digests], f'images of {", ".join(test_names or train_names)}')
+    return images, digests
+
+  def _region_key(self, task: Task) -> str:
+    """What tells the task's region of interest from others; of a file, `_regions` has it."""
+    known = None
+    if not self._force and self._folder.has_model(task.name, task.seed):
+      known = self._folder.read_model(task.name, task.seed)
+    with hosts.raise_together():
+      roi = self._config.data.get('roi', '')
+      region = choose_region(roi, task.name, task.train, known, ANEW)
+    if region is None:
+      return str(roi)
+    key = region_digest(region)
+    self._regions[key] = region
+    return key
+
+  def _read_images(
+    self, train_names: Names, test_names: Names, region: str, known_depth: str | None
+  ) -> tuple[Split, Split, Names]:
+    data = self._config.data
+    images, _ = self._list(train_names, test_names, region)
+    with hosts.raise_together():
+      framing = framing_of(data, self._regions.get(region))
+      bits = bit_depth.choose(known_depth or data.bit_depth, images.train, data.threads)
+      test = load_split(images.test, framing, data.threads, bits)
+      normal = load_split(images.train, framing, data.threads, bits)
+    return normal, test, tuple(dict.fromkeys((*normal.notes, *test.notes)))

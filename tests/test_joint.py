@@ -1,0 +1,200 @@
+"""One model for all categories, from the config to thresholds of each."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+
+import memkd_jax
+from memkd_jax import calibrate, export, methods, predict, worker
+from memkd_jax.data.sampling import calibration_plan, joint_plans
+from memkd_jax.errors import UserError
+from memkd_jax.files.digest import images_digest
+from memkd_jax.methods.joint import pool
+from memkd_jax.methods.knn import NearestNeighbours
+from memkd_jax.run import run_config
+from memkd_jax.runtime import interrupt
+from memkd_jax.workdir import Workdir
+
+SIZES = {'bolt': 12, 'nut': 8, 'washer': 30}
+
+
+@pytest.fixture(scope='module')
+def data(tmp_path_factory, make_category):
+  root = tmp_path_factory.mktemp('joint') / 'data'
+  for category, number in SIZES.items():
+    make_category(root, category, train=number, good=3, bad=3)
+  return root
+
+
+@pytest.fixture
+def config_of(make_config, data):
+  def config_of(method='knn', **options):
+    tiny = make_config(data)
+    config = methods.get_config('folder', method)
+    config.data, config.eval = tiny.data, tiny.eval
+    config.data.categories = 'all'
+    for name in ('backbone', 'teacher_weights'):
+      config.model[name] = tiny.model[name]
+    if method in ('memkd', 'ensemble'):
+      config.train.epochs, config.train.batch_size = 1, 8
+    config.train.scope = 'joint'
+    config.update_from_flattened_dict(options)
+    return config
+
+  return config_of
+
+
+@pytest.mark.parametrize(
+  ('method', 'calibration'), [('knn', 'folds'), ('padim', 'holdout'), ('memkd', 'holdout')]
+)
+def test_all_categories_have_one_model_and_thresholds_of_their_own(
+  method, calibration, config_of, tmp_path, monkeypatch
+):
+  fits = []
+  fit = worker.joint.tile_models.fit
+  monkeypatch.setattr(
+    worker.joint.tile_models, 'fit', lambda *a: fits.append((a[2].name, len(a[3]))) or fit(*a)
+  )
+  options = {'method.channels': 9} if method == 'padim' else {}
+  options |= {'train.calibration': calibration, 'train.folds': 2, 'train.holdout': 0.25}
+  workdir = tmp_path / 'run'
+  results = run_config(config_of(method, **options), workdir)
+  assert not results['failed'], results['failed']
+  assert list(results['categories']) == list(SIZES)
+  models = {name: Workdir(workdir).read_model(name, 0) for name in SIZES}
+  bolt = models['bolt']
+  for name, model in models.items():
+    jax.tree.map(np.testing.assert_array_equal, model.params, bolt.params)
+    assert (model.train_sha256, model.train_images) == (bolt.train_sha256, bolt.train_images)
+    scores = model.calibration.scores
+    held = SIZES[name] if calibration == 'folds' else round(0.25 * SIZES[name])
+    assert len(scores) == held
+  thresholds = {tuple(m.calibration.scores) for m in models.values()}
+  assert len(thresholds) == 3
+  if calibration == 'folds':
+    half = {name: number - number // 2 for name, number in SIZES.items()}
+    of_folds = [(f'joint, fold {k} of 2', 50 - sum(half.values())) for k in (1, 2)]
+    assert fits == [*of_folds, ('joint', 50)]
+    assert bolt.train_images == 50
+  else:
+    assert fits == [('joint', 9 + 6 + 22)]
+  # As a detector of each category scores.
+  detector = memkd_jax.load(workdir, category='nut')
+  assert detector.category == 'nut'
+  assert not (workdir / 'joint').exists()
+  assert (
+    run_config(config_of(method, **options), workdir)['categories'] == results['categories']
+  )
+  assert len(fits) == (3 if calibration == 'folds' else 1)
+
+
+def test_thresholds_are_those_of_models_that_have_not_seen_an_image(config_of, data, tmp_path):
+  config = config_of(**{'train.calibration': 'folds', 'train.folds': 2, 'method.share': 1.0})
+  run_config(config, tmp_path / 'run')
+  detector = memkd_jax.load(tmp_path / 'run', category='washer')
+  images = sorted((data / 'washer' / 'train' / 'good').iterdir())
+  assert detector(images).scores.max() < 1e-3
+  # Its first images are those of the other categories as well, which the further models see.
+  assert (detector.calibration.scores > 1e-2).sum() >= len(images) - SIZES['bolt']
+
+
+def test_a_run_goes_on_where_it_was_stopped(config_of, tmp_path, monkeypatch):
+  config = config_of(**{'train.calibration': 'folds', 'train.folds': 2})
+  names, stops = [], []
+  fit = NearestNeighbours.fit
+
+  def stopped(self, task, *given):
+    names.append(task.name)
+    if len(names) == 2 and len(stops) == 0:
+      stops.append(task.name)
+      raise interrupt.Interrupted('SIGINT')
+    return fit(self, task, *given)
+
+  monkeypatch.setattr(NearestNeighbours, 'fit', stopped)
+  with pytest.raises(interrupt.Interrupted):
+    run_config(config, tmp_path / 'run')
+  results = run_config(config, tmp_path / 'run')
+  fold = 'joint, fold {} of 2'.format
+  assert names == [fold(1), fold(2), fold(2), 'joint']
+  names.clear()
+  assert run_config(config, tmp_path / 'whole')['categories'] == results['categories']
+  run_config(config, tmp_path / 'run', force=True)
+  assert names == 2 * [fold(1), fold(2), 'joint']
+
+
+def test_an_image_of_any_category(config_of, data, tmp_path, capsys):
+  config = config_of(**{'train.calibration': 'folds', 'train.folds': 2})
+  run_config(config, tmp_path / 'run')
+  images = sorted(data.rglob('test/*/*.png'))
+  of_any = memkd_jax.load(tmp_path / 'run', false_alarm_rate=0.2)
+  assert of_any.category == 'any'
+  each = [memkd_jax.load(tmp_path / 'run', name, false_alarm_rate=0.2) for name in SIZES]
+  found, expected = of_any(images), [detector(images) for detector in each]
+  for result in expected:
+    np.testing.assert_array_equal(found.scores, result.scores)
+  np.testing.assert_array_equal(found.p_values, np.max([r.p_values for r in expected], axis=0))
+  np.testing.assert_array_equal(
+    found.decisions, np.all([result.decisions for result in expected], axis=0)
+  )
+  assert 0 < found.decisions.sum() < len(images)
+  assert of_any.pixel_threshold() == max(detector.pixel_threshold() for detector in each)
+  served = memkd_jax.detector.load_all(tmp_path / 'run')
+  assert [detector.category for detector in served] == [*sorted(SIZES), 'any']
+  assert len({id(d.trained.params['memory']) for d in served}) == 1
+  flags = [f'--workdir={tmp_path / "run"}', f'--out={tmp_path / "out"}', str(images[0])]
+  assert predict.main(flags) == 0
+  flags = [f'--workdir={tmp_path / "run"}', f'--out={tmp_path / "x.memkd"}']
+  assert export.main(flags) == 1
+  assert 'A file decides for one category; name it with --category' in capsys.readouterr().err
+  assert export.main([*flags, '--category=nut']) == 0
+  assert calibrate.main([f'--workdir={tmp_path / "run"}', f'--good={data / "nut/train"}']) == 1
+  assert 'name it with --category' in capsys.readouterr().err
+
+
+def test_an_evaluation_takes_the_models(config_of, tmp_path):
+  config = config_of(**{'train.holdout': 0.25})
+  results = run_config(config, tmp_path / 'run')
+  again = run_config(config, tmp_path / 'run', 'evaluate')
+  assert again['categories'] == results['categories']
+
+
+def test_smaller_categories_have_their_images_taken_several_times(rng):
+  images = {name: rng.integers(0, 256, (n, 2, 2, 3), np.uint8) for name, n in SIZES.items()}
+  plans = {name: calibration_plan(0, name, n, 0.0, 'folds', 3) for name, n in SIZES.items()}
+  parts = [(images[name], plans[name]) for name in SIZES]
+  found = pool(parts, 'category', rng)
+  assert (len(found.images), found.number) == (90, 50)
+  for part, name in enumerate(SIZES):
+    of_category = found.images[30 * part : 30 * part + 30]
+    digests = [images_digest(image[None]) for image in images[name]]
+    counts = [sum(images_digest(i[None]) == digest for i in of_category) for digest in digests]
+    assert sum(counts) == 30 and max(counts) - min(counts) <= 1
+    # Nothing of a fold stays in what its model learns from.
+    for k, fold in enumerate(found.folds):
+      left = np.delete(found.images, fold, axis=0)
+      held = {images_digest(image[None]) for image in images[name][plans[name].folds[k]]}
+      assert not held & {images_digest(image[None]) for image in left}
+  plain = pool(parts, 'image', rng)
+  np.testing.assert_array_equal(plain.images, np.concatenate(list(images.values())))
+
+
+def test_all_have_further_models_where_one_category_needs_them():
+  found = joint_plans(0, SIZES, 0.1, 'auto', 4)
+  assert [len(plan.folds) for plan in found.values()] == [4, 4, 4]
+  found = joint_plans(0, {'a': 100, 'b': 200}, 0.1, 'auto', 4)
+  assert [len(plan.held) for plan in found.values()] == [10, 20]
+
+
+def test_devices_share_batches(config_of):
+  with pytest.raises(UserError, match=r'parallel.axis=category: give a value that is batch'):
+    methods.resolve(config_of(**{'parallel.axis': 'category'}))
+
+
+def test_the_balance_counts(config_of, tmp_path):
+  config = config_of('padim', **{'train.balance': 'category', 'method.channels': 9})
+  run_config(config, tmp_path / 'run')
+  assert Workdir(tmp_path / 'run').read_model('bolt', 0).train_images == 50
+  known = json.loads((tmp_path / 'run' / 'config.json').read_text())
+  assert known['train']['balance'] == 'category'
