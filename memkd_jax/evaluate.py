@@ -284,10 +284,11 @@ def _unseen_defects(name: str, test: Split) -> list[str]:
     unseen += shown is not None and not (marked & shown).any()
   if not unseen:
     return []
-  images = f'{counted(unseen, "anomalous image")} {"has" if unseen == 1 else "have"}'
+  images = counted(unseen, 'anomalous image')
+  they = 'it counts' if unseen == 1 else 'they count'
   return [
-    f'{name}: {images} nothing that is marked in what is looked at (data.resize, data.roi), '
-    'and still counts as anomalous.'
+    f'{name}: of {images} nothing that is marked was looked at (data.resize, data.roi); {they} '
+    'as anomalous all the same.'
   ]
 
 

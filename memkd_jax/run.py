@@ -36,6 +36,7 @@ from memkd_jax.teachers.extractor import FeatureExtractor
 from memkd_jax.teachers.kept_features import KeptFeatures
 from memkd_jax.training import lanes, metrics_log
 from memkd_jax.workdir import ORIGIN, SharedWorkdir, Workdir
+from memkd_jax.workdir.region import check_roi
 from memkd_jax.worker import Worker
 
 
@@ -106,6 +107,9 @@ def run_config(
   if start is not None and warm_start is not None:
     start.check(workers[0].method, tasks)
   with folder.locked():
+    own = folder.own
+    regions = () if force else own.read_regions()
+    hosts.on_main(lambda: check_roi(own.root, own.read_roi(), config.data.roi, regions))
     fields = methods.fields(config.method.name)
     rescored = base.scoring(fields) if mode == 'evaluate' else ()
     folder.claim(claimed, base.resumable(fields), rescored, base.of_older(fields))

@@ -37,7 +37,7 @@ from memkd_jax.scoring.pipeline import Pipeline
 from memkd_jax.teachers.extractor import FeatureExtractor
 from memkd_jax.training import shared_checkpoints
 from memkd_jax.workdir import SharedWorkdir, TrainedModel
-from memkd_jax.workdir.reading import ANEW, Digests, TaskReader
+from memkd_jax.workdir.reading import Digests, TaskReader
 
 
 class Worker:
@@ -139,8 +139,8 @@ class Worker:
     if self._mode == 'train' and not self._dump_maps and self._is_finished(task, name, digests):
       return
     normal, test, notes = reader.read(task)
-    tiles = self._scorer.tiling.describe(normal.images)
-    print(f'{name}: {_describe_images(plan, test)}{tiles}', flush=True)
+    tiles, share = self._scorer.tiling.describe(normal.images), normal.framing.describe_share()
+    print(f'{name}: {_describe_images(plan, test)}{tiles}{share}', flush=True)
     trained, held_out = self._trained(task, normal, plan)
     folder = self.folder.category(task.name, task.seed)
     maps_folder = self.folder.own.maps(task.name, task.seed) if self._dump_maps else None
@@ -216,7 +216,7 @@ class Worker:
     """What there is to do about a model of other images than are there now."""
     of_places = self.config.data.get('tile_models', 'one') != 'one'
     if not self.method.warm_starts or of_places:
-      return ANEW
+      return 'train anew with --force, which replaces the model, or with another --workdir'
     return (
       'train anew with --force, which replaces the model, or go on from this model with '
       f'--warm-start={self.folder.own.root} --workdir=NEW'

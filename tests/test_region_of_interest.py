@@ -2,7 +2,6 @@
 
 import csv
 import json
-import re
 import shutil
 
 import numpy as np
@@ -13,6 +12,7 @@ import memkd_jax
 from memkd_jax import calibrate, methods, metrics, predict
 from memkd_jax.data import folder
 from memkd_jax.data.images import decode_mask
+from memkd_jax.errors import UserError
 from memkd_jax.run import run_config
 from memkd_jax.workdir import Workdir
 
@@ -118,7 +118,7 @@ def test_defects_that_nobody_looks_at_are_counted(make_run, data, tmp_path):
   masks = [decode_mask(path) for path in (data / 'data/bolt/ground_truth/hole').iterdir()]
   unseen = sum(not mask[20:].any() for mask in masks)
   assert 1 < unseen < len(masks)
-  said = f'bolt: {unseen} anomalous images have nothing that is marked in what is looked at'
+  said = f'bolt: of {unseen} anomalous images nothing that is marked was looked at'
   assert any(note.startswith(said) for note in results['notes'])
 
 
@@ -196,11 +196,22 @@ def test_an_evaluation_has_the_region_of_its_model(holdout, make_run, data, tmp_
   again = run_config(config, workdir, 'evaluate')
   assert again['categories'] == results['categories']
   Image.fromarray(np.eye(9, dtype=bool)).save(tmp_path / 'moved.png')
-  problem = run_config(config, workdir, 'evaluate')['failed']['bolt']
-  assert 'moved.png is not the region of interest that bolt was trained with' in problem
-  config.data.roi = ''
-  problem = run_config(config, workdir, 'evaluate')['failed']['bolt']
-  assert problem.startswith('--config.data.roi=: bolt was trained with ')
+  with pytest.raises(
+    UserError, match=r'moved.png is not the region .* remove .*moved.png: then'
+  ):
+    run_config(config, workdir, 'evaluate')
+  for roi, problem in (
+    ('', r'holds a run with the region .*moved.png, and this one would be without .*; give'),
+    ('alpha', 'this one would be with that of each alpha channel; give --config.data.roi='),
+    (str(tmp_path / 'misspelt.png'), 'misspelt.png is not there; name a picture'),
+    (str(tmp_path), 'is a folder; name a picture'),
+  ):
+    config.data.roi = roi
+    with pytest.raises(UserError, match=problem):
+      run_config(config, workdir, 'evaluate')
+  assert (
+    json.loads((workdir / 'results.json').read_text())['categories'] == results['categories']
+  )
 
 
 def test_arrays_with_alpha_are_learned_from_with_it(data, make_config, tmp_path):
@@ -235,8 +246,9 @@ def test_another_region_is_another_training(make_run, data, tmp_path):
   workdir, _ = make_run(data / 'data', **{'data.roi': str(tmp_path / 'roi.png')})
   Image.fromarray(np.full((4, 4), 255, np.uint8)).save(tmp_path / 'roi.png')
   config = config_again(workdir)
-  problem = run_config(config, workdir)['failed']['bolt']
-  assert 'roi.png is not the region of interest that bolt was trained with' in problem
+  with pytest.raises(UserError, match=r'roi.png is not the region of interest that'):
+    run_config(config, workdir)
+  assert not run_config(config, workdir, force=True)['failed']
 
 
 def test_a_region_for_each_image(make_run, data, tmp_path):
@@ -251,6 +263,15 @@ def test_a_region_for_each_image(make_run, data, tmp_path):
       image.save(path)
   shutil.copy(data / 'roi.png', data / 'bolt.png')
   of_all = make_run(data / 'data', **{'data.roi': str(data / '{category}.png')})
+  opaque = sorted(root.glob('bolt/train/good/*.png'))[:2]
+  for path in opaque:  # without a channel all of it counts
+    Image.open(path).convert('RGB').save(path)
+  notes = make_run(root, **{'data.roi': 'alpha'})[1]['notes']
+  assert any(note.startswith('2 images have no alpha channel') for note in notes)
+  for path in opaque:
+    image = Image.open(path)
+    image.putalpha(alpha)
+    image.save(path)
   of_each = make_run(root, **{'data.roi': 'alpha'})
   assert of_each[1]['categories'] == of_all[1]['categories']
 
@@ -305,5 +326,6 @@ def test_images_of_any_shape_keep_theirs(resize, make_run, data, tmp_path, make_
 def test_a_region_that_is_not_there_is_named(make_config, data, tmp_path):
   config = make_config(data / 'data')
   config.data.roi = str(tmp_path / 'gone.png')
-  problem = run_config(config, tmp_path / 'run')['failed']['bolt']
-  assert re.match(r'--config\.data\.roi=.*gone\.png is not there', problem)
+  with pytest.raises(UserError, match=r'--config\.data\.roi=.*gone\.png is not there'):
+    run_config(config, tmp_path / 'run')
+  assert not (tmp_path / 'run' / 'config.json').exists()

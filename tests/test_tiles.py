@@ -230,18 +230,18 @@ def test_the_memories_of_tiles(make_run, data):
     ({'data.tiles': (0, 2)}, 'data.tiles=.*is two numbers'),
     ({'data.tile_size': -1}, 'data.tile_size=-1: give a value that is a number of pixels'),
     ({'data.tile_size': (64, 0)}, 'data.tile_size=.*is a number of pixels'),
-    ({'data.tile_models': 'position'}, 'data.tile_models=position: .* is one, or choose'),
+    ({'data.tile_models': 'position'}, 'data.tile_models=position: images are not cut; give'),
     (
       {'data.tile_size': 64, 'data.tile_models': 'position'},
-      'data.tile_models=position: .* is one, or choose',
+      'data.tile_models=position: with data.tile_size larger images have more tiles',
     ),
     (
       {'data.tiles': (2, 2), 'data.tile_models': 'position', 'data.resize': 'fit'},
-      'data.tile_models=position: .* is one, or choose --config.data.resize=stretch',
+      'data.tile_models=position: with data.resize=fit a place shows now this part',
     ),
     (
       {'data.tiles': (2, 2), 'data.tile_models': 'position', 'data.roi': 'alpha'},
-      'data.tile_models=position: .* one region of interest for all images',
+      'data.tile_models=position: with data.roi=alpha a place may show nothing',
     ),
     ({'data.tile_overlap': 0.6}, r'data.tile_overlap=0.6: .* lies in \[0, 0.5\]'),
     (

@@ -134,13 +134,7 @@ def _resolve_sizes(config: ConfigDict) -> None:
   if tuple(tiles) == (1, 1):
     data.tiles = ()
   if data.tile_models == 'position':
-    what = 'is one, or choose --config.data.tiles=ROWS,COLUMNS'
-    require('data.tile_models', data.tile_models, bool(data.tiles), what)
-    # Else a place would show now this part of an image and now that, or nothing of some.
-    what = 'is one, or choose --config.data.resize=stretch'
-    require('data.tile_models', data.tile_models, data.resize == 'stretch', what)
-    what = 'is one, or name one region of interest for all images with --config.data.roi=FILE'
-    require('data.tile_models', data.tile_models, data.roi != ALPHA_ROI, what)
+    _check_places(data)
   if data.tile_size == 0 and not data.tiles:
     return
   alone = data.tile_size == 0 or not data.tiles
@@ -148,6 +142,27 @@ def _resolve_sizes(config: ConfigDict) -> None:
   normalize = config.anomaly_map.normalize  # by images that tiles are parts of
   what = 'is none where images are cut into tiles'
   require('anomaly_map.normalize', normalize, normalize == 'none', what)
+
+
+def _check_places(data: ConfigDict) -> None:
+  """Raises UserError where a place of the grid is not the same part of every image."""
+  problem = ''
+  if data.tile_size != 0:
+    problem = 'with data.tile_size larger images have more tiles; give data.tiles in its place'
+  elif not data.tiles:
+    problem = 'images are not cut; give --config.data.tiles=ROWS,COLUMNS'
+  elif data.resize != 'stretch':
+    problem = (
+      f'with data.resize={data.resize} a place shows now this part and now that; stretch'
+    )
+  elif data.roi == ALPHA_ROI:
+    problem = (
+      'with data.roi=alpha a place may show nothing of some images; name one FILE for all'
+    )
+  if problem:
+    raise UserError(
+      f'--config.data.tile_models=position: {problem}, or leave --config.data.tile_models out.'
+    )
 
 
 def _are_sides(value: Any, multiple: int) -> bool:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy import ndimage
 
-from memkd_jax.data.images import Size
+from memkd_jax.data.framing import FIT, STRETCH, Size
 from memkd_jax.data.tiling import Tiling
 from memkd_jax.metrics.pixels import EIGHT_CONNECTED
 
@@ -29,16 +29,20 @@ class Proposal(NamedTuple):
   Attributes:
     tiling: how images become what the model sees.
     why: sentences.
+    resize: how images get their size, see `data.framing`.
   """
 
   tiling: Tiling
   why: tuple[str, ...]
+  resize: str = STRETCH
 
   def fields(self) -> dict[str, str]:
     """Fields of a config that are not as by default, by name, as on the command line."""
     fields = {}
     if self.tiling.size != (_SIDE, _SIDE):
       fields['data.image_size'] = ','.join(map(str, self.tiling.size))
+    if self.resize != STRETCH:
+      fields['data.resize'] = self.resize
     if self.tiling.pixels is not None:
       side, _ = self.tiling.pixels  # of a square
       fields['data.tile_size'] = str(side)
@@ -52,6 +56,14 @@ def propose(sizes: Sequence[tuple[int, int]], defect: float | None) -> Proposal:
     sizes: (width, height) of the images in pixels, at least one.
     defect: how wide the smallest defect is, in pixels; None where nobody knows.
   """
+  found = _propose(sizes, defect)
+  if found.tiling.pixels is not None or not _differ(sizes):
+    return found
+  why = 'Their shapes differ, so each is put in whole, with a border that is never scored.'
+  return found._replace(why=(*found.why, why), resize=FIT)
+
+
+def _propose(sizes: Sequence[tuple[int, int]], defect: float | None) -> Proposal:
   whole, scale = _whole(sizes)
   percent = f'{100 * scale:.0f}%'
   if defect is not None:
@@ -98,11 +110,17 @@ def _whole(sizes: Sequence[tuple[int, int]]) -> tuple[Tiling, float]:
   """One tile an image, of about the images' shape, and by how much images are shrunk."""
   ratio = float(np.median([height / width for width, height in sizes]))
   size: Size = (_SIDE, _SIDE)
-  if not 1 / _SQUARE <= ratio <= _SQUARE:
+  if not 1 / _SQUARE <= ratio <= _SQUARE and not _differ(sizes):
     height, width = _SIDE * math.sqrt(ratio), _SIDE / math.sqrt(ratio)
     size = _round(height), _round(width)
   scales = [min(size[0] / height, size[1] / width) for width, height in sizes]
   return Tiling(size), float(np.median(scales))
+
+
+def _differ(sizes: Sequence[tuple[int, int]]) -> bool:
+  """Whether the aspect ratios of images differ, so that stretching would bend some of them."""
+  ratios = [height / width for width, height in sizes]
+  return max(ratios) > _SQUARE * min(ratios)
 
 
 def _round(side: float) -> int:

@@ -196,6 +196,12 @@ class Framing:
       found.append(int(source[axis] + (index + 0.5 - target[axis]) * scale))
     return found[0], found[1]
 
+  def describe_share(self) -> str:
+    """How much of an image its region is, a sentence behind another; '' where it has none."""
+    if self.region is None:
+      return ''
+    return f' The region of interest is {100 * self.region.mean():.3g}% of an image.'
+
   def to_json(self) -> dict[str, Any] | None:
     """Values for a file, the region as a PNG in base64; None where images are stretched."""
     if self.resize == STRETCH and self.channels == 3:

@@ -12,8 +12,9 @@ from memkd_jax.data.sample import Readable
 from memkd_jax.errors import UserError
 
 # What may be remarkable about a file, for a `notice`: it has 16 bits per channel and is read
-# with fewer; some of its values exceed these; a mask has more than two values.
-SCALED, CLIPPED, SOFT_MASK = 'scaled', 'clipped', 'soft mask'
+# with fewer; some of its values exceed these; a mask has more than two values; it has no alpha
+# channel, which was asked for.
+SCALED, CLIPPED, SOFT_MASK, NO_ALPHA = 'scaled', 'clipped', 'soft mask', 'no alpha'
 
 _LARGEST_REGION = 4096  # pixels of its longer side
 _CLASSES = 64  # below which the values of a mask are ids of classes
@@ -57,7 +58,7 @@ def read_image(
     size: of the result, to which the image is stretched; or how it lies on its canvas.
     bits: how many of 16 bits per channel are used: 2**bits - 1 becomes 255, and what is above
       is clipped. Files of 8 bits are read the same whatever it is.
-    notice: is told SCALED, CLIPPED, or neither.
+    notice: is told SCALED, CLIPPED, NO_ALPHA, or none of them.
 
   Returns:
     uint8 [height, width, 3] RGB, resized bilinearly with antialiasing, and the
@@ -106,6 +107,8 @@ def read_rgb(
     scaled = Image.fromarray(_scale(np.asarray(values), bits, notice))
     if alpha and 'A' in file.getbands():
       scaled.putalpha(file.getchannel('A'))
+    elif alpha:
+      notice(NO_ALPHA)
     return scaled
   except UserError:
     raise
@@ -311,6 +314,8 @@ def _to_rgb(
     # By way of RGBA, so that a transparent index keeps its colour silently.
     image = image.convert('RGBA')
   transparent = 'A' in image.getbands() or 'transparency' in image.info
+  if alpha and not transparent:
+    notice(NO_ALPHA)
   mode = 'RGBA' if alpha and transparent else 'RGB'
   return image if image.mode == mode else image.convert(mode)
 

@@ -12,6 +12,7 @@ from memkd_jax.data.bit_depth import FULL
 from memkd_jax.data.framing import Framing, seen_of
 from memkd_jax.data.images import (
   CLIPPED,
+  NO_ALPHA,
   SCALED,
   SOFT_MASK,
   Sizing,
@@ -206,6 +207,12 @@ def describe_remarks(remarks: Iterable[str], bits: int) -> tuple[str, ...]:
     subject = '1 image holds' if clipped == 1 else f'{clipped} images hold'
     notes.append(
       f'{subject} values above {2**bits - 1}, the highest of {bits} bits; they were clipped.'
+    )
+  if whole := counts[NO_ALPHA]:
+    subject = '1 image has' if whole == 1 else f'{whole} images have'
+    notes.append(
+      f'{subject} no alpha channel, so that all of {"it" if whole == 1 else "them"} counts '
+      '(data.roi=alpha).'
     )
   if soft := counts[SOFT_MASK]:
     subject = '1 mask holds' if soft == 1 else f'{soft} masks hold'

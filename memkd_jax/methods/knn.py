@@ -62,10 +62,10 @@ class NearestNeighbours(Method):
     self, task: Task, images: np.ndarray, folder: Path, start: Start | None = None
   ) -> Fitted:
     """Keeps a random share of the patches, the same ones for the same seed."""
-    number, _ = self._patches.shape(images)
-    kept = max(1, round(self._config.method.share * number))
+    counting = self._patches.counting(images)
+    kept = max(1, round(self._config.method.share * len(counting)))
     generator = np.random.default_rng(category_seed(task.seed, task.name))
-    chosen = np.sort(generator.choice(number, kept, replace=False))
+    chosen = counting[np.sort(generator.choice(len(counting), kept, replace=False))]
     return Fitted({'memory': self._patches.choose(task.name, images, chosen)}, {})
 
   def maps(

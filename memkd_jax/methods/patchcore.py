@@ -128,7 +128,9 @@ class PatchCore(Method):
     self, task: Task, images: np.ndarray, folder: Path, start: Start | None = None
   ) -> Fitted:
     """Keeps a coreset of the patches, the same one for the same seed."""
-    fields, (number, channels) = self._config.method, self._patches.shape(images)
+    fields, (total, channels) = self._config.method, self._patches.shape(images)
+    counting = self._patches.counting(images)
+    number = len(counting)
     kept = max(1, round(fields.share * number))
     kept = min(kept, fields.most or kept)
     generator = np.random.default_rng(category_seed(task.seed, task.name))
@@ -142,7 +144,9 @@ class PatchCore(Method):
     batches = self._look(f'{task.name}, patches', images, matrix)
     if not holds:
       batches = ((which, found._replace(rows=None)) for which, found in batches)
-    found = jax.tree.map(lambda x: x.reshape(number, -1), collect(batches, len(images)))
+    found = jax.tree.map(lambda x: x.reshape(total, -1), collect(batches, len(images)))
+    if number < total:
+      found = jax.tree.map(lambda x: x[counting], found)
     compared = found.rows if matrix is None else found.projected
     with progress_bar(f'{task.name}, coreset', kept, unit='patch') as progress:
 
@@ -153,7 +157,8 @@ class PatchCore(Method):
       chosen = np.sort(k_centres(compared, kept, first, tell))
     if holds:
       return Fitted({'memory': found.rows[chosen]}, {})
-    memory = self._patches.choose(f'{task.name}, patches of the coreset', images, chosen)
+    name = f'{task.name}, patches of the coreset'
+    memory = self._patches.choose(name, images, counting[chosen])
     return Fitted({'memory': memory}, {})
 
   def _embed(self, features: tuple[jax.Array, ...], matrix: jax.Array | None) -> '_Found':

@@ -18,6 +18,7 @@ from memkd_jax.methods.one_pass import ImagePass, resolve_stages
 from memkd_jax.ops.neighbours import PRODUCTS, nearest_distance
 from memkd_jax.ops.resampling import upsample_features
 from memkd_jax.runtime.devices import Devices
+from memkd_jax.scoring.anomaly_map import seen_positions
 from memkd_jax.teachers.extractor import FeatureExtractor
 
 FIELDS = (
@@ -111,6 +112,20 @@ class Patches:
     """(number of patches, channels of each) of images [N, H, W, 3]."""
     stages = self._extractor.shapes(images.shape[1:3], max(self.stages))
     return len(images) * self.positions(images), jax.eval_shape(self, stages).shape[-1]
+
+  def counting(self, images: np.ndarray) -> np.ndarray:
+    """Which patches cover any pixel that counts: int64 [M], image by image, row by row.
+
+    Args:
+      images: uint8 [N, H, W, 3], of which all patches do; or [N, H, W, 4], see `data.framing`.
+    """
+    number = len(images) * self.positions(images)
+    if images.shape[-1] != 4:
+      return np.arange(number)
+    stride = self._extractor.stride(self.stages[0])
+    grid = images.shape[1] // stride, images.shape[2] // stride
+    seen = [np.asarray(seen_positions(image[None, ..., 3] > 0, grid)) for image in images]
+    return np.flatnonzero(np.concatenate(seen))
 
   def choose(self, name: str, images: np.ndarray, chosen: np.ndarray) -> np.ndarray:
     """Some of the patches of images, of which no more than a batch is held.

@@ -3,14 +3,13 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-import matplotlib
 import numpy as np
 from PIL import Image
 
 from memkd_jax.data.sample import GOOD
 from memkd_jax.data.splits import Split
 from memkd_jax.files import atomic
-from memkd_jax.report.overlay import common_range
+from memkd_jax.report.overlay import colors, common_range, counting
 
 FOLDER = 'cases'
 _NUMBER = 6
@@ -47,15 +46,16 @@ def write_cases(folder: Path, test: Split, maps: np.ndarray) -> None:
   chosen = choose_same([sample.defect for sample in test.samples])
   if not chosen:
     return
-  low, high = common_range(maps)
+  shown = [counting(map_, test.seen(i)) for i, map_ in enumerate(maps)]
+  low, high = common_range(shown)
 
   def colored(map_: np.ndarray) -> np.ndarray:
     heat = np.clip((map_ - low) / max(high - low, 1e-12), 0, 1)
-    return np.rint(255 * matplotlib.colormaps['inferno'](heat)[..., :3]).astype(np.uint8)
+    return np.rint(255 * colors()(heat)[..., :3]).astype(np.uint8)
 
   strips = {
     'image': [test.images[i][..., :3] for i in chosen],
-    'map': [colored(maps[i]) for i in chosen],
+    'map': [colored(shown[i]) for i in chosen],
   }
   if test.masks is not None:
     masks = (255 * test.masks[i].astype(np.uint8) for i in chosen)

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from memkd_jax.data.splits import Split
 from memkd_jax.files import atomic
-from memkd_jax.report.overlay import common_range
+from memkd_jax.report.overlay import colors, common_range, counting
 
 _COLUMNS = 4
 
@@ -97,7 +97,8 @@ def write_figure(
   rows = ['image', 'ground truth', 'predicted map']
   if split.masks is None:
     rows.remove('ground truth')
-  low, high = common_range(maps)
+  shown = [counting(map_, split.seen(i)) for i, map_ in enumerate(maps)]
+  low, high = common_range(shown)
   step = _TILE + _GAP
   width = _LEFT + _COLUMNS * step
   height = len(groups) * (_HEAD + _TITLE + len(rows) * step)
@@ -125,7 +126,7 @@ def write_figure(
         if row == 'image':
           axis.imshow(split.images[i][..., :3])
         elif row == 'predicted map':
-          axis.imshow(maps[i], cmap='inferno', vmin=low, vmax=high)
+          axis.imshow(shown[i], cmap=colors(), vmin=low, vmax=high)
         elif split.masks is not None:
           axis.imshow(split.masks[i], cmap='gray', vmin=0, vmax=1)
       top += step

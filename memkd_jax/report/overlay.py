@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -27,22 +28,33 @@ def heat_map(image: np.ndarray, map_: np.ndarray, low: float, high: float) -> np
   Returns:
     uint8 [H, W, 3].
   """
-  import matplotlib  # takes as long to import as some images take to score
-
   heat = np.clip((map_ - low) / max(high - low, _SMALLEST), 0, 1)
-  color = matplotlib.colormaps['inferno'](heat)[..., :3] * 255
+  color = colors()(heat)[..., :3] * 255
   opacity = _OPACITY * np.sqrt(heat)[..., None]
   return np.rint((1 - opacity) * image + opacity * color).astype(np.uint8)
+
+
+def colors() -> Any:
+  """The colours of maps, and a grey where a masked one does not count."""
+  import matplotlib  # takes as long to import as some images take to score
+
+  return matplotlib.colormaps['inferno'].with_extremes(bad='0.5')
+
+
+def counting(map_: np.ndarray, seen: np.ndarray | None) -> np.ndarray:
+  """A map [H, W] as a masked array without what does not count; itself where all does."""
+  return map_ if seen is None else np.ma.array(map_, mask=~seen)
 
 
 def common_range(maps: Sequence[np.ndarray] | np.ndarray) -> tuple[float, float]:
   """The values between which several maps are coloured: the lowest, and nearly the highest.
 
   Args:
-    maps: [H, W] each; of very many pixels only some tell what is nearly the highest.
+    maps: [H, W] each, masked where they do not count; of very many pixels only some tell what
+      is nearly the highest.
   """
   step = max(1, sum(map_.size for map_ in maps) // _ENOUGH)
-  some = np.concatenate([map_.ravel()[::step] for map_ in maps])
+  some = np.concatenate([np.ma.compressed(map_.ravel()[::step]) for map_ in maps])
   return float(min(map_.min() for map_ in maps)), float(np.quantile(some, _NEARLY))
 
 

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from ml_collections import ConfigDict
 
 from memkd_jax.config import flatten
@@ -79,6 +80,21 @@ class Workdir:
       return str(read_json(self.root / 'config.json')['model'][field])
     except (OSError, ValueError, KeyError, TypeError):
       return None  # `claim` says what is wrong with it
+
+  def read_roi(self) -> str | None:
+    """The `data.roi` of the run that is there; None where there is no run."""
+    try:
+      data = read_json(self.root / 'config.json')['data']
+    except (OSError, ValueError, KeyError, TypeError):
+      return None  # `claim` says what is wrong with it
+    return str(data.get('roi', ''))
+
+  def read_regions(self) -> Iterator[np.ndarray]:
+    """The regions of interest of the models that are there, one after the other."""
+    for name, seed in self.models():
+      region = self.read_model(name, seed).region
+      if region is not None:
+        yield region
 
   def read_origin(self) -> str | None:
     """The --warm-start of the run that is there; None where there is none."""

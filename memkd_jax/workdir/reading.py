@@ -20,8 +20,6 @@ from memkd_jax.workdir.shared import SharedWorkdir
 Digests = dict[str, dict[str, str]]  # of each split, see `image_digests`
 Names = tuple[str, ...]
 
-ANEW = 'train anew with --force, which replaces the model, or with another --workdir'
-
 
 class Task(Protocol):
   """What is to be done; see `methods.base.Task`."""
@@ -130,7 +128,7 @@ class TaskReader:
       known = self._folder.read_model(task.name, task.seed)
     with hosts.raise_together():
       roi = self._config.data.get('roi', '')
-      region = choose_region(roi, task.name, task.train, known, ANEW)
+      region = choose_region(roi, task.name, task.train, known)
     if region is None:
       return str(roi)
     key = region_digest(region)

@@ -1,7 +1,7 @@
 """Which region of interest a task has: what a file shows, or what its model has kept of it."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,11 +11,42 @@ from memkd_jax.data.images import read_region
 from memkd_jax.errors import UserError
 from memkd_jax.workdir.model import TrainedModel
 
-_CATEGORY = '{category}'
+_CATEGORY, _FILE = '{category}', 'FILE'
+
+
+def check_roi(root: Path, before: str | None, roi: str, regions: Iterable[np.ndarray]) -> None:
+  """Checks `data.roi` before anything of a run is written.
+
+  Args:
+    root: the run's folder.
+    before: its value in the run that is there; None where there is none.
+    roi: its value now.
+    regions: of the models that are there, and stay.
+
+  Raises:
+    UserError: there is no such file, or the run that is there has another region.
+  """
+  if before is not None and _kind(before) != _kind(roi):
+    remedy = f'give --config.data.roi={before}' if before else 'leave --config.data.roi out'
+    raise UserError(
+      f'{root} holds a run {_with(before)}, and this one would be {_with(roi)}; {remedy}, or '
+      'choose another --workdir.'
+    )
+  if _kind(roi) != _FILE or _CATEGORY in roi:
+    return
+  file = Path(roi)
+  if not file.is_file():
+    if roi != before:
+      raise UserError(_missing(file))
+    return
+  region = read_region(file)
+  for trained in regions:
+    if not np.array_equal(region, trained):
+      raise UserError(_other(file, before == roi, f'the models in {root} were'))
 
 
 def choose_region(
-  roi: str, name: str, categories: Sequence[str], known: TrainedModel | None, anew: str
+  roi: str, name: str, categories: Sequence[str], known: TrainedModel | None
 ) -> np.ndarray | None:
   """The region of a task.
 
@@ -24,7 +55,6 @@ def choose_region(
     name: of the task.
     categories: that it learns from.
     known: its model, where there is one.
-    anew: what there is to do about a model of another region.
 
   Returns:
     bool [h, w]; None where `roi` names no file.
@@ -32,15 +62,7 @@ def choose_region(
   Raises:
     UserError: there is no such file, or the task's model has another region.
   """
-  if known is not None:
-    of_model = known.config.data.get('roi', '')
-    kinds = {value if value in ('', ALPHA) else 'FILE' for value in (roi, of_model)}
-    if len(kinds) > 1:
-      raise UserError(
-        f'--config.data.roi={roi}: {name} was trained with {of_model or "none"}; give that, or '
-        f'{anew}.'
-      )
-  if roi in ('', ALPHA):
+  if _kind(roi) != _FILE:
     return None
   if _CATEGORY in roi and len(categories) > 1:
     raise UserError(
@@ -49,22 +71,46 @@ def choose_region(
     )
   file = Path(roi.replace(_CATEGORY, ''.join(categories)))
   trained = None if known is None else known.region
-  if file.is_file():
-    region = read_region(file)
-    if trained is not None and not np.array_equal(region, trained):
-      raise UserError(
-        f'{file} is not the region of interest that {name} was trained with; give that one '
-        f'with --config.data.roi, or {anew}.'
-      )
-    return region
-  if trained is None:
-    raise UserError(
-      f'--config.data.roi={file} is not there; name a picture that is white inside of the '
-      'region of interest.'
-    )
-  return trained
+  if not file.is_file():
+    if trained is None:
+      raise UserError(_missing(file))
+    return trained
+  region = read_region(file)
+  if trained is not None and not np.array_equal(region, trained):
+    same = known is not None and known.config.data.get('roi') == roi
+    raise UserError(_other(file, same, f'{name} was'))
+  return region
 
 
 def region_digest(region: np.ndarray) -> str:
   """What tells a region, bool [h, w], from others: hexadecimal digits."""
   return hashlib.sha256(repr(region.shape).encode() + region.tobytes()).hexdigest()
+
+
+def _kind(roi: str) -> str:
+  return roi if roi in ('', ALPHA) else _FILE
+
+
+def _with(roi: str) -> str:
+  return {'': 'without a region of interest', ALPHA: 'with that of each alpha channel'}.get(
+    roi, f'with the region of interest {roi}'
+  )
+
+
+def _missing(file: Path) -> str:
+  what = 'is a folder' if file.is_dir() else 'is not there'
+  return (
+    f'--config.data.roi={file} {what}; name a picture that is white inside of the region of '
+    "interest ({category} in its path stands for the category), or alpha for each image's own "
+    'alpha channel.'
+  )
+
+
+def _other(file: Path, same: bool, whose: str) -> str:
+  remedy = 'name that one with --config.data.roi'
+  if same:
+    remedy = f'put that one back, or remove {file}: then what the model has kept of it counts'
+  return (
+    f'{file} is not the region of interest that {whose} trained with; {remedy}; or train with '
+    'another --workdir.'
+  )

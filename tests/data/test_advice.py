@@ -47,3 +47,10 @@ def test_the_narrowest_regions():
   many[5, 5] = True  # and a speck
   assert narrowest([many]) == 2
   assert narrowest(masks[1:2]) is None
+
+
+def test_images_of_several_shapes_are_put_in_whole():
+  found = propose([(400, 100), (100, 400), (200, 200)], None)
+  assert found.fields()['data.resize'] == 'fit'
+  assert found.tiling.size == (256, 256)
+  assert 'data.resize' not in propose([(400, 300), (200, 150)], None).fields()
