@@ -8,6 +8,7 @@ import pytest
 
 import memkd_jax
 from memkd_jax import calibrate, export, methods, predict, worker
+from memkd_jax.configs import joint as joint_config
 from memkd_jax.data.sampling import calibration_plan, joint_plans
 from memkd_jax.errors import UserError
 from memkd_jax.files.digest import images_digest
@@ -190,6 +191,17 @@ def test_all_have_further_models_where_one_category_needs_them():
 def test_devices_share_batches(config_of):
   with pytest.raises(UserError, match=r'parallel.axis=category: give a value that is batch'):
     methods.resolve(config_of(**{'parallel.axis': 'category'}))
+
+
+@pytest.mark.parametrize(
+  ('which', 'name', 'holdout'),
+  [('mvtec_ad', 'memkd', 0.0), ('mvtec_3d,padim', 'padim', 0.0), ('folder,knn', 'knn', 0.1)],
+)
+def test_the_config(which, name, holdout):
+  config = methods.resolve(joint_config.get_config(which))
+  assert (config.train.scope, config.method.name) == ('joint', name)
+  assert config.data.dataset == which.partition(',')[0]
+  assert config.train.holdout == holdout
 
 
 def test_the_balance_counts(config_of, tmp_path):
