@@ -26,7 +26,7 @@ from memkd_jax.methods import descent
 from memkd_jax.run import run_config
 from memkd_jax.teachers.extractor import FeatureExtractor
 from memkd_jax.training.checkpoint import Checkpoints
-from memkd_jax.workdir import Workdir
+from memkd_jax.workdir import Workdir, reading
 
 pytestmark = pytest.mark.usefixtures('share_compilations')
 
@@ -241,13 +241,13 @@ def test_images_are_looked_at_once(tiny_config, tmp_path, make_category, monkeyp
   for category, masks in (('bolt', True), ('nut', False)):
     make_category(tmp_path / 'data', category, masks=masks)
   workdir = tmp_path / 'run'
-  decode, splits = worker.load_split, []
+  decode, splits = reading.load_split, []
 
   def counted(samples, *arguments):
     splits.append(len(samples))
     return decode(samples, *arguments)
 
-  monkeypatch.setattr(worker, 'load_split', counted)
+  monkeypatch.setattr(reading, 'load_split', counted)
   tiny_config.seeds = (1, 2)
   results = run_config(tiny_config, workdir)
   assert splits == [6, 10] * 2  # test and train of each category, for two seeds
