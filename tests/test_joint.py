@@ -5,6 +5,7 @@ import json
 import jax
 import numpy as np
 import pytest
+from whole_runs import tiny_of
 
 import memkd_jax
 from memkd_jax import calibrate, export, methods, predict, worker
@@ -32,17 +33,10 @@ def data(tmp_path_factory, make_category):
 @pytest.fixture
 def config_of(make_config, data):
   def config_of(method='knn', **options):
-    tiny = make_config(data)
-    config = methods.get_config('folder', method)
-    config.data, config.eval = tiny.data, tiny.eval
-    config.data.categories = 'all'
-    for name in ('backbone', 'teacher_weights'):
-      config.model[name] = tiny.model[name]
-    if method in ('memkd', 'ensemble'):
-      config.train.epochs, config.train.batch_size = 1, 8
-    config.train.scope = 'joint'
-    config.update_from_flattened_dict(options)
-    return config
+    options = {'data.categories': 'all', 'train.scope': 'joint'} | options
+    if method == 'memkd':
+      options = {'train.epochs': 1, 'train.batch_size': 8} | options
+    return tiny_of(method, make_config(data), **options)
 
   return config_of
 

@@ -7,6 +7,7 @@ import shutil
 import numpy as np
 import pytest
 from PIL import Image
+from whole_runs import tiny_of
 
 import memkd_jax
 from memkd_jax import calibrate, methods, metrics, predict
@@ -24,15 +25,10 @@ def make_run(tmp_path_factory, make_config):
   """Gives what runs a method on images of a folder, and the run's folder."""
 
   def run_one(data, method='knn', **options):
-    tiny = make_config(data)
-    config = methods.get_config('folder', method)
-    config.data, config.eval = tiny.data, tiny.eval
-    for name in ('backbone', 'teacher_weights'):
-      config.model[name] = tiny.model[name]
+    options = {'train.holdout': 0.25} | options
     if method in ('memkd', 'students', 'ensemble'):
-      config.train.epochs, config.train.batch_size = 2, 4
-    config.train.holdout = 0.25
-    config.update_from_flattened_dict(options)
+      options = {'train.epochs': 2, 'train.batch_size': 4} | options
+    config = tiny_of(method, make_config(data), **options)
     workdir = tmp_path_factory.mktemp('roi') / 'run'
     results = run_config(config, workdir)
     assert not results['failed'], results['failed']

@@ -8,6 +8,7 @@ import jax
 import numpy as np
 import pytest
 from PIL import Image
+from whole_runs import tiny_of
 
 import memkd_jax
 from memkd_jax import calibrate, methods, predict, sweep
@@ -29,16 +30,11 @@ def make_run(tmp_path_factory, make_config):
   """Gives what runs a method on images of a size, and the run's folder."""
 
   def config_of(data, method='knn', **options):
-    tiny = make_config(data)
-    config = methods.get_config('folder', method)
-    config.data, config.eval = tiny.data, tiny.eval
-    for name in ('backbone', 'teacher_weights'):
-      config.model[name] = tiny.model[name]
+    options = {'train.holdout': 0.25} | options
     if method == 'memkd':
-      config.train.epochs, config.train.batch_size, config.model.memory_items = 1, 8, 5
-    config.train.holdout = 0.25
-    config.update_from_flattened_dict(options)
-    return config
+      few = {'train.epochs': 1, 'train.batch_size': 8, 'model.memory_items': 5}
+      options = few | options
+    return tiny_of(method, make_config(data), **options)
 
   def run_one(*given, **options):
     workdir = tmp_path_factory.mktemp('tiles') / 'run'

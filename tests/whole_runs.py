@@ -20,6 +20,16 @@ STEPS = 4 * 10 // 8
 BOLT = Task.of_category('bolt', 0)
 
 
+def tiny_of(method, tiny, **options):
+  """A tiny config as `make_config` gives it, for another method."""
+  config = methods.get_config('folder', method)
+  config.data, config.eval = tiny.data, tiny.eval
+  for name in ('backbone', 'teacher_weights'):
+    config.model[name] = tiny.model[name]
+  config.update_from_flattened_dict(options)
+  return config
+
+
 def method_of(config):
   """The method with which `run_config` would run."""
   config = resolve(config)

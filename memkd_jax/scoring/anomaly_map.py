@@ -11,6 +11,7 @@ from memkd_jax.ops.resampling import gaussian_matrix, resample, upsample
 
 IMAGE_SCORES = ('max', 'top')
 _TOP = 0.01  # the share of a map's positions of which 'top' is the mean
+_HAIR = 1e-4  # by which halves lie above what float32 makes of them
 
 
 def combine_maps(
@@ -59,8 +60,10 @@ def top_scores(maps: jax.Array, seen: jax.Array | None = None) -> jax.Array:
   highest, _ = jax.lax.top_k(flat, number)
   if seen is None:
     return jnp.mean(highest, axis=1)
+  # Rounded by cutting off, since converted formats have no rounding that all runtimes know, and
+  # OpenVINO divides whole numbers as others.
   share = _TOP * jnp.sum(seen.astype(jnp.float32), axis=(1, 2))
-  counted = jnp.clip(jnp.round(share), 1, number)[:, None]
+  counted = jnp.clip((share + 0.5 + _HAIR).astype(jnp.int32), 1, number)[:, None]
   counts = np.arange(number) < counted
   return jnp.sum(jnp.where(counts, highest, 0), axis=1) / counted[:, 0]
 
