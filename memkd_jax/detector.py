@@ -235,16 +235,25 @@ def read_any(
   folder = Workdir(workdir)
   chosen = _choose_seed(folder, seed)
   names = _names(folder, chosen)
-  if len(names) < 2 or ANY in names:
+  first = folder.read_model(names[0], chosen) if names else None
+  if first is None or not _is_joint(first):
     return None
-  first = folder.read_model(names[0], chosen)
-  if first.config.train.get('scope', 'category') != 'joint':
+  return _of_any([first, *(folder.read_model(name, chosen) for name in names[1:])])
+
+
+def _of_any(models: Sequence[TrainedModel]) -> TrainedModel | None:
+  """All models of a run as one, see `read_any`."""
+  first, *others = models
+  if not others or ANY in [trained.name for trained in models] or not _is_joint(first):
     return None
-  found = [first, *(folder.read_model(name, chosen) for name in names[1:])]
-  if not all(_sees_as(first, other) for other in found):
+  if not all(_sees_as(first, other) for other in models):
     return None
-  calibration = AnyCategory.of([trained.calibration for trained in found])
+  calibration = AnyCategory.of([trained.calibration for trained in models])
   return dataclasses.replace(first, name=ANY, calibration=calibration, threshold=None)
+
+
+def _is_joint(trained: TrainedModel) -> bool:
+  return bool(trained.config.train.get('scope', 'category') == 'joint')
 
 
 def _sees_as(first: TrainedModel, other: TrainedModel) -> bool:
@@ -292,8 +301,8 @@ def load_all(
     seed = _choose_seed(folder, seed)
     names = _names(folder, seed) or [_choose_category(folder, None, seed)]
     models = [folder.read_model(name, seed) for name in names]
-    if (together := read_any(workdir, None, seed)) is not None:
-      models.append(together)
+    together = _of_any(models)
+    models += [] if together is None else [together]
   return _detectors(models, false_alarm_rate, threshold, teacher_weights)
 
 
@@ -314,7 +323,7 @@ def _detectors(
     maps = trained.config.anomaly_map.to_json(sort_keys=True)
     if maps not in programs:
       programs[maps] = Program.build(trained, teacher_weights)
-    if trained.config.train.get('scope', 'category') == 'joint':
+    if _is_joint(trained):
       key = f'{trained.seed} {trained.train_sha256} {maps}'
       trained = dataclasses.replace(trained, params=shared.setdefault(key, trained.params))
     found.append(Detector(trained, programs[maps], false_alarm_rate, threshold))

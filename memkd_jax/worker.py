@@ -164,13 +164,17 @@ class Worker:
       'model_bytes': sum(array.nbytes for array in jax.tree.leaves(trained.params)),
       'images_per_second': result.pop('images_per_second'),
     }
-    result['counts'] = count(trained.train_images, test.samples)
     # An evaluation may do without the training images, whose digests stay what they were.
     before = self.folder.read_images(task.name, task.seed) or {}
     result['images'] = {
       split: found or before.get(split, {}) for split, found in digests.items()
     }
-    all_counts = result['counts'] | {'train': trained.train_images + len(plan.held)}
+    number = trained.train_images
+    if self._joined:  # of which these are the category's own
+      plan = reader.plan(task, len(result['images'].get('train', {})))
+      number = len(plan.kept)
+    result['counts'] = count(number, test.samples)
+    all_counts = result['counts'] | {'train': number + len(plan.held)}
     missing = differences(self.config.data.dataset, task.name, all_counts)
     diverged = hosts.on_main(lambda: tile_models.diverged(folder, task.name))
     result['notes'] = [
@@ -341,6 +345,14 @@ class Worker:
     """As `_fit_alone` the model of all categories, and what `_cross_score` gives."""
     together = dataclasses.replace(task, name=joint.JOINT, train=self._joined, test=())
     pool, root = self._pool(task.seed), self.folder.own.root
+    for other in self._joined:
+      if not self._force and self.folder.has_model(other, task.seed):
+        if self.folder.read_model(other, task.seed).train_sha256 != images_digest(pool.images):
+          raise UserError(
+            f'The model of {other} has learned from other images than those of '
+            f'{", ".join(self._joined)} now, and would not be that of {task.name}; '
+            f'{self._remedies()}.'
+          )
     found = joint.fit(self.method, self._scorer.tiling, together, pool, root)
     log = joint.folder_of(root, task.seed) / 'metrics.jsonl'
     folder = self.folder.category(task.name, task.seed)

@@ -153,6 +153,11 @@ def test_an_evaluation_takes_the_models(config_of, tmp_path):
   results = run_config(config, tmp_path / 'run')
   again = run_config(config, tmp_path / 'run', 'evaluate')
   assert again['categories'] == results['categories']
+  config.train.holdout = 0.0  # then no training images are read, and their numbers stay
+  whole = run_config(config, tmp_path / 'whole')
+  again = run_config(config, tmp_path / 'whole', 'evaluate')
+  assert again['counts'] == whole['counts']
+  assert {name: counted['train'] for name, counted in again['counts'].items()} == SIZES
 
 
 def test_smaller_categories_have_their_images_taken_several_times(rng):
@@ -196,6 +201,26 @@ def test_the_config(which, name, holdout):
   assert (config.train.scope, config.method.name) == ('joint', name)
   assert config.data.dataset == which.partition(',')[0]
   assert config.train.holdout == holdout
+
+
+def test_a_further_category_is_another_model(config_of, tmp_path):
+  config = config_of(**{'data.categories': 'bolt,nut'})
+  assert not run_config(config, tmp_path / 'run')['failed']
+  counts = json.loads((tmp_path / 'run' / 'results.json').read_text())['counts']
+  assert {name: counted['train'] for name, counted in counts.items()} == {'bolt': 12, 'nut': 8}
+  config.data.categories = 'all'
+  problem = run_config(config, tmp_path / 'run')['failed']['washer']
+  assert 'The model of bolt has learned from other images than those of bolt, nut' in problem
+  assert not run_config(config, tmp_path / 'run', force=True)['failed']
+
+
+def test_a_joint_model_learns_anew_and_may_be_gone_on_from(config_of, tmp_path):
+  results = run_config(config_of('memkd'), tmp_path / 'run')
+  assert not results['failed']
+  with pytest.raises(UserError, match='learns anew in any case; leave the flag out'):
+    run_config(config_of('memkd'), tmp_path / 'other', warm_start=tmp_path / 'run')
+  alone = config_of('memkd', **{'train.scope': 'category', 'data.categories': 'washer'})
+  assert not run_config(alone, tmp_path / 'third', warm_start=tmp_path / 'run')['failed']
 
 
 def test_the_balance_counts(config_of, tmp_path):

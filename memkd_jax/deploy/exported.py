@@ -48,9 +48,9 @@ _FRAMING = (
   "alpha, the image's own, what is outside (below half) becomes (124, 116, 104). With resize "
   'fit the image is resized as its aspect ratio lets it and laid into the middle, that colour '
   'around it; with crop as much of its middle as fills the canvas is resized. '
-  'With roi or fit there is a fourth channel: 255 where a pixel of the canvas counts, and 0 '
-  'elsewhere; maps mean nothing there. memkd predict --model=FILE.onnx, and '
-  'memkd_jax/data/framing.py, do that.'
+  'With roi or fit there is a fourth channel: 255 where any of what a pixel of the canvas '
+  'covers is inside, and 0 elsewhere; maps mean nothing there. '
+  'memkd predict --model=FILE.onnx, and memkd_jax/data/framing.py, do that.'
 )
 _USUAL = 'in spreads from the mean of held-out normal images'
 _MAPS = {

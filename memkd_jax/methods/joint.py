@@ -19,6 +19,7 @@ from memkd_jax.files.digest import images_digest
 from memkd_jax.methods import cross_calibration, kept_parts, tile_models
 from memkd_jax.methods.base import Fitted, Method, Task
 from memkd_jax.runtime import memory
+from memkd_jax.workdir import UNFOLDING
 
 JOINT = 'joint'  # of `train.scope`, the model's name, and its folder
 BALANCES = ('image', 'category')
@@ -116,10 +117,13 @@ def fit(method: Method, tiling: Tiling, task: Task, images: Pool, root: Path) ->
     seconds = None if resumed else time.monotonic() - began
     peak = memory.peak_beyond(before)
     costs = {_SECONDS: seconds, _PEAK: peak}
-    kept_parts.write(home, fitted.params, facts | costs | {_DIAGNOSIS: fitted.diagnosis})
+    further = {UNFOLDING: fitted.unfolding} if fitted.unfolding else {}
+    kept = facts | costs | {_DIAGNOSIS: fitted.diagnosis}
+    kept_parts.write(home, fitted.params | further, kept)
     return JointFit(fitted, seconds, peak, folds)
-  known = kept_parts.read_facts(home)
-  return JointFit(Fitted(params, known[_DIAGNOSIS]), known[_SECONDS], known[_PEAK], folds)
+  known, unfolding = kept_parts.read_facts(home), params.pop(UNFOLDING, None)
+  fitted = Fitted(params, known[_DIAGNOSIS], unfolding)
+  return JointFit(fitted, known[_SECONDS], known[_PEAK], folds)
 
 
 def folder_of(root: Path, seed: int) -> Path:

@@ -53,6 +53,11 @@ class WarmStart:
         f'--warm-start={self.root}: models for each place of a grid '
         '(--config.data.tile_models=position) learn anew in any case; leave the flag out.'
       )
+    if self.config.train.get('scope', 'category') != 'category':
+      raise UserError(
+        f'--warm-start={self.root}: a model of all categories (--config.train.scope=joint) '
+        'learns anew in any case; leave the flag out.'
+      )
     for task in tasks:
       self.digest(task)
 

@@ -9,6 +9,7 @@ from ml_collections import ConfigDict
 
 from memkd_jax.data import bit_depth
 from memkd_jax.data.datasets import Source
+from memkd_jax.data.framing import ALPHA
 from memkd_jax.data.sampling import Plan, calibration_plan, joint_plans
 from memkd_jax.data.splits import Split, load_split
 from memkd_jax.data.task_images import TaskImages, describe_leak, image_digests, list_task
@@ -100,8 +101,12 @@ class TaskReader:
     how = (options.holdout, options.calibration, options.folds)
     if not (self._joined and number):
       return calibration_plan(task.seed, task.name, number, *how)
-    numbers = {c: len(self._source.list_samples(c, 'train')) for c in self._joined}
-    return joint_plans(task.seed, numbers, *how)[task.name]
+    return joint_plans(task.seed, self._numbers, *how)[task.name]
+
+  @functools.cached_property
+  def _numbers(self) -> dict[str, int]:
+    """Of the normal images of the categories from which one model learns."""
+    return {c: len(self._source.list_samples(c, 'train')) for c in self._joined}
 
   def _list_images(
     self, train_names: Names, test_names: Names, region: str
@@ -123,14 +128,14 @@ class TaskReader:
 
   def _region_key(self, task: Task) -> str:
     """What tells the task's region of interest from others; of a file, `_regions` has it."""
+    roi = self._config.data.get('roi', '')
+    if roi in ('', ALPHA):
+      return str(roi)
     known = None
     if not self._force and self._folder.has_model(task.name, task.seed):
       known = self._folder.read_model(task.name, task.seed)
     with hosts.raise_together():
-      roi = self._config.data.get('roi', '')
       region = choose_region(roi, task.name, task.train, known)
-    if region is None:
-      return str(roi)
     key = region_digest(region)
     self._regions[key] = region
     return key

@@ -47,23 +47,18 @@ def check_roi(root: Path, before: str | None, roi: str, regions: Iterable[np.nda
 
 def choose_region(
   roi: str, name: str, categories: Sequence[str], known: TrainedModel | None
-) -> np.ndarray | None:
-  """The region of a task.
+) -> np.ndarray:
+  """The region of a task, bool [h, w].
 
   Args:
-    roi: `data.roi`.
+    roi: `data.roi`, which names a file.
     name: of the task.
     categories: that it learns from.
     known: its model, where there is one.
 
-  Returns:
-    bool [h, w]; None where `roi` names no file.
-
   Raises:
     UserError: there is no such file, or the task's model has another region.
   """
-  if _kind(roi) != _FILE:
-    return None
   if _CATEGORY in roi and len(categories) > 1:
     raise UserError(
       f'--config.data.roi={roi}: one model learns from {", ".join(categories)}, and has one '
