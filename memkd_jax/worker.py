@@ -345,14 +345,15 @@ class Worker:
     """As `_fit_alone` the model of all categories, and what `_cross_score` gives."""
     together = dataclasses.replace(task, name=joint.JOINT, train=self._joined, test=())
     pool, root = self._pool(task.seed), self.folder.own.root
-    for other in self._joined:
-      if not self._force and self.folder.has_model(other, task.seed):
-        if self.folder.read_model(other, task.seed).train_sha256 != images_digest(pool.images):
-          raise UserError(
-            f'The model of {other} has learned from other images than those of '
-            f'{", ".join(self._joined)} now, and would not be that of {task.name}; '
-            f'{self._remedies()}.'
-          )
+    digest = images_digest(pool.images)
+    there = [c for c in self._joined if self.folder.has_model(c, task.seed)]
+    for other in () if self._force else there:
+      if self.folder.read_model(other, task.seed).train_sha256 != digest:
+        raise UserError(
+          f'The model of {other} has learned from other images than those of '
+          f'{", ".join(self._joined)} now, and would not be that of {task.name}; '
+          f'{self._remedies()}.'
+        )
     found = joint.fit(self.method, self._scorer.tiling, together, pool, root)
     log = joint.folder_of(root, task.seed) / 'metrics.jsonl'
     folder = self.folder.category(task.name, task.seed)
