@@ -4,7 +4,8 @@ model.json is written last, so a model is there when that is. Both carry a diges
 """
 
 import json
-from collections.abc import Mapping
+import os
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,13 +29,20 @@ def exists(folder: Path) -> bool:
   return (folder / FACTS).is_file()
 
 
-def write(folder: Path, params: Mapping[str, Any], facts: Mapping[str, Any]) -> None:
+def write(
+  folder: Path,
+  params: Mapping[str, Any],
+  facts: Mapping[str, Any],
+  others: Iterable[Path] = (),
+) -> None:
   """Writes a model; one that is there is replaced.
 
   Args:
     folder: made if missing.
     params: nested dicts of numpy arrays.
     facts: JSON values.
+    others: folders of models that may hold the same arrays. Where one does, its file gets a
+      further name in place of a copy; no file is ever written to again, only replaced.
 
   Raises:
     OSError: it cannot be written.
@@ -42,9 +50,25 @@ def write(folder: Path, params: Mapping[str, Any], facts: Mapping[str, Any]) -> 
   tensors = {
     name: np.ascontiguousarray(array) for name, array in flatten_dict(params, sep='/').items()
   }
+  found = tree_digest(tensors)
   with atomic.atomic_write(folder / TENSORS) as temporary:
-    save_file(tensors, temporary)
-  write_facts(folder, dict(facts) | {_TENSORS_DIGEST: tree_digest(tensors)})
+    if not any(_link(other, found, temporary) for other in others):
+      save_file(tensors, temporary)
+  write_facts(folder, dict(facts) | {_TENSORS_DIGEST: found})
+
+
+def _link(other: Path, wanted: str, path: Path) -> bool:
+  """Makes a path a name of another model's arrays, if they are the wanted ones."""
+  try:
+    facts = read_facts(other)
+    if tensors_digest(facts) != wanted:
+      return False
+    parse_params(read_bytes(other), facts)  # which may be damaged
+    path.unlink()
+    os.link(other / TENSORS, path)
+  except (OSError, ValueError, UserError):  # or the file system knows no further names
+    return False
+  return True
 
 
 def write_facts(folder: Path, facts: Mapping[str, Any]) -> None:

@@ -140,8 +140,11 @@ class Workdir:
       ) from error
 
   def write_model(self, trained: TrainedModel) -> None:
-    """Writes a trained model, complete or not at all."""
-    write_model(self.category(trained.name, trained.seed), trained)
+    """Writes a trained model, complete or not at all; a joint one once for all categories."""
+    others: list[Path] = []
+    if trained.config.train.get('scope', 'category') == 'joint':
+      others = [self.category(*which) for which in self.models() if which[1] == trained.seed]
+    write_model(self.category(trained.name, trained.seed), trained, others)
 
   def has_model(self, name: str, seed: int) -> bool:
     """Whether a task's training has ended."""

@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -71,8 +71,8 @@ class TrainedModel:
   fit_memory: float | None = None
 
 
-def write_model(folder: Path, trained: TrainedModel) -> None:
-  """Writes a trained model, complete or not at all."""
+def write_model(folder: Path, trained: TrainedModel, others: Iterable[Path] = ()) -> None:
+  """Writes a trained model, complete or not at all; `others` as in `files.model.write`."""
   facts = {field.name: getattr(trained, field.name) for field in dataclasses.fields(trained)}
   params = dict(facts.pop('params'))
   for section, name in ((UNFOLDING, 'unfolding'), (_STATISTICS, 'statistics')):
@@ -82,7 +82,7 @@ def write_model(folder: Path, trained: TrainedModel) -> None:
     params[_REGION] = region.astype(np.uint8)
   facts['config'] = json.loads(trained.config.to_json())
   facts['calibration'] = _calibration_json(trained.calibration)
-  model.write(folder, params, facts)
+  model.write(folder, params, facts, others)
 
 
 def read_calibration(folder: Path) -> Calibration | None:

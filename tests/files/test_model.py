@@ -106,3 +106,29 @@ def test_arrays_of_another_model(folder):
     content = save({name: np.asarray(x) for name, x in tensors.items()})
     with pytest.raises(ValueError, match=r'not those that model\.json was written for'):
       model.parse_params(content, facts)
+
+
+def test_the_same_arrays_are_one_file_with_several_names(folder, tmp_path, monkeypatch):
+  def inode(name):
+    return (tmp_path / name / model.TENSORS).stat().st_ino
+
+  model.write(tmp_path / 'nut', PARAMS, FACTS | {'name': 'nut'}, [tmp_path / 'none', folder])
+  assert inode('nut') == inode('bolt')
+  assert read(tmp_path / 'nut')[1]['name'] == 'nut'
+  other = PARAMS | {'count': np.int32(8)}
+  model.write(tmp_path / 'other', other, FACTS, [folder])
+  assert inode('other') != inode('bolt') and read(tmp_path / 'other')[0]['count'] == 8
+  # Replacing one leaves the other as it is.
+  model.write(folder, other, FACTS)
+  assert inode('nut') != inode('bolt') and read(tmp_path / 'nut')[0]['count'] == 7
+
+  monkeypatch.setattr(model.os, 'link', lambda *_: (_ for _ in ()).throw(OSError('no links')))
+  model.write(tmp_path / 'copy', PARAMS, FACTS, [tmp_path / 'nut'])
+  assert inode('copy') != inode('nut') and read(tmp_path / 'copy')[0]['count'] == 7
+
+
+def test_damaged_arrays_get_no_further_name(folder, tmp_path):
+  path = folder / model.TENSORS
+  path.write_bytes(path.read_bytes()[:-1] + b'x')
+  model.write(tmp_path / 'nut', PARAMS, FACTS, [folder])
+  assert read(tmp_path / 'nut')[0]['count'] == 7
