@@ -49,9 +49,13 @@ def test_all_categories_have_one_model_and_thresholds_of_their_own(
 ):
   fits = []
   fit = worker.joint.tile_models.fit
-  monkeypatch.setattr(
-    worker.joint.tile_models, 'fit', lambda *a: fits.append((a[2].name, len(a[3]))) or fit(*a)
-  )
+
+  def fit_seen(method, tiling, task, images, *given):
+    numbers = np.bincount(task.owners).tolist()
+    fits.append((task.name, len(images), numbers))
+    return fit(method, tiling, task, images, *given)
+
+  monkeypatch.setattr(worker.joint.tile_models, 'fit', fit_seen)
   options = {'method.channels': 9} if method == 'padim' else {}
   options |= {'train.calibration': calibration, 'train.folds': 2, 'train.holdout': 0.25}
   workdir = tmp_path / 'run'
@@ -68,16 +72,23 @@ def test_all_categories_have_one_model_and_thresholds_of_their_own(
     assert len(scores) == held
   thresholds = {tuple(m.calibration.scores) for m in models.values()}
   assert len(thresholds) == 3
+  files = [workdir / name / 'seed_0' / 'model.safetensors' for name in SIZES]
+  assert len({file.stat().st_ino for file in files}) == 1
   if calibration == 'folds':
     half = {name: number - number // 2 for name, number in SIZES.items()}
-    of_folds = [(f'joint, fold {k} of 2', 50 - sum(half.values())) for k in (1, 2)]
-    assert fits == [*of_folds, ('joint', 50)]
+    others = [number - half[name] for name, number in SIZES.items()]
+    of_folds = [(f'joint, fold {k} of 2', sum(others), others) for k in (1, 2)]
+    assert fits == [*of_folds, ('joint', 50, list(SIZES.values()))]
     assert bolt.train_images == 50
   else:
-    assert fits == [('joint', 9 + 6 + 22)]
+    assert fits == [('joint', 9 + 6 + 22, [9, 6, 22])]
   # As a detector of each category scores.
   detector = memkd_jax.load(workdir, category='nut')
   assert detector.category == 'nut'
+  if method == 'memkd':
+    memory = json.loads((workdir / 'nut' / 'seed_0' / 'memory.json').read_text())
+    assert list(memory['m1']['usage_by_category']) == list(SIZES)
+    assert 0 <= memory['m1']['category_information'] <= 1
   assert not (workdir / 'joint').exists()
   assert (
     run_config(config_of(method, **options), workdir)['categories'] == results['categories']

@@ -67,8 +67,11 @@ def exemplar_indices(
   step: int,
   batch_size: int,
   resample: str = 'step',
+  owners: np.ndarray | None = None,
 ) -> np.ndarray:
   """The normal exemplars of a step (method, section 4).
+
+  With several categories each gives as many, and those that give one more are drawn too.
 
   Args:
     seed: the run's seed.
@@ -78,13 +81,24 @@ def exemplar_indices(
     step: number of the step, from 0.
     batch_size: images in a batch of training, by which epochs are counted.
     resample: when they are drawn anew: every 'step', every 'epoch', or 'never'.
+    owners: int [N], of which category each image is, where they are of several.
 
   Returns:
     int64 [exemplars], indices into the training images.
   """
   draw = {'step': step, 'epoch': step * batch_size // images, 'never': 0}[resample]
   generator = _generator(seed, category, 'exemplars', draw)
-  return generator.choice(images, exemplars, replace=exemplars > images)
+  if owners is None:
+    return generator.choice(images, exemplars, replace=exemplars > images)
+  groups = [np.flatnonzero(owners == owner) for owner in np.unique(owners)]
+  numbers = np.full(len(groups), exemplars // len(groups))
+  numbers[generator.choice(len(groups), exemplars % len(groups), replace=False)] += 1
+  return np.concatenate(
+    [
+      generator.choice(group, number, replace=number > len(group))
+      for group, number in zip(groups, numbers.tolist(), strict=True)
+    ]
+  )
 
 
 def holdout_indices(

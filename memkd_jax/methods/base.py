@@ -20,17 +20,25 @@ class Task:
     seed: the run's seed.
     train: names of the categories whose normal images are learned from.
     test: names of the categories that are scored.
+    owners: int [N], of which of `train` each image that is learned from is; None where they
+      are of one category.
   """
 
   name: str
   seed: int
   train: tuple[str, ...]
   test: tuple[str, ...]
+  owners: np.ndarray | None = dataclasses.field(default=None, compare=False)
 
   @classmethod
   def of_category(cls, category: str, seed: int) -> 'Task':
     """One model for one category, the protocol's way."""
     return cls(category, seed, (category,), (category,))
+
+  def of_images(self, rows: np.ndarray) -> 'Task':
+    """The task with some of its images alone: int [n], which of them."""
+    owners = None if self.owners is None else self.owners[rows]
+    return dataclasses.replace(self, owners=owners)
 
 
 class Fitted(NamedTuple):

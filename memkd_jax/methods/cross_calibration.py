@@ -83,9 +83,9 @@ def fit_folds(
     print(_announcement(task.name, len(images), len(folds)), flush=True)
   for k, fold in enumerate(folds):
     if not done[k]:
-      of_fold = dataclasses.replace(task, name=names[k])
-      others = _without(images, fold)
-      fitted = tile_models.fit(method, tiling, of_fold, others, homes[k])
+      others = np.delete(np.arange(len(images)), fold)
+      of_fold = dataclasses.replace(task.of_images(others), name=names[k])
+      fitted = tile_models.fit(method, tiling, of_fold, images[others], homes[k])
       kept_parts.write(homes[k], fitted.params, facts[k])
   return tuple(
     functools.partial(kept_parts.read, home, facts_)

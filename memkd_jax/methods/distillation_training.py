@@ -57,11 +57,11 @@ class Trainer(Descent):
     self, task: Task, images: np.ndarray, folder: Path, start: Start | None = None
   ) -> Fitted:
     """Trains by gradient descent; resumes from the newest checkpoint."""
-    images, watched = set_apart(task, images, self._config.train)
+    task, images, watched = set_apart(task, images, self._config.train)
     cached = functools.cache(lambda: self.feature_cache(images))  # computed once, if at all
     state, _ = self.train(task, images, folder, cached, start, watched)
     params = self.fold(state)
-    usage = self._memory_usage(params, cached()) if self._method.slots else {}
+    usage = self._memory_usage(task, params, cached()) if self._method.slots else {}
     kept = self._method.distiller.unfolding(state.params, state.batch_stats)
     return Fitted(params, usage, jax.tree.map(np.asarray, kept))
 
@@ -291,14 +291,18 @@ class Trainer(Descent):
   def _init(self) -> Callable[..., Any]:
     return jax.jit(self._method.distiller.init)
 
-  def _memory_usage(self, params: dict[str, Any], cache: FeatureCache) -> dict[str, Any]:
+  def _memory_usage(
+    self, task: Task, params: dict[str, Any], cache: FeatureCache
+  ) -> dict[str, Any]:
     """How the training images use each memory: see `memory_use.summarize`."""
     parts = list(self.over_images(cache, self._usage_step, params))
     seen = jax.tree.map(lambda *arrays: np.concatenate(arrays), *parts)
-    return {
-      m: memory_use.summarize(of['usage'], of['entropy'], params[f'memory_{m}'])
-      for m, of in seen.items()
-    }
+    found = {}
+    for m, of in seen.items():
+      found[m] = memory_use.summarize(of['usage'], of['entropy'], params[f'memory_{m}'])
+      if task.owners is not None:
+        found[m] |= memory_use.by_category(of['usage'], task.owners, task.train)
+    return found
 
   def _exemplars(self, task: Task, number: int, step: int) -> np.ndarray:
     """Which images are the exemplars of a step; see `data.sampling`."""
@@ -311,6 +315,7 @@ class Trainer(Descent):
       step,
       train.batch_size,
       train.exemplar_resample,
+      task.owners,
     )
 
   def _memories_from_exemplars(self, variables: Any, task: Task, images: np.ndarray) -> Any:

@@ -35,11 +35,13 @@ class Pool:
       with the balance 'category' some of them several times.
     number: how many different ones these are.
     folds: int [n_k], those of them that the further model k does not see.
+    owners: int [N], of which category each is.
   """
 
   images: np.ndarray
   number: int
   folds: tuple[np.ndarray, ...]
+  owners: np.ndarray
 
 
 def pool(
@@ -70,6 +72,7 @@ def pool(
     np.concatenate(images),
     sum(len(plan.kept) for _, plan in parts),
     tuple(np.concatenate(fold) for fold in folds),
+    np.repeat(np.arange(len(images)), [len(part) for part in images]),
   )
 
 
@@ -104,7 +107,7 @@ def fit(method: Method, tiling: Tiling, task: Task, images: Pool, root: Path) ->
     UserError: the images or the config do not allow a training.
     interrupt.Interrupted: a signal came; what was done is saved.
   """
-  home = folder_of(root, task.seed)
+  home, task = folder_of(root, task.seed), dataclasses.replace(task, owners=images.owners)
   folds: tuple[Callable[[], Any], ...] = ()
   if images.folds:
     folds = cross_calibration.fit_folds(method, tiling, task, images.images, images.folds, home)

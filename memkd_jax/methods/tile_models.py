@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from memkd_jax.data.mosaic import Mosaic
 from memkd_jax.data.tiling import Tiling
 from memkd_jax.files.digest import images_digest
 from memkd_jax.methods import kept_parts
@@ -47,12 +48,16 @@ def fit(
     interrupt.Interrupted: a signal came; what was done is saved.
   """
   if not tiling.by_position:
+    if task.owners is not None:
+      task = task.of_images(Mosaic(tiling, canvases).owners)
     return method.fit(task, tiling.cut_all(canvases), folder, *start)
   tiles: dict[int, list[np.ndarray]] = {}
-  for canvas in canvases:
+  owners: dict[int, list[int]] = {}
+  for number, canvas in enumerate(canvases):
     whole = tiling.cut(canvas)
     for index, _ in tiling.seen_places(canvas):
       tiles.setdefault(index, []).append(whole[index])
+      owners.setdefault(index, []).append(number)
   params = {}
   for index in sorted(tiles):
     here = np.stack(tiles.pop(index))
@@ -60,7 +65,8 @@ def fit(
     found = kept_parts.read(home, facts)
     if found is None:
       name = f'{task.name}, tile {index + 1} of {len(tiling.places(canvases[0].shape))}'
-      found = method.fit(dataclasses.replace(task, name=name), here, home).params
+      of_tiles = dataclasses.replace(task.of_images(np.array(owners[index])), name=name)
+      found = method.fit(of_tiles, here, home).params
       kept_parts.write(home, found, facts)
     params[NAME.format(index)] = found
   return Fitted(params, {})

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
 def set_apart(
   task: Task, images: np.ndarray, train: ConfigDict
-) -> tuple[np.ndarray, np.ndarray | None]:
-  """The images that are learned from, and those that are watched, if the rule wants any.
+) -> tuple[Task, np.ndarray, np.ndarray | None]:
+  """The task and the images that are learned from, and those that are watched, if any.
 
   Args:
     task: gives the name and the seed, by which they are drawn.
@@ -34,14 +34,14 @@ def set_apart(
     UserError: there are none to be watched.
   """
   if train.stop == 'epochs':
-    return images, None
+    return task, images, None
   kept, watched = holdout_indices(task.seed, task.name, len(images), train.stop_share)
   if not len(watched):
     raise UserError(
       f'{task.name}: a single image leaves none whose loss could end the training; give more, '
       'or --config.train.stop=epochs.'
     )
-  return images[kept], images[watched]
+  return task.of_images(kept), images[kept], images[watched]
 
 
 class WatchedLoss:

@@ -1,11 +1,12 @@
 """Measures of a memory's use: whether it recalls single items or averages all of them."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from scipy import special
 
 from memkd_jax.ops.cosine import cosine_similarity, normalize
 
@@ -148,6 +149,31 @@ def summarize(
     'used_items': float(usage.shape[1] ** mean_entropy),
     'keys_cosine': float(mean_absolute_cosine(jnp.asarray(memory['keys']))),
     'values_cosine': float(mean_absolute_cosine(jnp.asarray(memory['values']))),
+  }
+
+
+def by_category(usage: np.ndarray, owners: np.ndarray, names: Sequence[str]) -> dict[str, Any]:
+  """Which items serve which category, all of which weigh the same, as JSON values.
+
+  Args:
+    usage: [N, L], the mean weight of each item of each image.
+    owners: int [N], of which category each image is.
+    names: of the C categories.
+
+  Returns:
+    {'usage_by_category': {name: [L], the mean over its images}, 'category_information': the
+    mutual information of item and category as a share of its maximum, log min(C, L): 0 where
+    all categories use the items alike, 1 where an item tells the category}.
+  """
+  means = np.stack(
+    [usage[owners == owner].mean(axis=0, dtype=np.float64) for owner in range(len(names))]
+  )
+  ratios = means / np.maximum(means.mean(axis=0), np.finfo(np.float64).tiny)
+  information = float(special.xlogy(means, ratios).sum(axis=1).mean())
+  most = np.log(min(means.shape))
+  return {
+    'usage_by_category': dict(zip(names, means.tolist(), strict=True)),
+    'category_information': information / float(most) if most else 0.0,
   }
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from memkd_jax.files import atomic
@@ -21,7 +22,8 @@ def write_memory_figure(
   Args:
     path: the PNG to write.
     summaries: {'m<m>': what is known of the memory of stage m}, of which 'usage' is read:
-      the mean weight of each item, [L].
+      the mean weight of each item, [L]; and, where there are several categories,
+      'usage_by_category', the same of each, drawn beside it.
     cosines: {'m<m>': (cosines at normal positions [N], at anomalous positions [M])} of
       each feature and what the memory recalls for it; either may be empty.
     course: the lines that the training logged, each {'step': int, 'm<m>_entropy',
@@ -29,9 +31,12 @@ def write_memory_figure(
       lack its term.
   """
   rows = sorted(summaries)
-  figure = Figure(figsize=(7.2, 2.4 * len(rows)), layout='constrained')
-  axes = figure.subplots(len(rows), 3, squeeze=False)
-  for name, (usage, histogram, training) in zip(rows, axes, strict=True):
+  several = any('usage_by_category' in summaries[name] for name in rows)
+  figure = Figure(figsize=(10.8 if several else 7.2, 2.4 * len(rows)), layout='constrained')
+  axes = figure.subplots(len(rows), 4 if several else 3, squeeze=False)
+  for name, (usage, histogram, training, *categories) in zip(rows, axes, strict=True):
+    if categories:
+      _draw_categories(figure, categories[0], summaries[name])
     summary, title = summaries[name], f'M_{name[1:]}'
     items = len(summary['usage'])
     usage.bar(range(items), sorted(summary['usage'], reverse=True), width=1)
@@ -54,3 +59,20 @@ def write_memory_figure(
     training.set_title('during training', fontsize=10)
   with atomic.atomic_write(path) as temporary:
     figure.savefig(temporary, dpi=125)
+
+
+def _draw_categories(figure: Figure, axes: Axes, summary: Mapping[str, Any]) -> None:
+  """Which items serve which category: its mean weights over those of all categories."""
+  by_category = summary['usage_by_category']
+  weights = np.array(list(by_category.values()))
+  ratios = weights / np.maximum(weights.mean(axis=0), np.finfo(float).tiny)
+  serves = ratios.argmax(axis=0)
+  order = np.lexsort((-ratios.max(axis=0), serves))  # a staircase, where items are shared out
+  image = axes.imshow(
+    ratios[:, order], aspect='auto', interpolation='nearest', cmap='RdBu_r', vmin=0, vmax=2
+  )
+  axes.set_yticks(range(len(by_category)), list(by_category), fontsize=7)
+  axes.set_xlabel('item, by the category that it serves most')
+  information = summary['category_information']
+  axes.set_title(f'weight / mean of categories\n(information {information:.4f})', fontsize=10)
+  figure.colorbar(image, ax=axes, extend='max')

@@ -47,6 +47,18 @@ def test_exemplars_are_redrawn_as_asked_for(resample, draws):
     assert len(set(batch)) == 5
 
 
+def test_exemplars_of_several_categories_are_drawn_evenly():
+  owners = np.repeat([0, 1, 2], [40, 9, 3])
+  draws = [
+    sampling.exemplar_indices(0, 'joint', 52, 8, step, 10, owners=owners) for step in range(30)
+  ]
+  numbers = np.array([np.bincount(owners[draw], minlength=3) for draw in draws])
+  assert set(map(tuple, numbers.tolist())) == {(2, 3, 3), (3, 2, 3), (3, 3, 2)}
+  assert all(len(set(draw.tolist())) == 8 for draw in draws)
+  few = sampling.exemplar_indices(0, 'joint', 52, 16, 0, 10, owners=owners)
+  assert sorted(np.bincount(owners[few])) == [5, 5, 6]  # of 3 images some twice
+
+
 def test_more_exemplars_than_images_repeat():
   assert sampling.exemplar_indices(0, 'bolt', 3, 16, 0, 4).shape == (16,)
 

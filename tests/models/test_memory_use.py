@@ -55,6 +55,35 @@ def test_a_summary(rng, with_masks):
   }
 
 
+def test_items_tell_categories_or_do_not(rng):
+  owners, names = np.array([0, 0, 1, 2]), ('bolt', 'nut', 'washer')
+  apart = np.eye(4)[[0, 0, 1, 2]]
+  found = memory_use.by_category(apart, owners, names)
+  assert found['category_information'] == pytest.approx(1)
+  assert found['usage_by_category'] == {
+    'bolt': [1, 0, 0, 0],
+    'nut': [0, 1, 0, 0],
+    'washer': [0, 0, 1, 0],
+  }
+  alike = np.tile(rng.dirichlet(np.ones(4)), (4, 1))
+  assert memory_use.by_category(alike, owners, names)['category_information'] < 1e-12
+  assert memory_use.by_category(apart[:2], owners[:2], names[:1])['category_information'] == 0
+
+
+def test_category_information_is_mutual_information(rng):
+  usage, owners = rng.dirichlet(np.ones(5), size=6), np.array([0, 1, 1, 2, 0, 0])
+  joint = np.zeros((3, 5))
+  for c in range(3):
+    joint[c] = usage[owners == c].mean(0) / 3
+  information = sum(
+    joint[c, i] * np.log(joint[c, i] / (joint[c].sum() * joint[:, i].sum()))
+    for c in range(3)
+    for i in range(5)
+  )
+  found = memory_use.by_category(usage, owners, 'abc')
+  assert found['category_information'] == pytest.approx(information / np.log(3))
+
+
 def test_the_mean_of_no_position_is_none():
   cosines = memory_use.split_cosines(np.full((2, 3, 3), 0.5), np.zeros(2), None)
   assert memory_use.mean_cosines(cosines) == {'normal': 0.5, 'anomalous': None}

@@ -14,3 +14,16 @@ def test_a_row_for_each_memory(tmp_path, rng):
   write_memory_figure(tmp_path / 'one.png', {'m1': summaries['m1']}, cosines, [])
   with Image.open(tmp_path / 'one.png') as figure:
     assert figure.size == (900, 300)
+
+
+def test_a_column_shows_which_items_serve_which_category(tmp_path, rng):
+  usage = rng.dirichlet(np.ones(5), size=3)
+  by_category = dict(zip(('bolt', 'nut', 'washer'), usage.tolist(), strict=True))
+  summary = {
+    'usage': usage.mean(0).tolist(),
+    'usage_by_category': by_category,
+    'category_information': 0.1,
+  }
+  write_memory_figure(tmp_path / 'x.png', {'m1': summary}, {'m1': (rng.random(9),) * 2}, [])
+  with Image.open(tmp_path / 'x.png') as figure:
+    assert figure.size == (1350, 300)
