@@ -249,7 +249,17 @@ def _of_any(models: Sequence[TrainedModel]) -> TrainedModel | None:
   if not all(_sees_as(first, other) for other in models):
     return None
   calibration = AnyCategory.of([trained.calibration for trained in models])
-  return dataclasses.replace(first, name=ANY, calibration=calibration, threshold=None)
+  return dataclasses.replace(
+    first, name=ANY, calibration=calibration, threshold=_highest_by_hand(models)
+  )
+
+
+def _highest_by_hand(models: Sequence[TrainedModel]) -> float | None:
+  """The highest threshold; None where none was set by hand, or one model does not decide."""
+  found = [choose_threshold(trained.calibration, trained.threshold) for trained in models]
+  by_hand = any(trained.threshold is not None for trained in models)
+  values = [threshold.value for threshold in found if threshold is not None]
+  return max(values) if by_hand and len(values) == len(models) else None
 
 
 def _is_joint(trained: TrainedModel) -> bool:

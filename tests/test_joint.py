@@ -149,6 +149,13 @@ def test_an_image_of_any_category(config_of, data, tmp_path, capsys):
   served = memkd_jax.detector.load_all(tmp_path / 'run')
   assert [detector.category for detector in served] == [*sorted(SIZES), 'any']
   assert len({id(d.trained.params['memory']) for d in served}) == 1
+  # A threshold by hand is one of those that an image has to exceed.
+  default = {name: memkd_jax.load(tmp_path / 'run', name) for name in SIZES}
+  highest = max(detector.threshold.value for detector in default.values() if detector.threshold)
+  for by_hand, category in ((highest + 1, 'nut'), (highest + 2, 'bolt')):
+    flags = [f'--workdir={tmp_path / "run"}', f'--category={category}']
+    assert calibrate.main([*flags, f'--threshold={by_hand}']) == 0
+    assert memkd_jax.load(tmp_path / 'run').threshold.value == by_hand
   flags = [f'--workdir={tmp_path / "run"}', f'--out={tmp_path / "out"}', str(images[0])]
   assert predict.main(flags) == 0
   flags = [f'--workdir={tmp_path / "run"}', f'--out={tmp_path / "x.memkd"}']
