@@ -38,6 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _by_images(flags: argparse.Namespace) -> None:
+  from memkd_jax.deploy.prediction import choose_objects
   from memkd_jax.scoring.any_category import ANY
   from memkd_jax.scoring.calibration import Calibration, choose_threshold
   from memkd_jax.workdir import write_calibration
@@ -51,6 +52,7 @@ def _by_images(flags: argparse.Namespace) -> None:
       raise UserError('Thresholds are those of a category; name it with --category.')
     for note in detector.notes:
       cli.say(f'Note: {note}')
+    paths = choose_objects(paths, detector.framing, left_out)
     cli.say_begin(detector, len(paths), left_out)
     images = _read_all(paths, detector)
     if _trained_on(detector.trained, images):
@@ -135,13 +137,17 @@ def _read_all(paths: Sequence[Path], detector: 'Detector') -> 'np.ndarray':
     UserError: some cannot be read; all of them are named.
   """
   from memkd_jax.data import bit_depth
+  from memkd_jax.data.framing import RGB
   from memkd_jax.data.images import read_image
+  from memkd_jax.data.modalities import read_object
 
   bits = bit_depth.of_config(detector.trained.config)
 
   def read(path: Path) -> 'np.ndarray | UserError':
     try:
-      return read_image(path, detector.framing, bits)[0]
+      if detector.framing.inputs == (RGB,):
+        return read_image(path, detector.framing, bits)[0]
+      return read_object(path, detector.framing, bits, lambda _: None)[0]
     except UserError as error:
       return error
 

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 
 from memkd_jax import metrics
-from memkd_jax.data.framing import CROP
+from memkd_jax.data.framing import CROP, seen_of
 from memkd_jax.data.images import decode_mask
 from memkd_jax.data.mosaic import Mosaic
 from memkd_jax.data.sample import GOOD
@@ -360,7 +360,7 @@ def _report_memories(
   labels = test.labels[Mosaic(tiling, test.images).owners]
   masks = None if test.masks is None else tiling.cut_all(test.images, test.masks)
   tiles = tiling.cut_all(test.images)
-  seen = tiles[..., 3] > 0 if tiles.shape[-1] == 4 else None
+  seen = seen_of(tiles)
   if seen is not None and masks is not None:
     masks = masks & seen
   cosines = {

@@ -35,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(flags: argparse.Namespace) -> int:
   from memkd_jax.data.listing import LeftOut
   from memkd_jax.data.splits import describe_remarks
-  from memkd_jax.deploy.prediction import Outputs, list_inputs, predict
+  from memkd_jax.deploy.prediction import Outputs, choose_objects, list_inputs, predict
 
   left_out: list[LeftOut] = []
   kinds: Counter[str] = Counter()
@@ -49,6 +49,7 @@ def _run(flags: argparse.Namespace) -> int:
   with interrupt.handled():
     paths = list_inputs([*flags.images, *flags.files], left_out)
     detector = _load(flags)
+    paths = choose_objects(paths, detector.framing, left_out)
     _describe(detector)
     cli.say_begin(detector, len(paths), left_out)
     failed = predict(

@@ -23,7 +23,7 @@ from memkd_jax.errors import UserError
 from memkd_jax.evaluate import Scored, Scorer, evaluate
 from memkd_jax.files import atomic
 from memkd_jax.files.digest import images_digest
-from memkd_jax.methods import cross_calibration, joint, tile_models
+from memkd_jax.methods import cross_calibration, fused, joint, tile_models
 from memkd_jax.methods.base import Fitted, Method, Start, Task
 from memkd_jax.methods.cross_calibration import cross_scores, score_folds
 from memkd_jax.methods.warm_start import WarmStart
@@ -38,6 +38,9 @@ from memkd_jax.teachers.extractor import FeatureExtractor
 from memkd_jax.training import shared_checkpoints
 from memkd_jax.workdir import SharedWorkdir, TrainedModel
 from memkd_jax.workdir.reading import Digests, TaskReader
+
+# What a training that was stopped in between leaves in a task's folder.
+_OF_TRAINING = ('checkpoints', tile_models.FOLDER, fused.FOLDER)
 
 
 class Worker:
@@ -176,7 +179,9 @@ class Worker:
     result['counts'] = count(number, test.samples)
     all_counts = result['counts'] | {'train': number + len(plan.held)}
     missing = differences(self.config.data.dataset, task.name, all_counts)
-    diverged = hosts.on_main(lambda: tile_models.diverged(folder, task.name))
+    diverged = hosts.on_main(
+      lambda: tile_models.diverged(folder, task.name) + fused.diverged(folder, task.name)
+    )
     result['notes'] = [
       *images.notes,
       *notes,
@@ -259,6 +264,8 @@ class Worker:
     """
     (images, number), held = self._learned(task, normal, plan), normal.take(plan.held)
     config = bit_depth.in_config(self.config, normal.bits)
+    with config.data.ignore_type():
+      config.data.depth_range = normal.framing.depth_range or 'auto'
     folder = self.folder.category(task.name, task.seed)
     if self._mode == 'evaluate' or self.folder.has_model(task.name, task.seed):
       trained = self.folder.read_model(task.name, task.seed)
@@ -323,6 +330,7 @@ class Worker:
       self.folder.write_model(trained)
     cross_calibration.discard(folder)
     tile_models.discard(folder)
+    fused.discard(folder)
     if not self.config.train.get('keep_checkpoints', False):
       shared_checkpoints.discard(folder / 'checkpoints')
     return trained, held_out
@@ -331,7 +339,7 @@ class Worker:
     self, task: Task, images: np.ndarray, folder: Path, *start: Start
   ) -> tuple[Fitted, float | None, float | None]:
     """A model of the task's own, with the seconds and the bytes that fitting took."""
-    resumed = any((folder / name).exists() for name in ('checkpoints', tile_models.FOLDER))
+    resumed = any((folder / name).exists() for name in _OF_TRAINING)
     # Of a process; where several tasks are fitted at once nobody knows whose it is.
     before = memory.reset_peak() if self._devices.sharing == 1 else None
     began = self._fitting_clock()

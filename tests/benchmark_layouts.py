@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+import tifffile
 from PIL import Image
 
 SIZE = 32
@@ -27,6 +28,27 @@ class Maker:
     row, column = self._rng.integers(0, size // 2, 2)
     pixels[row : row + size // 3, column : column + size // 3] = value
     self._save(path, pixels)
+
+  def cloud(self, path: str, size: int = SIZE, deflated: bool = False) -> None:
+    """A box on a tilted plane, in metres, with noise and holes."""
+    y, x = np.mgrid[:size, :size] / size - 0.5
+    z = 0.6 + 0.01 * x - 0.02 * y + self._rng.normal(0, 1e-4, x.shape)
+    row, column = self._rng.integers(size // 4, size // 2, 2)
+    z[row : row + size // 4, column : column + size // 4] -= 0.02
+    points = np.stack([0.1 * x, 0.1 * y, z], axis=-1).astype(np.float32)
+    points[self._rng.random(x.shape) < 0.2] = 0
+    points[: size // 4, -size // 3 :] = 0  # a shadow
+    file = self.root / path
+    file.parent.mkdir(parents=True, exist_ok=True)
+    tifffile.imwrite(file, points, photometric='rgb', compression='zlib' if deflated else None)
+
+  def depth(self, path: str, size: int = SIZE) -> None:
+    """A box on a tilted plane, of 16 bits."""
+    y, x = np.mgrid[:size, :size] / size - 0.5
+    z = 30000 + 5000 * x + 2000 * y + self._rng.normal(0, 20, x.shape)
+    row, column = self._rng.integers(size // 4, size // 2, 2)
+    z[row : row + size // 4, column : column + size // 4] -= 9000
+    self._save(path, z.astype(np.uint16))
 
   def text(self, path: str, content: str) -> None:
     file = self.root / path
@@ -89,7 +111,7 @@ def mvtec_3d(root: Path, categories: tuple[str, ...] = ('bagel', 'tire')) -> Non
     for folder, number in splits.items():
       for i in range(number):
         make.image(f'{category}/{folder}/rgb/{i:03}.png')
-        make.text(f'{category}/{folder}/xyz/{i:03}.tiff', '')
+        make.cloud(f'{category}/{folder}/xyz/{i:03}.tiff', deflated=i % 2 == 1)
         if folder.startswith('test'):
           make.mask(f'{category}/{folder}/gt/{i:03}.png', 0 if 'good' in folder else 255)
 
@@ -104,7 +126,7 @@ def eyecandies(root: Path, categories: tuple[str, ...] = ('CandyCane', 'GummyBea
         anomalous = folder == 'test_public' and i % 2 == 1
         for light in range(6):
           make.image(f'{name}_image_{light}.png')
-        make.image(f'{name}_depth.png', 'L')
+        make.depth(f'{name}_depth.png')
         make.image(f'{name}_normals.png')
         make.text(f'{name}_info_depth.yaml', 'normalization: {min: 0.1, max: 0.9}\n')
         values = {'anomaly': int(anomalous)}

@@ -112,7 +112,7 @@ def test_seeds_stand_in_for_seed_and_buckets_stay_as_they_are():
     ('train.adam_b1', 1.0),
     ('train.exemplar_resample', 'often'),
     ('anomaly_map.sigma', -1.0),
-    ('anomaly_map.combine', 'max'),
+    ('anomaly_map.combine', 'mean'),
     ('seed', -1),
     ('seeds', (0, -1)),
     ('seeds', (True,)),

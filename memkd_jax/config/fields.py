@@ -50,6 +50,7 @@ FIELDS = (
       'mvtec_3d',
       'eyecandies',
       'folder',
+      'folder_3d',
       'images',
       'demo',
     ),
@@ -123,6 +124,20 @@ FIELDS = (
     'white inside, that is stretched to every image, {category} in its path standing for the '
     "category; or alpha for each image's own alpha channel",
     resumable=True,
+  ),
+  Field(
+    'data.inputs',
+    ('rgb',),
+    'The pictures of an object that are looked at, each by a model of its own, and whose maps '
+    'become one: photographs, depth, and normals of the surface (mvtec_3d, eyecandies)',
+    choices=('rgb', 'depth', 'normals'),
+  ),
+  Field(
+    'data.depth_range',
+    'auto',
+    'Heights that are black and white in the picture of depth, in the unit of the files: '
+    'low,high; auto takes those of the training images',
+    also=(tuple,),
   ),
   Field(
     'data.tiles',
@@ -236,8 +251,8 @@ FIELDS = (
   Field(
     'anomaly_map.combine',
     'sum',
-    "How the stages' maps become one",
-    choices=('sum', 'product'),
+    'How the maps of stages, or of several pictures, become one',
+    choices=('sum', 'product', 'max'),
     scoring=True,
   ),
   Field(

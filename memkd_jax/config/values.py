@@ -2,6 +2,7 @@
 
 import difflib
 import functools
+import math
 import os
 import textwrap
 from collections.abc import Iterable, Mapping
@@ -25,6 +26,7 @@ from memkd_jax.config.fields import (
   AUTO_TEACHER,
   DEMO_TEACHER,
   DEMO_TEACHER_FILE,
+  FIELDS,
   RANDOM_TEACHER,
 )
 from memkd_jax.errors import UserError
@@ -83,6 +85,9 @@ def resolve(config: ConfigDict, fields: Iterable[Field]) -> ConfigDict:
   if config.model.dtype == AUTO_DTYPE:
     config.model.dtype, _ = choose_dtype()
   _resolve_sizes(config)
+  # As the command line reads --config.data.inputs=rgb,depth: one text.
+  inputs = ','.join(map(str, config.data.inputs)).split(',')
+  config.data.inputs = tuple(name.strip() for name in inputs if name.strip())
   for name, seeds in (('seed', (config.seed,)), ('seeds', config.seeds)):
     whole = all(type(seed) is int and 0 <= seed <= _LARGEST_SEED for seed in seeds)
     require(name, config[name], whole, 'is whole, not negative, and below 2**63')
@@ -102,6 +107,7 @@ def resolve(config: ConfigDict, fields: Iterable[Field]) -> ConfigDict:
       'that are held out, and there are none; train with --config.train.holdout=0.1, in '
       'another --workdir if there is a model in this one.'
     )
+  _resolve_inputs(config)
   if config.data.roi not in ('', ALPHA_ROI):
     config.data.roi = absolute('data.roi', config.data.roi)
   if '://' not in config.data.dir:  # of a bucket
@@ -142,6 +148,31 @@ def _resolve_sizes(config: ConfigDict) -> None:
   normalize = config.anomaly_map.normalize  # by images that tiles are parts of
   what = 'is none where images are cut into tiles'
   require('anomaly_map.normalize', normalize, normalize == 'none', what)
+
+
+def _resolve_inputs(config: ConfigDict) -> None:
+  """Checks which pictures of an object are looked at."""
+  data, inputs = config.data, config.data.inputs
+  known = next(field.choices for field in FIELDS if field.name == 'data.inputs')
+  data.inputs = tuple(name for name in known if name in inputs)
+  require('data.inputs', inputs, bool(inputs), f'holds some of {", ".join(map(str, known))}')
+  found = data.depth_range
+  if found != 'auto':
+    what = 'is auto, or two numbers, the lower one first: low,high'
+    numbers = type(found) is tuple and all(type(x) in (int, float) for x in found)
+    rising = numbers and len(found) == 2 and -math.inf < found[0] < found[1] < math.inf
+    require('data.depth_range', found, rising, what)
+  if data.inputs == ('rgb',):
+    return
+  what = (
+    'is rgb for what memkd prepare-tfds made; or name files with --config.data.source=folder'
+  )
+  require('data.inputs', data.inputs, data.source == 'folder', what)
+  what = 'is rgb where alpha says what counts, or leave --config.data.roi out'
+  require('data.inputs', data.inputs, data.roi != ALPHA_ROI, what)
+  combine = config.anomaly_map.combine  # of maps below their means a product would be high
+  several = len(data.inputs) > 1
+  require('anomaly_map.combine', combine, not several or combine != 'product', 'is sum or max')
 
 
 def _check_places(data: ConfigDict) -> None:

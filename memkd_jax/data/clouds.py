@@ -12,7 +12,10 @@ from scipy import ndimage
 _BORDER = 0.05  # of the shorter side: the band in which the background is looked for
 _DRAWS = 300  # of three points: with half of them beside the plane 1 - (7/8)**300 find it
 _INLIERS = 2.5  # robust standard deviations
-_FLAT = 3.0  # of these, within which a point is of the background
+_FLAT = 6.0  # of these, within which a point is of the background, which is not quite flat
+# Pixels from a reading within which its value counts: scanners leave out single ones.
+_NEAR = 2.0
+_SMALLEST = 0.05  # of the readings: what an object on a background has at least
 _FEWEST = 20  # points of the border
 _SMOOTHING = 1.5  # pixels, standard deviation: readings are rounded
 
@@ -35,10 +38,10 @@ class Surface(NamedTuple):
   """What a cloud is to a detector, without the background and without holes.
 
   Attributes:
-    heights: float64 [H, W], see `heights`; without a background how much nearer than the
-      median of all points, along z.
-    normals: float64 [H, W, 3], see `upright`, (0, 0, 1) on the background.
-    valid: bool [H, W], where there was a reading.
+    heights: float64 [H, W], see `heights`, 0 on the background; where there is no plane how
+      much nearer than the median of all points, along z.
+    normals: float64 [H, W, 3], see `upright`; (0, 0, 1) on the background.
+    valid: bool [H, W], where there was a reading two pixels away at most.
   """
 
   heights: np.ndarray
@@ -58,14 +61,14 @@ def surface(points: np.ndarray) -> Surface:
     above = np.median(points[valid, 2]) - points[..., 2]
     normals = normals * (1.0, 1.0, -1.0)
   else:
-    above = heights(points, plane)
-    normals = upright(normals, plane)
-    background = valid & (above == 0)
-    normals[background] = (0.0, 0.0, 1.0)
+    above, normals = heights(points, plane), upright(normals, plane)
+    background = is_background(above, valid, plane)
+    above[background], normals[background] = 0.0, (0.0, 0.0, 1.0)
     found |= background
   if not found.any():
     normals, found = np.broadcast_to((0.0, 0.0, 1.0), points.shape), valid
-  return Surface(filled(above, valid), filled(normals, found), valid)
+  near = ndimage.distance_transform_edt(~valid) <= _NEAR
+  return Surface(filled(above, valid), filled(normals, found), np.asarray(near))
 
 
 def has_reading(points: np.ndarray) -> np.ndarray:
@@ -133,20 +136,23 @@ def background_plane(points: np.ndarray, valid: np.ndarray, seed: int = 0) -> Pl
 
 
 def heights(points: np.ndarray, plane: Plane) -> np.ndarray:
-  """How far above the background each point is, towards the origin; 0 on it.
+  """How far above a plane each point [H, W, 3] is, towards the origin: [H, W], in its unit."""
+  return np.asarray(points.astype(np.float64) @ plane.normal - plane.offset)
 
-  Points as near to it as its own points are have no height: what is left of the background is
-  flat.
+
+def is_background(above: np.ndarray, valid: np.ndarray, plane: Plane) -> np.ndarray:
+  """Where a picture shows the plane beside the object, bool [H, W].
+
+  That is as near to it as its own points are, by six of their spreads. Where that is nearly all
+  there is, it is the surface of a flat object, and nothing is background.
 
   Args:
-    points: [H, W, 3].
+    above: see `heights`.
+    valid: bool [H, W], where there is a reading.
     plane: see `background_plane`.
-
-  Returns:
-    [H, W], in the unit of the points.
   """
-  above = points.astype(np.float64) @ plane.normal - plane.offset
-  return np.where(np.abs(above) <= _FLAT * plane.spread, 0.0, above)
+  flat = valid & (np.abs(above) <= _FLAT * plane.spread)
+  return np.zeros_like(flat) if flat.sum() > (1 - _SMALLEST) * valid.sum() else flat
 
 
 def filled(values: np.ndarray, valid: np.ndarray) -> np.ndarray:

@@ -6,8 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from memkd_jax.data import folder, image_list
+from memkd_jax.data import folder, folder_3d, image_list
 from memkd_jax.data.benchmarks import demo_textures, eyecandies, mpdd, mvtec_3d, mvtec_ad, visa
+from memkd_jax.data.framing import RGB
 from memkd_jax.data.listing import (
   category_folder,
   explain_archive,
@@ -29,6 +30,7 @@ DATASETS = {
   'mvtec_3d': mvtec_3d.DATASET,
   'eyecandies': eyecandies.DATASET,
   'folder': folder.DATASET,
+  'folder_3d': folder_3d.DATASET,
   'images': image_list.DATASET,
   'demo': demo_textures.DATASET,
 }
@@ -67,6 +69,8 @@ def open_source(
     UserError: there are no such data.
   """
   dataset = DATASETS[name]
+  if fields and tuple(fields.get('inputs', (RGB,))) != (RGB,):
+    _check_inputs(name, dataset)
   if source == 'tfds':
     from memkd_jax.data.tfds import source as prepared_files  # takes seconds to import
 
@@ -86,15 +90,16 @@ def open_source(
   options = {name: fields[name] for name in dataset.options if fields and name in fields}
   if dataset.is_listed:
     known = (image_list.category_of(root),)
-  elif dataset.categories is None:
-    known = tuple(folder.list_categories(root, **options))
+  elif dataset.list_categories is not None:
+    list_here = functools.partial(dataset.list_categories, **options)
+    known = tuple(list_here(root))
     if not known:
       raise UserError(
-        f'{root} holds no category{_explain_no_category(root, options)}; '
+        f'{root} holds no category{_explain_no_category(root, list_here)}; '
         f'expected layout: {dataset.layout}.'
       )
   else:
-    known = dataset.categories
+    known = dataset.categories or ()
     if not any((root / category).is_dir() for category in known):
       category_folder(root, known[0], dataset.layout)  # says where they are
   return Source(
@@ -131,21 +136,30 @@ def choose_categories(source: Source, choice: str) -> list[str]:
   return chosen
 
 
-def _explain_no_category(root: Path, options: Mapping[str, Any]) -> str:
+def _explain_no_category(root: Path, list_categories: Callable[[Path], list[str]]) -> str:
   """What to say of a root that has no folder with training images: ' but ...', or nothing."""
-  if root.name in folder.list_categories(root.parent, **options):
+  if root.name in list_categories(root.parent):
     return (
       f' but is one itself: pass --config.data.dir={root.parent} '
       f'--config.data.categories={root.name}'
     )
   for deeper in list_folders(root):
-    if folder.list_categories(deeper, **options):
+    if list_categories(deeper):
       return f' but one level deeper: pass --config.data.dir={deeper}'
   if archive := explain_archive(root):
     return archive
   if list_images_below(root)[0]:
     return f' but images: if all of them are good, pass --good={root} instead'
   return ''
+
+
+def _check_inputs(name: str, dataset: Dataset) -> None:
+  """Raises UserError where a data set has photographs alone."""
+  if 'inputs' not in dataset.options:
+    others = ', '.join(key for key, other in DATASETS.items() if 'inputs' in other.options)
+    raise UserError(
+      f'--config.data.inputs: {name} has photographs alone; depth and normals are in {others}.'
+    )
 
 
 def _check_root(dataset: Dataset, root: Path) -> None:

@@ -263,4 +263,5 @@ DATASET = Dataset(
   list_samples,
   options=tuple(_USUAL),
   notes=notes,
+  list_categories=list_categories,
 )

@@ -18,6 +18,7 @@ from PIL import Image
 from memkd_jax.data.decoding import MAX_PIXELS
 from memkd_jax.errors import UserError
 
+RGB = 'rgb'
 STRETCH, FIT, CROP = RESIZINGS = ('stretch', 'fit', 'crop')
 ALPHA = 'alpha'  # of `data.roi`: what an image's own alpha channel shows
 
@@ -53,16 +54,23 @@ class Framing:
     region: bool [h, w], what of every image counts, whatever size this has: it is stretched to
       the image. None where all of it does.
     alpha: whether of an image counts what its alpha channel shows, by half at least.
+    inputs: the names of the pictures of an object that lie on its canvas, see `modalities`;
+      several lie one behind the other, four channels each.
+    depth_range: the heights that become 0 and 255 in the picture of its depth.
   """
 
   canvas: Size | Callable[[tuple[int, int]], Size]
   resize: str = STRETCH
   region: np.ndarray | None = None
   alpha: bool = False
+  inputs: tuple[str, ...] = (RGB,)
+  depth_range: tuple[float, float] | None = None
 
   @property
   def channels(self) -> int:
-    """Of a canvas: 3, or 4 where not all of it may count."""
+    """Of a canvas: 3, or 4 where not all of it may count; 4 of each of several pictures."""
+    if self.inputs != (RGB,):
+      return 4 * len(self.inputs)
     return 4 if self.resize == FIT or self.alpha or self.region is not None else 3
 
   def place(self, original: tuple[int, int]) -> Place:
@@ -103,6 +111,10 @@ class Framing:
     """
     if self.channels == 3:
       return self.lay(image)
+    if self.inputs != (RGB,):
+      raise UserError(
+        f'The model looks at {", ".join(self.inputs)}; an image alone does not tell all that.'
+      )
     place = self.place(image.size)
     seen = self._seen(place, image)
     if not seen.any():
@@ -115,6 +127,32 @@ class Framing:
     canvas[..., :3] = self.lay(image, BLANK)[..., :3]
     canvas[..., 3] = np.where(seen, 255, 0)
     return canvas
+
+  def layer(self, picture: Image.Image, valid: np.ndarray | None = None) -> np.ndarray:
+    """The canvas of one of several pictures of an object, uint8 [H, W, 4].
+
+    Args:
+      picture: RGB.
+      valid: bool, of its size, where it shows what was measured; everywhere if None. What was
+        filled in elsewhere is seen, but does not count.
+
+    Raises:
+      UserError: see `__call__`.
+    """
+    canvas = dataclasses.replace(self, inputs=(RGB,))(picture)
+    seen = seen_of(canvas)
+    counts = np.ones(canvas.shape[:2], bool) if seen is None else seen
+    if valid is not None:
+      place = self.place(picture.size)
+      left, upper, right, lower = place.target
+      mask = Image.fromarray(np.where(valid, 255, 0).astype(np.uint8))
+      shown = np.zeros_like(counts)
+      size = (right - left, lower - upper)
+      shown[upper:lower, left:right] = _any_inside(mask, size, place.source)
+      counts = counts & shown
+    found = np.empty((*counts.shape, 4), np.uint8)
+    found[..., :3], found[..., 3] = canvas[..., :3], np.where(counts, 255, 0)
+    return found
 
   def lay(self, image: Image.Image, border: tuple[int, ...] | int = 0) -> np.ndarray:
     """An image, or a mask, on its canvas, whatever counts of it: uint8 [H, W, ...].
@@ -206,12 +244,15 @@ class Framing:
     """Values for a file, the region as a PNG in base64; None where images are stretched."""
     if self.resize == STRETCH and self.channels == 3:
       return None
+    further: dict[str, Any] = {}
+    if self.inputs != (RGB,):
+      further = {'inputs': list(self.inputs), 'depth_range': self.depth_range}
     region: str | None = ALPHA if self.alpha else None
     if self.region is not None:
       stream = io.BytesIO()
       Image.fromarray(self.region).save(stream, 'PNG')
       region = base64.b64encode(stream.getvalue()).decode('ascii')
-    return {'resize': self.resize, 'roi': region}
+    return {'resize': self.resize, 'roi': region} | further
 
   @classmethod
   def of_json(cls, canvas: Any, value: dict[str, Any] | None) -> 'Framing':
@@ -229,12 +270,15 @@ class Framing:
     resize, region = value['resize'], value['roi']
     if resize not in RESIZINGS:
       raise ValueError(f'resize is {resize}')
+    inputs, depths = tuple(map(str, value.get('inputs', (RGB,)))), value.get('depth_range')
+    depth_range = None if depths is None else (float(depths[0]), float(depths[1]))
+    found = cls(canvas, resize, None, region == ALPHA, inputs, depth_range)
     if region is None or region == ALPHA:
-      return cls(canvas, resize, alpha=region == ALPHA)
+      return found
     content = base64.b64decode(region, validate=True)
     try:
       with Image.open(io.BytesIO(content), formats=['PNG']) as png:
-        return cls(canvas, resize, np.asarray(png.convert('1')))
+        return dataclasses.replace(found, region=np.asarray(png.convert('1')))
     # Pillow's plugins raise nearly anything on broken files.
     except Exception as error:
       raise ValueError(f'its region of interest is no picture ({error})') from error
@@ -298,8 +342,13 @@ def _any_inside(
 
 
 def seen_of(canvas: np.ndarray) -> np.ndarray | None:
-  """What of a canvas counts, bool [H, W]; None where it has three channels: all."""
-  return canvas[..., 3] > 0 if canvas.shape[-1] == 4 else None
+  """What of a canvas counts, bool [..., H, W]; None where it has three channels: all.
+
+  Where several pictures lie on it, what counts of any of them.
+  """
+  if canvas.shape[-1] == 3:
+    return None
+  return np.asarray((canvas[..., 3::4] > 0).any(axis=-1))
 
 
 def filled(map_: np.ndarray, seen: np.ndarray) -> np.ndarray:

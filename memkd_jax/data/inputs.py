@@ -2,17 +2,21 @@
 
 import os
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
+from memkd_jax.data.framing import RGB
 from memkd_jax.data.images import CLIPPED, Sizing, as_framing, read_image, read_pillow, to_size
+from memkd_jax.data.modalities import read_sample
+from memkd_jax.data.sample import GOOD, Sample
 from memkd_jax.errors import UserError
 
-OneImage = np.ndarray | Image.Image | str | os.PathLike[str]
+Files = Mapping[str, str | os.PathLike[str]]
+OneImage = np.ndarray | Image.Image | str | os.PathLike[str] | Files
 Images = OneImage | Iterable[OneImage]
 
 _CHANNELS = (1, 3, 4)
@@ -23,7 +27,8 @@ def resized(images: Images, size: Sizing, bits: int) -> Iterator[np.ndarray]:
 
   An image is an array [H, W, 3] (RGB), [H, W, 4] (with alpha, which a `Framing` may take or
   not), [H, W] or [H, W, 1] (grey), of uint8, or of uint16 of which `bits` are used; a Pillow
-  image; or a file's path.
+  image; a file's path; or the files of an object by what they are, {'rgb': path, 'xyz': path},
+  where the model looks at several, see `data.modalities`.
   A list, or whatever else can be iterated, holds such images. A bare array is
 
   - [H, W]: one image;
@@ -47,9 +52,9 @@ def resized(images: Images, size: Sizing, bits: int) -> Iterator[np.ndarray]:
 
 
 def _several(images: Any) -> Iterable[Any]:
-  if isinstance(images, (str, os.PathLike, Image.Image)):
+  if isinstance(images, (str, os.PathLike, Image.Image, Mapping)):
     return [images]
-  if isinstance(images, (bytes, bytearray, dict)) or not (
+  if isinstance(images, (bytes, bytearray)) or not (
     hasattr(images, '__array__') or isinstance(images, Iterable)
   ):
     raise _not_an_image(images)
@@ -77,7 +82,9 @@ def _several(images: Any) -> Iterable[Any]:
 
 def _resized(image: Any, size: Sizing, bits: int) -> np.ndarray:
   remarks: list[str] = []
-  if isinstance(image, (str, os.PathLike)):
+  if isinstance(image, Mapping):
+    found, _ = read_sample(_object(image), as_framing(size), bits, remarks.append)
+  elif isinstance(image, (str, os.PathLike)):
     path = Path(image).expanduser()
     found, _ = read_image(path, size, bits, remarks.append)
   elif isinstance(image, Image.Image):
@@ -94,6 +101,16 @@ def _resized(image: Any, size: Sizing, bits: int) -> np.ndarray:
       stacklevel=2,
     )
   return found
+
+
+def _object(files: Mapping[Any, Any]) -> Sample:
+  paths = {name: Path(path).expanduser() for name, path in files.items()}
+  if RGB not in paths:
+    raise UserError(
+      f"An object is {{{', '.join(map(repr, files))}}}; its files are {{'rgb': PATH}} and, as "
+      "the model looks at them, 'xyz', or 'depth' with 'depth_info', and 'normals'."
+    )
+  return Sample(str(paths[RGB]), paths, None, GOOD)
 
 
 def _not_an_image(value: Any) -> UserError:

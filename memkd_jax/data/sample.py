@@ -23,8 +23,8 @@ class Sample:
 
   Attributes:
     id: path of the image relative to the category, unique within it.
-    inputs: the files by the names of `splits.DECODERS`, paths as a rule; 'rgb', the image, is
-      always among them.
+    inputs: the files by what they are, paths as a rule: 'rgb', the image, always; beside it
+      what `modalities` reads.
     mask: the ground-truth file, None for a normal image or a set without masks.
     defect: name of the kind of defect, 'good' for a normal image.
   """
@@ -62,6 +62,7 @@ class Dataset:
     prepare: makes the data at a root that does not exist yet, where they can be made.
     options: names of the fields of `data` that `list_samples` and `notes` take by name.
     notes: `(root, category) -> sentences` on how the files were read, and what is left out.
+    list_categories: `root -> categories` of one's own, which are known where they are there.
     is_listed: whether the root is one category, and may be a file that lists its images.
   """
 
@@ -71,5 +72,6 @@ class Dataset:
   list_samples: Callable[..., list[Sample]]
   prepare: Callable[[Path], None] | None = None
   options: tuple[str, ...] = ()
-  notes: Callable[..., Sequence[str]] = lambda root, category: ()
+  notes: Callable[..., Sequence[str]] = lambda root, category, **options: ()
+  list_categories: Callable[..., list[str]] | None = None
   is_listed: bool = False

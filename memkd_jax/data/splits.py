@@ -2,9 +2,9 @@
 
 import dataclasses
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -17,35 +17,15 @@ from memkd_jax.data.images import (
   SOFT_MASK,
   Sizing,
   as_framing,
-  read_image,
   read_mask,
 )
+from memkd_jax.data.modalities import read_sample
 from memkd_jax.data.sample import Sample
 from memkd_jax.errors import UserError
 from memkd_jax.runtime.progress import progress_bar
 
-
-class Decoder(NamedTuple):
-  """How the files of one kind of input become arrays.
-
-  Attributes:
-    read: `(file, size) -> (array [H, W, channels], (width, height) of the original)`.
-    channels: number of channels of the array; of an image those of the canvas.
-    dtype: the array's dtype.
-    is_image: whether `read` takes `bits` and `notice` too, as `read_image` does.
-  """
-
-  read: Callable[..., tuple[np.ndarray, tuple[int, int]]]
-  channels: int
-  dtype: type[np.generic]
-  is_image: bool = False
-
-
 _SMALLER = 'lower --config.data.image_size, or cut images into fewer tiles'
 _NAMED = 10  # broken files that an error repeats
-
-# By the names of a sample's inputs. A further modality is an entry here.
-DECODERS = {'rgb': Decoder(read_image, 3, np.uint8, is_image=True)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,8 +34,8 @@ class Split:
 
   Attributes:
     samples: what was decoded, N of them.
-    inputs: arrays [N, H, W, channels] by the names of `DECODERS`; of objects [N], each an
-      array [H, W, channels], where the size of the canvas is up to the image.
+    images: the canvases, uint8 [N, H, W, channels of `Framing`]; of objects [N], each an array
+      [H, W, channels], where the size of the canvas is up to the image.
     masks: bool [N, H, W], or None where no sample has a mask; of objects [N] likewise.
     sizes: int [N, 2], (width, height) of the original images.
     framing: how images lie on their canvases.
@@ -64,17 +44,12 @@ class Split:
   """
 
   samples: tuple[Sample, ...]
-  inputs: Mapping[str, np.ndarray]
+  images: np.ndarray
   masks: np.ndarray | None
   sizes: np.ndarray
   framing: Framing
   bits: int = FULL
   notes: tuple[str, ...] = ()
-
-  @property
-  def images(self) -> np.ndarray:
-    """The canvases, uint8 [N, H, W, 3], or with the fourth channel of `Framing`."""
-    return self.inputs['rgb']
 
   def seen(self, i: int) -> np.ndarray | None:
     """What of the canvas of an image counts, bool [H, W]; None for all."""
@@ -100,7 +75,7 @@ class Split:
     return dataclasses.replace(
       self,
       samples=tuple(self.samples[i] for i in indices),
-      inputs={name: array[indices] for name, array in self.inputs.items()},
+      images=self.images[indices],
       masks=None if self.masks is None else self.masks[indices],
       sizes=self.sizes[indices],
     )
@@ -112,7 +87,7 @@ def load_split(
   """Decodes all samples to their canvases.
 
   Args:
-    samples: all have the same kinds of inputs; there may be none.
+    samples: all have the inputs of the framing; there may be none.
     size: of these, to which images are stretched; or how images lie on them.
     threads: number of decoding threads; Pillow releases the interpreter lock.
     bits: how many of 16 bits per channel are used, see `bit_depth.choose`.
@@ -124,10 +99,7 @@ def load_split(
   framing = as_framing(size)
   has_masks = any(s.mask is not None for s in samples)
   try:
-    inputs = {
-      name: _empty(len(samples), framing, DECODERS[name].dtype, _channels(name, framing))
-      for name in (samples[0].inputs if samples else ('rgb',))
-    }
+    images = _empty(len(samples), framing, np.uint8, framing.channels)
     sizes = np.empty((len(samples), 2), int)
     masks = _empty(len(samples), framing, bool) if has_masks else None
   except MemoryError as error:
@@ -140,10 +112,7 @@ def load_split(
 
   def load(i: int) -> None:
     sample = samples[i]
-    for name, file in sample.inputs.items():
-      decoder = DECODERS[name]
-      options = (bits, remarks.append) if decoder.is_image else ()
-      inputs[name][i], sizes[i] = decoder.read(file, framing, *options)
+    images[i], sizes[i] = read_sample(sample, framing, bits, remarks.append)
     if masks is not None and sample.mask is None:
       masks[i] = np.zeros(framing.place((sizes[i][0], sizes[i][1])).size, bool)
     elif masks is not None and sample.mask is not None:
@@ -176,11 +145,7 @@ def load_split(
   if problems:
     raise _together(problems)
   notes = describe_remarks(remarks, bits)
-  return Split(tuple(samples), inputs, masks, sizes, framing, bits, notes)
-
-
-def _channels(name: str, framing: Framing) -> int:
-  return framing.channels if DECODERS[name].is_image else DECODERS[name].channels
+  return Split(tuple(samples), images, masks, sizes, framing, bits, notes)
 
 
 def _empty(number: int, framing: Framing, dtype: Any, *channels: int) -> np.ndarray:

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from memkd_jax.data.framing import ALPHA, CROP, FIT, STRETCH, Framing, Size
+from memkd_jax.data.framing import ALPHA, CROP, FIT, RGB, STRETCH, Framing, Size, seen_of
 from memkd_jax.data.images import as_size
 
 
@@ -137,7 +137,7 @@ class Tiling:
     return [
       (index, place)
       for index, place in enumerate(self.places(canvas.shape))
-      if canvas.shape[-1] != 4 or self._tile(canvas, place)[..., 3].any()
+      if (seen := seen_of(self._tile(canvas, place))) is None or seen.any()
     ]
 
   def describe(self, canvases: np.ndarray) -> str:
@@ -209,7 +209,20 @@ def framing_of(data: Mapping[str, Any], region: np.ndarray | None = None) -> Fra
     region: of interest, where `data.roi` is a file.
   """
   tiling, resize = Tiling.of_config(data), data.get('resize', STRETCH)
-  return Framing(tiling.sizing, resize, region, data.get('roi', '') == ALPHA)
+  return Framing(
+    tiling.sizing,
+    resize,
+    region,
+    data.get('roi', '') == ALPHA,
+    tuple(data.get('inputs', (RGB,))),
+    depth_range_of(data),
+  )
+
+
+def depth_range_of(data: Mapping[str, Any]) -> tuple[float, float] | None:
+  """The heights that are black and white in a picture of depth; None where none is chosen."""
+  found = data.get('depth_range', 'auto')
+  return None if found == 'auto' else (float(found[0]), float(found[1]))
 
 
 def describe_size(data: Mapping[str, Any]) -> str:

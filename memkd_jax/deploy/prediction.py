@@ -10,13 +10,14 @@ from pathlib import Path
 
 import numpy as np
 
-from memkd_jax.data.framing import Framing, seen_of
+from memkd_jax.data.framing import RGB, Framing, seen_of
 from memkd_jax.data.listing import (
   LeftOut,
   describe_left_out,
   is_predicted,
   list_images_below,
 )
+from memkd_jax.data.modalities import is_photograph
 from memkd_jax.deploy.region_files import RegionFiles
 from memkd_jax.deploy.results import Outputs, Pictures, Prediction, Rows
 from memkd_jax.deploy.stream import Decoded, batches
@@ -70,6 +71,33 @@ def list_inputs(patterns: Sequence[str], left_out: list[LeftOut] | None = None) 
     named = set(found)
     left_out += dict.fromkeys(item for item in others if item.path not in named)
   return list(dict.fromkeys(found))
+
+
+def choose_objects(
+  paths: Sequence[Path], framing: Framing, left_out: list[LeftOut]
+) -> list[Path]:
+  """The photographs among images, where a model looks at other pictures of an object too.
+
+  Args:
+    paths: of images.
+    framing: the model's.
+    left_out: takes the others.
+
+  Raises:
+    UserError: there is none.
+  """
+  if framing.inputs == (RGB,):
+    return list(paths)
+  found = [path for path in paths if is_photograph(path)]
+  kind = 'file beside photographs of objects (rgb/NAME.png, NAME_image_0.png)'
+  left_out += [LeftOut(path, kind) for path in paths if not is_photograph(path)]
+  if not found:
+    raise UserError(
+      f'The model looks at {", ".join(framing.inputs)} of an object, and none is among the '
+      'images: give a folder with rgb/NAME.png and xyz/NAME.tiff, or with NAME_image_0.png and '
+      'the depth and normals beside it.'
+    )
+  return found
 
 
 def _matches(pattern: str) -> tuple[list[Path], list[LeftOut]]:

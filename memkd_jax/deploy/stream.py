@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 
 from memkd_jax.data.decoding import count_pages
-from memkd_jax.data.framing import Framing
+from memkd_jax.data.framing import RGB, Framing
 from memkd_jax.data.images import read_rgb
+from memkd_jax.data.modalities import read_object
 from memkd_jax.errors import UserError
 
 _LONGEST = 1024  # pixels of the longer side of `Decoded.small`
@@ -73,7 +74,10 @@ def batches(
     number = page if pages > 1 else None
     try:
       image = read_rgb(path, bits, notice, page, alpha=framing.alpha)
-      canvas = framing(image)
+      if framing.inputs == (RGB,):
+        canvas = framing(image)
+      else:
+        canvas, _ = read_object(path, framing, bits, notice)
     except UserError as error:
       return Decoded(path, number, pages, error=error)
     size = image.size

@@ -99,9 +99,15 @@ def create(config: ConfigDict, extractor: Any, devices: Any) -> Any:
     devices: the `runtime.devices.Devices` that it runs on.
 
   Returns:
-    A `methods.base.Method`.
+    A `methods.base.Method`; where several pictures are looked at, one for each as one.
   """
-  return _module(config.method.name).create(config, extractor, devices)
+  method = _module(config.method.name).create(config, extractor, devices)
+  inputs = tuple(config.data.get('inputs', ('rgb',)))
+  if len(inputs) == 1:
+    return method
+  from memkd_jax.methods.fused import Fused
+
+  return Fused(config, method, inputs, extractor, devices)
 
 
 def _module(method: Any) -> ModuleType:

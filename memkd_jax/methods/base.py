@@ -87,6 +87,8 @@ class Method(Protocol):
       rule.
     notes: sentences that must stand beside the figures.
     warm_starts: whether `fit` can go on from a trained model; by default not.
+    memorizes: whether images that were learned from are found again, so that their maps are 0
+      and tell nothing of new ones; by default not.
   """
 
   name: str
@@ -94,6 +96,7 @@ class Method(Protocol):
   diagnosed_stages: tuple[int, ...]
   notes: list[str]
   warm_starts: bool = False
+  memorizes: bool = False
 
   def fit(
     self, task: Task, images: np.ndarray, folder: Path, start: Start | None = None

@@ -33,6 +33,9 @@ FIELDS = (
 )
 
 
+_MEMORIZED = 0.5  # share of the patches above which most are found again
+
+
 def resolve(config: ConfigDict) -> ConfigDict:
   """Checks what no field can check by itself."""
   return patches.resolve(config)
@@ -57,6 +60,7 @@ class NearestNeighbours(Method):
     self._config = config
     self._patches = patches.Patches(config, extractor, devices)
     self.stages = self._patches.stages
+    self.memorizes = config.method.share > _MEMORIZED
 
   def fit(
     self, task: Task, images: np.ndarray, folder: Path, start: Start | None = None

@@ -50,6 +50,7 @@ class SPADE(Method):
 
   name = 'SPADE'
   diagnosed_stages = ()
+  memorizes = True
 
   def __init__(self, config: ConfigDict, extractor: FeatureExtractor, devices: Devices):
     """See `create`."""

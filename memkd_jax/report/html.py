@@ -33,6 +33,7 @@ DATASETS = {
   'eyecandies': 'Eyecandies',
   'demo': 'the demo',
   'folder': 'your own images',
+  'folder_3d': 'your own objects',
   'images': 'your own images',
 }
 _FALSE_ALARM_RATES = (0.1, 0.05, 0.01, 0.001)

@@ -27,14 +27,14 @@ def combine_maps(
   Args:
     maps: {k: distances [B, H_k, W_k]}, combined in this order.
     size: (height, width) of the result, those of the model's input, in pixels.
-    combine: 'sum' or 'product' of the upsampled maps.
+    combine: 'sum', 'product' or 'max' of the upsampled maps.
     align_corners: rule of the bilinear upsampling, see `resampling.upsampling_matrix`.
     sigma: standard deviation of the Gaussian, in pixels of the result.
 
   Returns:
     [B, H, W] of the maps' dtype.
   """
-  operation = jnp.add if combine == 'sum' else jnp.multiply
+  operation = {'sum': jnp.add, 'product': jnp.multiply, 'max': jnp.maximum}[combine]
   upsampled = [upsample(x, size, align_corners) for x in maps.values()]
   smoothing = (gaussian_matrix(length, sigma) for length in size)
   return resample(functools.reduce(operation, upsampled), *smoothing)

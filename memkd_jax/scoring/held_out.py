@@ -85,10 +85,13 @@ def score(scorer: Scorer, parts: Sequence[Part], normalize: str) -> HeldOut:
 
 def _counting(maps: Mapping[int, np.ndarray], part: Part) -> Mapping[int, np.ndarray]:
   """The maps, where not all of the canvases counts without what does not."""
-  if part.images.shape[-1] != 4:
+  channels = part.images.shape[-1]
+  if channels == 3:
     return maps
-  seen = part.images[..., 3] > 0
-  return {
-    k: np.ma.array(values, mask=~np.asarray(seen_positions(seen, values.shape[1:])))
-    for k, values in maps.items()
-  }
+  found = {}
+  for k, values in maps.items():
+    # Of several pictures each has a map.
+    seen = part.images[..., 3 if channels == 4 else 4 * k + 3] > 0
+    mask = ~np.asarray(seen_positions(seen, values.shape[1:]))
+    found[k] = np.ma.array(values, mask=mask)
+  return found

@@ -45,7 +45,7 @@ class Pipeline:
   Attributes:
     extractor: `(teacher_params, uint8 images [B, H, W, 3], number of stages) -> features`.
     method: gives the stages' maps and the image scores.
-    combine: 'sum' or 'product' of the stages' maps.
+    combine: 'sum', 'product' or 'max' of the stages' maps, or of those of several pictures.
     align_corners: of the bilinear upsampling to the side S.
     sigma: standard deviation of the Gaussian in pixels of the map.
     image_score: 'max' for the method's own score, as a rule the map's highest value; 'top'
@@ -87,7 +87,8 @@ class Pipeline:
     Args:
       params: what the method has learned.
       teacher_params: the extractor's parameters.
-      images: uint8 [B, H, W, 3]; or with a fourth channel, 0 where a pixel does not count.
+      images: uint8 [B, H, W, 3]; or with a fourth channel, 0 where a pixel does not count; or
+        so several pictures of an object, [B, H, W, 4 M].
       statistics: of normal images, where maps are normalised.
 
     Returns:
@@ -133,6 +134,11 @@ class Pipeline:
       assert statistics is not None, 'of a model whose maps are normalised'
       shown = normalization.normalize(maps, statistics)
     _, height, width, channels = images.shape
+    if channels > 4:  # of several pictures each says nothing where it shows nothing
+      shown = {
+        k: jnp.where(seen_positions(images[..., 4 * k + 3] > 0, map_.shape[1:]), map_, 0)
+        for k, map_ in shown.items()
+      }
     combined = combine_maps(
       shown,
       (height, width),
@@ -141,8 +147,8 @@ class Pipeline:
       sigma=self.sigma,
     )
     counted, seen = combined, None
-    if channels == 4:  # of what does not count no score is made
-      seen = images[..., 3] > 0
+    if channels != 3:  # of what does not count no score is made
+      seen = images[..., 3] > 0 if channels == 4 else jnp.max(images[..., 3::4], axis=-1) > 0
       counted = jnp.where(seen, combined, -jnp.inf)
       maps = {
         k: jnp.where(seen_positions(seen, map_.shape[1:]), map_, -jnp.inf)

@@ -74,12 +74,15 @@ class FeatureExtractor:
 
     Args:
       params: the network's parameters, `self.params` on any device.
-      images: uint8 [B, H, W, 3], RGB.
+      images: uint8 [B, H, W, 3], RGB; of M pictures of an object [B, H, W, 4 M].
       stages: the number of stages, at most `self.depth`.
 
     Returns:
-      [B, H_k, W_k, C_k] of `self.dtype` for each stage k.
+      [B, H_k, W_k, C_k] of `self.dtype` for each stage k; of M pictures [M B, H_k, W_k, C_k],
+      all of the first ones, then all of the second.
     """
+    if images.shape[-1] > 4:
+      images = jnp.concatenate(jnp.split(images, images.shape[-1] // 4, axis=-1))
     teacher = Teacher(self.arch, stages=stages, dtype=self.dtype)
     features: Any = teacher.apply({'params': params}, self.normalize(images))
     return features

@@ -17,10 +17,11 @@ from memkd_jax.files.digest import DIGEST, check_result, digest
 from memkd_jax.files.reading import read_json
 from memkd_jax.scoring.calibration import Calibration
 from memkd_jax.workdir.model import (
+  Ranges,
   TrainedModel,
-  read_bit_depth,
   read_calibration,
   read_model_folder,
+  read_ranges,
   write_calibration,
   write_model,
   write_threshold,
@@ -158,9 +159,9 @@ class Workdir:
     """See `workdir.model.read_calibration`."""
     return read_calibration(self.category(name, seed))
 
-  def read_bit_depth(self, name: str, seed: int) -> str | None:
-    """See `workdir.model.read_bit_depth`."""
-    return read_bit_depth(self.category(name, seed))
+  def read_ranges(self, name: str, seed: int) -> Ranges | None:
+    """See `workdir.model.read_ranges`."""
+    return read_ranges(self.category(name, seed))
 
   def write_calibration(self, name: str, seed: int, calibration: Calibration | None) -> None:
     """See `write_calibration`."""

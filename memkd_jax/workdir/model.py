@@ -25,6 +25,9 @@ _STATISTICS = 'map_statistics'
 _REGION = 'region_of_interest'
 
 
+Ranges = tuple[str, str | tuple[float, float]]  # see `read_ranges`
+
+
 @dataclasses.dataclass(frozen=True)
 class TrainedModel:
   """All that scoring needs but the teacher.
@@ -97,8 +100,11 @@ def read_calibration(folder: Path) -> Calibration | None:
     return _calibration(model.read_facts(folder))
 
 
-def read_bit_depth(folder: Path) -> str | None:
-  """The `data.bit_depth` that a model was trained with; None where there is no model.
+def read_ranges(folder: Path) -> Ranges | None:
+  """How a model's files are read as 8 bits; None where there is no model.
+
+  Returns:
+    The `data.bit_depth` and the `data.depth_range` that it was trained with.
 
   Raises:
     UserError: the model is damaged.
@@ -107,7 +113,7 @@ def read_bit_depth(folder: Path) -> str | None:
     return None
   with damage_explained(folder):
     config = _with_tuples(model.read_facts(folder)['config'])
-  return str(bit_depth.of_config(config))
+  return str(bit_depth.of_config(config)), config.data.get('depth_range', 'auto')
 
 
 def read_warm_start(folder: Path) -> str | None:

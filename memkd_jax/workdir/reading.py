@@ -10,11 +10,13 @@ from ml_collections import ConfigDict
 from memkd_jax.data import bit_depth
 from memkd_jax.data.datasets import Source
 from memkd_jax.data.framing import ALPHA
+from memkd_jax.data.modalities import choose_depth_range
 from memkd_jax.data.sampling import Plan, calibration_plan, joint_plans
 from memkd_jax.data.splits import Split, load_split
 from memkd_jax.data.task_images import TaskImages, describe_leak, image_digests, list_task
 from memkd_jax.data.tiling import framing_of
 from memkd_jax.runtime import hosts
+from memkd_jax.workdir.model import Ranges
 from memkd_jax.workdir.region import choose_region, region_digest
 from memkd_jax.workdir.shared import SharedWorkdir
 
@@ -87,7 +89,7 @@ class TaskReader:
     Raises:
       UserError: see `listed`; or files are broken.
     """
-    known = self._folder.read_bit_depth(task.name, task.seed)
+    known = self._folder.read_ranges(task.name, task.seed)
     return self._read(task.train, task.test, self._region_key(task), known)
 
   def plan(self, task: Task, number: int) -> Plan:
@@ -141,13 +143,16 @@ class TaskReader:
     return key
 
   def _read_images(
-    self, train_names: Names, test_names: Names, region: str, known_depth: str | None
+    self, train_names: Names, test_names: Names, region: str, known: Ranges | None
   ) -> tuple[Split, Split, Names]:
     data = self._config.data
     images, _ = self._list(train_names, test_names, region)
     with hosts.raise_together():
       framing = framing_of(data, self._regions.get(region))
-      bits = bit_depth.choose(known_depth or data.bit_depth, images.train, data.threads)
+      found = (data.bit_depth, data.depth_range) if known is None else known
+      bits = bit_depth.choose(found[0], images.train, data.threads)
+      depths = choose_depth_range(data.inputs, found[1], images.train, data.threads)
+      framing = dataclasses.replace(framing, depth_range=depths)
       test = load_split(images.test, framing, data.threads, bits)
       normal = load_split(images.train, framing, data.threads, bits)
     return normal, test, tuple(dict.fromkeys((*normal.notes, *test.notes)))

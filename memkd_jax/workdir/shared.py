@@ -10,7 +10,13 @@ from ml_collections import ConfigDict
 from memkd_jax.files import model
 from memkd_jax.runtime import hosts
 from memkd_jax.workdir.folder import Workdir
-from memkd_jax.workdir.model import TrainedModel, damage_explained, parse_model, read_warm_start
+from memkd_jax.workdir.model import (
+  Ranges,
+  TrainedModel,
+  damage_explained,
+  parse_model,
+  read_warm_start,
+)
 
 
 class SharedWorkdir:
@@ -63,9 +69,9 @@ class SharedWorkdir:
     """See `Workdir.forget`."""
     hosts.on_main(lambda: self.own.forget(name, seed))
 
-  def read_bit_depth(self, name: str, seed: int) -> str | None:
-    """See `Workdir.read_bit_depth`."""
-    return hosts.on_main(lambda: self.own.read_bit_depth(name, seed))
+  def read_ranges(self, name: str, seed: int) -> Ranges | None:
+    """See `Workdir.read_ranges`."""
+    return hosts.on_main(lambda: self.own.read_ranges(name, seed))
 
   def has_model(self, name: str, seed: int) -> bool:
     """See `Workdir.has_model`."""

@@ -37,7 +37,7 @@ def test_strips_show_image_truth_and_map(tmp_path, rng, with_masks):
   maps = masks.astype(np.float32)
   split = Split(
     samples,
-    {'rgb': images},
+    images,
     masks if with_masks else None,
     np.full((2, 2), 128),
     Framing((128, 128)),

@@ -72,7 +72,7 @@ def test_the_figure_has_its_rows(tmp_path, rng, with_masks, number, groups):
     samples=tuple(
       Sample(f'test/{kind}/p_$^$_{i}.png', {}, None, kind) for i, kind in enumerate(kinds)
     ),
-    inputs={'rgb': rng.integers(0, 256, (number, 16, 16, 3), dtype=np.uint8)},
+    images=rng.integers(0, 256, (number, 16, 16, 3), dtype=np.uint8),
     masks=masks if with_masks else None,
     sizes=np.full((number, 2), 16),
     framing=Framing((16, 16)),
@@ -94,7 +94,7 @@ def test_all_maps_have_one_colour_scale(tmp_path, rng, monkeypatch):
   samples = tuple(Sample(f'{i}.png', {}, None, 'good' if i < 3 else 'hole') for i in range(6))
   images = np.zeros((6, 8, 8, 3), np.uint8)
   maps = rng.random((6, 8, 8))
-  test = Split(samples, {'rgb': images}, None, np.full((6, 2), 8), Framing((8, 8)))
+  test = Split(samples, images, None, np.full((6, 2), 8), Framing((8, 8)))
   scores = rng.random(6)
   write_figure(tmp_path / 'figure.png', test, maps, scores, choose_cases(test.labels, scores))
   scales = {(k['vmin'], k['vmax']) for k in shown if 'vmin' in k}

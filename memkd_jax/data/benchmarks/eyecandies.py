@@ -1,11 +1,14 @@
-"""Eyecandies (Bonfiglioli et al., ACCV 2022), its RGB images only: 10 categories."""
+"""Eyecandies (Bonfiglioli et al., ACCV 2022), images, depth and normals: 10 categories."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from memkd_jax.data.framing import RGB
 from memkd_jax.data.listing import category_folder, with_masks
+from memkd_jax.data.modalities import IMAGE, eyecandies_files
 from memkd_jax.data.sample import GOOD, Dataset, Sample
 from memkd_jax.errors import UserError
 from memkd_jax.files.reading import read_text
@@ -23,28 +26,42 @@ CATEGORIES = (
   'PeppermintCandy',
 )
 LAYOUT = (
-  '<category>/{train,val,test_public}/data/<id>_image_0.png, <id>_mask.png and '
-  '<id>_metadata.yaml'
+  '<category>/{train,val,test_public}/data/<id>_image_0.png, <id>_mask.png, '
+  '<id>_metadata.yaml, and <id>_depth.png, <id>_info_depth.yaml, <id>_normals.png'
 )
 _FOLDERS = {'train': 'train', 'validation': 'val', 'test': 'test_public'}
-# Each object is photographed under six lights; the first is taken.
-_IMAGE = '_image_0.png'
 _ANY = 'anomaly'
 _MAX_METADATA = 2**16  # bytes; they have a hundred
 
 
-def list_samples(root: Path, category: str, split: str) -> list[Sample]:
-  """Lists 'train', 'validation' or 'test' (the public one); see `folder.list_samples`."""
+def list_samples(
+  root: Path, category: str, split: str, inputs: Sequence[str] = (RGB,)
+) -> list[Sample]:
+  """Lists 'train', 'validation' or 'test' (the public one); see `folder.list_samples`.
+
+  Args:
+    root: the data set's folder.
+    category: one of `CATEGORIES`.
+    split: see above.
+    inputs: the pictures that are looked at, of `modalities.PICTURES`.
+  """
   folder = category_folder(root, category, LAYOUT) / _FOLDERS[split] / 'data'
-  images = sorted(folder.glob(f'*{_IMAGE}'))
+  images = sorted(folder.glob(f'*{IMAGE}'))
   if not images:
     raise UserError(f'There are no images in {folder}; expected layout: {LAYOUT}.')
   pairs = []
   for image in images:
-    number = image.name.removesuffix(_IMAGE)
+    number = image.name.removesuffix(IMAGE)
     # Only normal objects are trained on; there is no need to open a thousand files.
     defect = _read_defect(folder / f'{number}_metadata.yaml') if split == 'test' else GOOD
-    sample = Sample(f'{_FOLDERS[split]}/{image.name}', {'rgb': image}, None, defect)
+    files = {RGB: image} | eyecandies_files(image, inputs)
+    for file in files.values():
+      if not file.is_file():
+        raise UserError(
+          f'There is no {file}, which belongs to {image.name}; extract it, or look at '
+          'photographs alone with --config.data.inputs=rgb.'
+        )
+    sample = Sample(f'{_FOLDERS[split]}/{image.name}', files, None, defect)
     pairs.append((sample, folder / f'{number}_mask.png'))
   return with_masks(pairs)
 
@@ -85,4 +102,5 @@ DATASET = Dataset(
   'Get Eyecandies from https://eyecan-ai.github.io/eyecandies',
   LAYOUT,
   list_samples,
+  options=('inputs',),
 )

@@ -1,8 +1,12 @@
-"""MVTec 3D-AD (Bergmann et al., VISAPP 2022), its RGB images only: 10 categories."""
+"""MVTec 3D-AD (Bergmann et al., VISAPP 2022), images and point clouds: 10 categories."""
 
+import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 
+from memkd_jax.data.framing import RGB
 from memkd_jax.data.listing import category_folder, list_folders, list_images, with_masks
+from memkd_jax.data.modalities import XYZ
 from memkd_jax.data.sample import Dataset, Sample
 from memkd_jax.errors import UserError
 
@@ -18,11 +22,20 @@ CATEGORIES = (
   'rope',
   'tire',
 )
-LAYOUT = '<category>/{train,validation,test}/<good or defect>/{rgb,gt}/*.png'
+LAYOUT = '<category>/{train,validation,test}/<good or defect>/{rgb,gt}/*.png and xyz/*.tiff'
 
 
-def list_samples(root: Path, category: str, split: str) -> list[Sample]:
-  """Lists 'train', 'validation' or 'test'; see `folder.list_samples`."""
+def list_samples(
+  root: Path, category: str, split: str, inputs: Sequence[str] = (RGB,)
+) -> list[Sample]:
+  """Lists 'train', 'validation' or 'test'; see `folder.list_samples`.
+
+  Args:
+    root: the data set's folder.
+    category: one of `CATEGORIES`.
+    split: see above.
+    inputs: the pictures that are looked at, of `modalities.PICTURES`.
+  """
   folder = category_folder(root, category, LAYOUT) / split
   if not folder.is_dir():
     raise UserError(f'There is no folder {folder}; expected layout: {LAYOUT}.')
@@ -36,7 +49,19 @@ def list_samples(root: Path, category: str, split: str) -> list[Sample]:
   ]
   if not pairs:
     raise UserError(f'There are no images in {folder}; expected layout: {LAYOUT}.')
-  return with_masks(pairs)
+  samples = with_masks(pairs)
+  return samples if tuple(inputs) == (RGB,) else [_with_cloud(s, folder) for s in samples]
+
+
+def _with_cloud(sample: Sample, split: Path) -> Sample:
+  """A sample with the point cloud that belongs to its image."""
+  cloud = split / sample.defect / 'xyz' / f'{sample.stem}.tiff'
+  if not cloud.is_file():
+    raise UserError(
+      f'There is no point cloud {cloud}, which belongs to {sample.image}; extract it, or look '
+      'at the photographs alone with --config.data.inputs=rgb.'
+    )
+  return dataclasses.replace(sample, inputs={**sample.inputs, XYZ: cloud})
 
 
 DATASET = Dataset(
@@ -44,4 +69,5 @@ DATASET = Dataset(
   'Get MVTec 3D-AD from https://www.mvtec.com/company/research/datasets/mvtec-3d-ad',
   LAYOUT,
   list_samples,
+  options=('inputs',),
 )

@@ -1,0 +1,157 @@
+"""Several pictures of an object, a detector for each, and their maps as one (late fusion).
+
+Photographs, depth and normals (`data.inputs`) each have a student, or a memory bank, of their
+own behind the one teacher. Each map is brought to units of what it is on the training images,
+so that none drowns the others; with anomaly_map.normalize=stage, of held-out ones. Where a
+picture shows nothing, because nothing was measured, its map is 0, the mean.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from memkd_jax.errors import UserError
+from memkd_jax.files.digest import images_digest
+from memkd_jax.methods import kept_parts
+from memkd_jax.methods.base import Fitted, Method, Start, Task
+from memkd_jax.methods.one_pass import over_batches
+from memkd_jax.methods.standardization import moments, over_all_images, standardize
+from memkd_jax.runtime.devices import Devices
+from memkd_jax.scoring.anomaly_map import combine_maps
+from memkd_jax.teachers.extractor import FeatureExtractor
+from memkd_jax.training import divergence
+
+FOLDER = 'inputs'
+_USUAL = 'usual'
+
+
+class Fused(Method):
+  """A detector of each picture, as one; attributes as in `Method`."""
+
+  def __init__(
+    self,
+    config: ConfigDict,
+    member: Method,
+    inputs: Sequence[str],
+    extractor: FeatureExtractor,
+    devices: Devices,
+  ):
+    """Fits nothing yet.
+
+    Args:
+      config: the resolved config.
+      member: learns and scores each picture.
+      inputs: `data.inputs`, the names of the pictures in their order on the canvas.
+      extractor: the frozen teacher.
+      devices: that compute.
+
+    Raises:
+      UserError: maps of training images give no unit, and those of others are not taken.
+    """
+    self._config, self._extractor, self._devices = config, extractor, devices
+    self._member, self._inputs = member, tuple(inputs)
+    self.name = f'{member.name} of {" + ".join(inputs)}'
+    self.stages, self.notes = member.stages, member.notes
+    self.diagnosed_stages = ()
+    if member.memorizes and config.anomaly_map.normalize == 'none':
+      raise UserError(
+        f'{member.name} finds its training images again, whose maps give no unit in which '
+        f'those of {", ".join(inputs)} could be added; take the unit of held-out images with '
+        '--config.anomaly_map.normalize=stage --config.train.holdout=0.1.'
+      )
+
+  def fit(
+    self, task: Task, images: np.ndarray, folder: Path, start: Start | None = None
+  ) -> Fitted:
+    """Fits one after the other; those that are done are not repeated."""
+    params: dict[str, Any] = {}
+    for number, name in enumerate(self._inputs):
+      home, seen = folder / FOLDER / name, np.ascontiguousarray(_layer(images, number))
+      facts = {'train_sha256': images_digest(seen)}
+      found = kept_parts.read(home, facts)
+      if found is None:
+        of_input = dataclasses.replace(task, name=f'{task.name}, {name}')
+        found = self._member.fit(of_input, seen, home).params
+        kept_parts.write(home, found, facts)
+      params[name] = found
+    params[_USUAL] = self._measure(task, images, params)
+    return Fitted(params, {})
+
+  def maps(
+    self, params: Any, features: tuple[jax.Array, ...], images: jax.Array
+  ) -> dict[int, jax.Array]:
+    """{number of the picture: its map}, features as `FeatureExtractor` gives them."""
+    found = self._raw(params, features, images)
+    return {k: standardize(x, params[_USUAL][f'map{k}']) for k, x in found.items()}
+
+  def _raw(
+    self, params: Any, features: tuple[jax.Array, ...], images: jax.Array
+  ) -> dict[int, jax.Array]:
+    """The map of each member, on the grid of its first stage."""
+    align_corners, batch = self._config.anomaly_map.align_corners, images.shape[0]
+    together = {}
+    for number, name in enumerate(self._inputs):
+      own = tuple(stage[number * batch : (number + 1) * batch] for stage in features)
+      found = self._member.maps(params[name], own, _layer(images, number))
+      _, height, width = found[min(found)].shape
+      together[number] = combine_maps(
+        found, (height, width), align_corners=align_corners, sigma=0.0
+      )
+    return together
+
+  def _measure(self, task: Task, images: np.ndarray, params: Any) -> dict[str, Any]:
+    """Mean and deviation of each map over the training images, where its picture counts."""
+    size, devices = self._config.eval.batch_size, self._devices
+    constants = devices.replicate((self._extractor.params, params))
+    batches = over_batches(
+      devices, f'{task.name}, maps', images, size, self._moments, *constants
+    )
+    usual: dict[str, Any] = over_all_images([found for _, found in batches])
+    return usual
+
+  @functools.cached_property
+  def _moments(self) -> Callable[..., Any]:
+    """Pmapped `(images, teacher_params, params) -> moments` of the maps."""
+
+    def look(images: jax.Array, teacher_params: Any, params: Any) -> dict[str, Any]:
+      features = self._extractor(teacher_params, images, max(self.stages))
+      maps = self._raw(params, features, images)
+      return {f'map{k}': moments(x[..., None], _layer(images, k)) for k, x in maps.items()}
+
+    return self._devices.map(look)  # type: ignore[no-any-return]
+
+
+def diverged(folder: Path, name: str) -> list[str]:
+  """Says which trainings of pictures ended far above their lowest loss, a sentence each.
+
+  Args:
+    folder: the task's folder.
+    name: the task's name.
+  """
+  logs = {log.parent.name: log for log in (folder / FOLDER).glob('*/metrics.jsonl')}
+  return [
+    said
+    for picture in sorted(logs)
+    if (said := divergence.describe(logs[picture], f'{name}, {picture}'))
+  ]
+
+
+def discard(folder: Path) -> None:
+  """Removes the models that `fit` left in a task's folder, and leaves their logs.
+
+  Raises:
+    OSError: they cannot be removed.
+  """
+  for home in (folder / FOLDER).glob('*'):
+    kept_parts.forget(home)
+
+
+def _layer(images: Any, number: int) -> Any:
+  """One of the pictures on a canvas: [..., 4 M] -> [..., 4]."""
+  return images[..., 4 * number : 4 * number + 4]
