@@ -196,6 +196,7 @@ def evaluate(
   held_out: Scored | None = None,
   maps_folder: Path | None = None,
   statistics: Statistics | None = None,
+  smallest: bool = False,
 ) -> dict[str, Any]:
   """Scores a test split, and writes its figure, its curves, and what its memories do.
 
@@ -216,6 +217,7 @@ def evaluate(
     held_out: the normal images that the threshold was made of, where they are at hand.
     maps_folder: where the maps go as TIFF files, None for nowhere.
     statistics: of normal images, where maps are normalised.
+    smallest: see `figures.compute_metrics`.
 
   Returns:
     {'metrics': the figures by their names in the protocol, all in [0, 1], 'defects': {kind of
@@ -234,7 +236,7 @@ def evaluate(
       dump_maps(maps_folder, test, maps)
     pixels = _pixel_scores(test, maps, resolution)
     above = pixel_threshold(calibration, threshold)
-    figures, notes = compute_defined(name, test.labels, scores, pixels, above)
+    figures, notes = compute_defined(name, test.labels, scores, pixels, above, smallest)
     result: dict[str, Any] = {
       'metrics': figures,
       'defects': _per_defect(test, maps, scores),
@@ -246,7 +248,10 @@ def evaluate(
       result['decisions'] = {'threshold': threshold.value} | counts
     _write_scores(folder / 'scores.csv', test, scores, held_out, calibration, threshold)
     with _DRAWING:
-      _draw(folder, test, maps, scores, pixels, held_out, threshold)
+      inputs = test.framing.inputs
+      several = len(inputs) > 1 and scorer.tiling.is_whole and diagnosis
+      parts = {name: diagnosis[name] for name in inputs} if several else {}
+      _draw(folder, test, maps, scores, pixels, held_out, threshold, parts)
       cases.write_cases(folder / cases.FOLDER, test, maps)
       if diagnosis and fitted_diagnosis:
         _report_memories(fitted_diagnosis, diagnosis, test, scorer.tiling, folder)
@@ -341,10 +346,12 @@ def _draw(
   pixels: metrics.PixelScores | None,
   held_out: Scored | None,
   threshold: Threshold | None,
+  parts: dict[str, np.ndarray],
 ) -> None:
   """Writes figure.png, held_out.png and curves.png, those for which there are images."""
   if len(test.samples):
-    write_figure(folder / 'figure.png', test, maps, scores, choose_cases(test.labels, scores))
+    groups = choose_cases(test.labels, scores)
+    write_figure(folder / 'figure.png', test, maps, scores, groups, parts)
   if held_out is not None:
     write_figure(folder / 'held_out.png', *held_out, choose_highest(held_out.scores))
   held_scores = None if held_out is None else held_out.scores

@@ -14,7 +14,7 @@ from memkd_jax import methods
 from memkd_jax.config import flatten
 from memkd_jax.data import bit_depth
 from memkd_jax.data.benchmarks.counts import count, differences
-from memkd_jax.data.datasets import Source
+from memkd_jax.data.datasets import DATASETS, Source
 from memkd_jax.data.sampling import Plan
 from memkd_jax.data.splits import Split
 from memkd_jax.data.task_images import describe_changes
@@ -160,6 +160,7 @@ class Worker:
       held_out=held_out,
       maps_folder=maps_folder,
       statistics=trained.statistics,
+      smallest='inputs' in DATASETS[self.config.data.dataset].options,
     )
     result['costs'] = {
       'fit_seconds': trained.fit_seconds,

@@ -15,7 +15,9 @@ _INLIERS = 2.5  # robust standard deviations
 _FLAT = 6.0  # of these, within which a point is of the background, which is not quite flat
 # Pixels from a reading within which its value counts: scanners leave out single ones.
 _NEAR = 2.0
-_SMALLEST = 0.05  # of the readings: what an object on a background has at least
+# An object on a background has this share of the readings at least, and stands out by this many
+# times as much as the background does.
+_SMALLEST, _LOWEST = 0.05, 2.0
 _FEWEST = 20  # points of the border
 _SMOOTHING = 1.5  # pixels, standard deviation: readings are rounded
 
@@ -143,16 +145,21 @@ def heights(points: np.ndarray, plane: Plane) -> np.ndarray:
 def is_background(above: np.ndarray, valid: np.ndarray, plane: Plane) -> np.ndarray:
   """Where a picture shows the plane beside the object, bool [H, W].
 
-  That is as near to it as its own points are, by six of their spreads. Where that is nearly all
-  there is, it is the surface of a flat object, and nothing is background.
+  That is as near to it as its own points are, by six of their spreads. Where nothing stands out
+  that is as large and as high as an object, the plane is the surface of a flat one, and nothing
+  is background.
 
   Args:
     above: see `heights`.
     valid: bool [H, W], where there is a reading.
     plane: see `background_plane`.
   """
-  flat = valid & (np.abs(above) <= _FLAT * plane.spread)
-  return np.zeros_like(flat) if flat.sum() > (1 - _SMALLEST) * valid.sum() else flat
+  near = np.abs(above) <= _FLAT * plane.spread
+  flat, standing = valid & near, valid & ~near
+  large = standing.sum() >= _SMALLEST * valid.sum()
+  if large and np.median(np.abs(above[standing])) >= _LOWEST * _FLAT * plane.spread:
+    return np.asarray(flat)
+  return np.zeros_like(flat)
 
 
 def filled(values: np.ndarray, valid: np.ndarray) -> np.ndarray:

@@ -90,6 +90,13 @@ class Fused(Method):
     found = self._raw(params, features, images)
     return {k: standardize(x, params[_USUAL][f'map{k}']) for k, x in found.items()}
 
+  def diagnosed_maps(
+    self, params: Any, features: tuple[jax.Array, ...], images: jax.Array
+  ) -> tuple[dict[int, jax.Array], dict[str, Any]]:
+    """`maps`, and the same by the names of the pictures, for the report."""
+    found = self.maps(params, features, images)
+    return found, {name: found[number] for number, name in enumerate(self._inputs)}
+
   def _raw(
     self, params: Any, features: tuple[jax.Array, ...], images: jax.Array
   ) -> dict[int, jax.Array]:

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from memkd_jax.metrics import ranking
-from memkd_jax.metrics.pixels import LOW_FPR, PixelMetrics, label_regions
+from memkd_jax.metrics.pixels import LOW_FPR, LOWEST_FPR, PixelMetrics, label_regions
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,6 +107,7 @@ class BinnedPixelScores:
       average_precision=precision,
       aupro=ranking.area_up_to(fpr, pro, fpr_limit),
       aupro_low=ranking.area_up_to(fpr, pro, LOW_FPR),
+      aupro_lowest=ranking.area_up_to(fpr, pro, LOWEST_FPR),
       f1_max=f1,
       threshold=threshold,
       auroc_error=float(np.sum(positives * normal[used]) / (2 * total * ranked.negatives)),

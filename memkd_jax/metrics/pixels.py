@@ -19,17 +19,19 @@ _CHUNK = 2**24
 
 # Of the PRO curve: beyond it a map of a large image is more false alarm than not.
 LOW_FPR = 0.05
+LOWEST_FPR = 0.01  # as of MVTec 3D-AD, whose defects are a few pixels
 
 
 @dataclasses.dataclass(frozen=True)
 class PixelMetrics:
-  """P-AUC, P-AP, P-PRO, P-PRO5 and P-F1max of a test set (protocol, metrics).
+  """P-AUC, P-AP, P-PRO, P-PRO5, P-PRO1 and P-F1max of a test set (protocol, metrics).
 
   Attributes:
     auroc: area under the ROC curve over all pixels, in [0, 1].
     average_precision: step sum over all pixels, in [0, 1].
     aupro: area under the per-region-overlap curve, in [0, 1].
     aupro_low: the same up to a false-positive rate of `LOW_FPR`, as of MVTec AD 2.
+    aupro_lowest: the same up to `LOWEST_FPR`.
     f1_max: highest F1 over all pixels, in [0, 1].
     threshold: `map >= threshold` has this F1; unit of the maps.
   """
@@ -38,6 +40,7 @@ class PixelMetrics:
   average_precision: float
   aupro: float
   aupro_low: float
+  aupro_lowest: float
   f1_max: float
   threshold: float
 
@@ -98,7 +101,8 @@ class PixelScores:
     ranked, overlaps = self._rank()
     # The curve is the largest of all; it is gone before the rest is computed.
     curve = ranking.pro_curve_of(ranked, overlaps)
-    aupro, aupro_low = (ranking.area_up_to(*curve, limit) for limit in (fpr_limit, LOW_FPR))
+    limits = (fpr_limit, LOW_FPR, LOWEST_FPR)
+    aupro, aupro_low, aupro_lowest = (ranking.area_up_to(*curve, limit) for limit in limits)
     del curve, overlaps
     f1, threshold = ranking.f1_max_of(ranked)
     return PixelMetrics(
@@ -106,6 +110,7 @@ class PixelScores:
       average_precision=ranking.average_precision_of(ranked),
       aupro=aupro,
       aupro_low=aupro_low,
+      aupro_lowest=aupro_lowest,
       f1_max=f1,
       threshold=threshold,
     )

@@ -84,6 +84,7 @@ def write_figure(
   maps: np.ndarray,
   scores: np.ndarray,
   groups: Mapping[str, np.ndarray],
+  parts: Mapping[str, np.ndarray] | None = None,
 ) -> None:
   """Draws some images with their maps.
 
@@ -93,12 +94,16 @@ def write_figure(
     maps: anomaly maps [N, H, W], or objects [N], drawn with one colour scale for all.
     scores: image scores [N].
     groups: {title: indices of the images}, see `choose_cases`.
+    parts: {name: [N, h, w]}, the maps that became one, each drawn with a scale of its own.
   """
-  rows = ['image', 'ground truth', 'predicted map']
-  if split.masks is None:
-    rows.remove('ground truth')
+  parts = parts or {}
+  inputs = split.framing.inputs
+  pictures = {name if len(inputs) > 1 else 'image': k for k, name in enumerate(inputs)}
+  rows = [*pictures, *['ground truth'][: split.masks is not None]]
+  rows += [*(f'map of {name}' for name in parts), 'predicted map']
   shown = [counting(map_, split.seen(i)) for i, map_ in enumerate(maps)]
-  low, high = common_range(shown)
+  scales = {f'map of {name}': common_range(list(part)) for name, part in parts.items()}
+  scales['predicted map'] = common_range(shown)
   step = _TILE + _GAP
   width = _LEFT + _COLUMNS * step
   height = len(groups) * (_HEAD + _TITLE + len(rows) * step)
@@ -123,10 +128,12 @@ def write_figure(
         box = (_LEFT + column * step, height - top - _TILE, _TILE, _TILE)
         axis = figure.add_axes(tuple(np.divide(box, (width, height, width, height))))
         axis.axis('off')
-        if row == 'image':
-          axis.imshow(split.images[i][..., :3])
-        elif row == 'predicted map':
-          axis.imshow(shown[i], cmap=colors(), vmin=low, vmax=high)
+        if row in pictures:
+          first = 4 * pictures[row]
+          axis.imshow(split.images[i][..., first : first + 3])
+        elif row in scales:
+          map_ = shown[i] if row == 'predicted map' else parts[row.removeprefix('map of ')][i]
+          axis.imshow(map_, cmap=colors(), vmin=scales[row][0], vmax=scales[row][1])
         elif split.masks is not None:
           axis.imshow(split.masks[i], cmap='gray', vmin=0, vmax=1)
       top += step

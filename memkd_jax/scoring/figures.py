@@ -6,7 +6,7 @@ from memkd_jax import metrics
 from memkd_jax.errors import UserError
 
 IMAGE_METRICS = ('I-AUC', 'I-AP', 'I-F1max')
-PIXEL_METRICS = ('P-AUC', 'P-AP', 'P-PRO', 'P-PRO5', 'P-F1max', 'SegF1')
+PIXEL_METRICS = ('P-AUC', 'P-AP', 'P-PRO', 'P-PRO5', 'P-PRO1', 'P-F1max', 'SegF1')
 METRICS = (*IMAGE_METRICS, *PIXEL_METRICS)
 
 
@@ -16,6 +16,7 @@ def compute_metrics(
   scores: np.ndarray,
   pixels: metrics.PixelScores | None,
   pixel_threshold: float | None = None,
+  smallest: bool = False,
 ) -> dict[str, float]:
   """The protocol's figures of one category.
 
@@ -26,6 +27,7 @@ def compute_metrics(
     pixels: all pixels of the test set, or None where there are no masks.
     pixel_threshold: by which SegF1 calls pixels anomalous, chosen on normal images; None where
       there is none, and no SegF1.
+    smallest: whether P-PRO1 is among them, for data sets whose defects are a few pixels.
 
   Raises:
     UserError: a metric is undefined, naming the category and what is missing.
@@ -36,7 +38,9 @@ def compute_metrics(
       'I-AP': metrics.average_precision(labels, scores),
       'I-F1max': metrics.f1_max(labels, scores)[0],
     }
-    return figures if pixels is None else figures | _of_pixels(pixels, pixel_threshold)
+    return (
+      figures if pixels is None else figures | _of_pixels(pixels, pixel_threshold, smallest)
+    )
   except ValueError as error:
     raise UserError(f'{category} cannot be scored: {error}.') from error
 
@@ -47,6 +51,7 @@ def compute_defined(
   scores: np.ndarray,
   pixels: metrics.PixelScores | None,
   pixel_threshold: float | None = None,
+  smallest: bool = False,
 ) -> tuple[dict[str, float], list[str]]:
   """Those of the protocol's figures that the images of one category define.
 
@@ -57,6 +62,7 @@ def compute_defined(
     pixels: all pixels whose label is known, both classes among them; None where there are
       no such.
     pixel_threshold: see `compute_metrics`.
+    smallest: see `compute_metrics`.
 
   Returns:
     The figures, and sentences that name those that are left out and say why.
@@ -67,12 +73,12 @@ def compute_defined(
   kinds = {0: 'normal', 1: 'anomalous'}
   absent = [kind for label, kind in kinds.items() if label not in labels]
   if not absent:
-    return compute_metrics(category, labels, scores, pixels, pixel_threshold), []
+    return compute_metrics(category, labels, scores, pixels, pixel_threshold, smallest), []
   missing = 'no test images' if len(absent) > 1 else f'no {absent[0]} test images'
   if pixels is None:
     return {}, [f'{category} has {missing}, so there are no figures of how well it detects.']
   try:
-    figures = _of_pixels(pixels, pixel_threshold)
+    figures = _of_pixels(pixels, pixel_threshold, smallest)
   except ValueError as error:
     raise UserError(f'{category} cannot be scored: {error}.') from error
   return figures, [f'{category} has {missing}: no {", ".join(IMAGE_METRICS)}.']
@@ -98,7 +104,9 @@ def count_decisions(labels: np.ndarray, scores: np.ndarray, threshold: float) ->
   }
 
 
-def _of_pixels(pixels: metrics.PixelScores, pixel_threshold: float | None) -> dict[str, float]:
+def _of_pixels(
+  pixels: metrics.PixelScores, pixel_threshold: float | None, smallest: bool
+) -> dict[str, float]:
   record = pixels.evaluate()
   figures = {
     'P-AUC': record.auroc,
@@ -107,6 +115,8 @@ def _of_pixels(pixels: metrics.PixelScores, pixel_threshold: float | None) -> di
     'P-PRO5': record.aupro_low,
     'P-F1max': record.f1_max,
   }
+  if smallest:
+    figures['P-PRO1'] = record.aupro_lowest
   if pixel_threshold is not None:
     figures['SegF1'] = pixels.f1_above(pixel_threshold)
   return figures

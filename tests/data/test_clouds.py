@@ -128,6 +128,9 @@ def test_a_flat_object_is_no_background(rng):
   found = clouds.surface(points)
   assert found.heights[30:34, 30:34].mean() == pytest.approx(5e-4, rel=0.2)
   assert found.heights[:20].std() == pytest.approx(1e-4, rel=0.1)
+  points[5:25, 5:25] += 8e-4 * TILT  # a large one of eight
+  found = clouds.surface(points)
+  assert found.heights[30:34, 30:34].mean() == pytest.approx(5e-4, rel=0.2)
   # Beside a ball the same bump is one of the background.
   points, on_ball, _ = ball()
   points += rng.normal(0, 1e-4, points.shape)

@@ -158,7 +158,8 @@ def test_the_low_end_of_the_pro_curve(rng):
   maps = rng.random(masks.shape) + 0.3 * masks
   found = evaluate_pixels(masks, maps)
   assert found.aupro_low == pytest.approx(metrics.aupro(masks, maps, fpr_limit=0.05))
-  assert found.aupro_low != found.aupro
+  assert found.aupro_lowest == pytest.approx(metrics.aupro(masks, maps, fpr_limit=0.01))
+  assert len({found.aupro_lowest, found.aupro_low, found.aupro}) == 3
 
 
 def test_streaming_needs_less_than_twice_the_maps(rng, monkeypatch):

@@ -87,6 +87,29 @@ def test_the_figure_has_its_rows(tmp_path, rng, with_masks, number, groups):
   assert height == groups * (112 + 200 * (3 if with_masks else 2))
 
 
+def test_several_pictures_have_a_row_and_a_map_each(tmp_path, rng, monkeypatch):
+  shown = []
+  show = Axes.imshow
+  monkeypatch.setattr(Axes, 'imshow', lambda *a, **k: shown.append((a[1], k)) or show(*a, **k))
+  samples = tuple(Sample(f'{i}.png', {}, None, 'good' if i < 3 else 'hole') for i in range(6))
+  images = rng.integers(0, 256, (6, 8, 8, 8), np.uint8)
+  framing = Framing((8, 8), inputs=('rgb', 'depth'))
+  test = Split(samples, images, None, np.full((6, 2), 8), framing)
+  maps, parts = (
+    rng.random((6, 8, 8)),
+    {'rgb': rng.random((6, 2, 2)), 'depth': rng.random((6, 2, 2))},
+  )
+  write_figure(
+    tmp_path / 'figure.png', test, maps, rng.random(6), {'best': np.array([4])}, parts
+  )
+  pictures, drawn = shown[:2], shown[2:]
+  np.testing.assert_array_equal(pictures[0][0], images[4, ..., :3])
+  np.testing.assert_array_equal(pictures[1][0], images[4, ..., 4:7])
+  for (picture, _), expected in zip(drawn, (parts['rgb'], parts['depth'], maps), strict=True):
+    np.testing.assert_array_equal(picture, expected[4])
+  assert len({k['vmax'] for _, k in drawn}) == 3
+
+
 def test_all_maps_have_one_colour_scale(tmp_path, rng, monkeypatch):
   shown = []
   show = Axes.imshow
