@@ -7,11 +7,14 @@ import shutil
 import numpy as np
 import pytest
 from benchmark_layouts import LAYOUTS
+from fastapi.testclient import TestClient
 from whole_runs import tiny_of
 
 import memkd_jax
 from memkd_jax import calibrate, export, methods, predict
 from memkd_jax.configs import folder_3d as folder_3d_config
+from memkd_jax.deploy.serving.app import create_app
+from memkd_jax.deploy.serving.uploads import Limits
 from memkd_jax.errors import UserError
 from memkd_jax.run import run_config
 from memkd_jax.workdir import Workdir
@@ -160,6 +163,38 @@ def test_a_threshold_from_further_objects(trained, data, tmp_path):
   good = data / 'mvtec_3d' / 'bagel' / 'train'
   assert calibrate.main([f'--workdir={copy}', f'--good={good}']) == 0
   assert len(Workdir(copy).read_model('bagel', 0).calibration.scores) == 9
+
+
+def test_a_server_takes_a_file_of_each_kind(trained, data):
+  detector = memkd_jax.load(trained)
+  app = create_app({'bagel': detector}, Limits(bytes=10**6, images=3))
+  good = data / 'mvtec_3d' / 'bagel' / 'test' / 'good'
+  images = [('images', (good / 'rgb' / f'{i:03}.png').read_bytes()) for i in range(2)]
+  clouds = [('xyz', (good / 'xyz' / f'{i:03}.tiff').read_bytes()) for i in range(2)]
+  with TestClient(app, base_url='http://127.0.0.1:8000') as client:
+    while not app.state.service.batcher.ready:
+      assert app.state.service.batcher.failure is None
+    response = client.post('/api/score?overlay=true', files=images + clouds)
+    assert response.status_code == 200, response.text
+    expected = detector(
+      [
+        {'rgb': good / 'rgb' / f'{i:03}.png', 'xyz': good / 'xyz' / f'{i:03}.tiff'}
+        for i in range(2)
+      ]
+    )
+    found = [image['score'] for image in response.json()['images']]
+    np.testing.assert_allclose(found, expected.scores, rtol=1e-4)
+    one = client.post('/api/score', files=images + clouds[:1])
+    assert one.status_code == 400
+    assert "2 files as 'images' and 1 as 'xyz'" in one.json()['detail']
+    alone = client.post('/api/score', files=images)
+    assert alone.status_code == 422
+    assert 'has neither a point cloud' in alone.json()['detail']
+    broken = client.post('/api/score', files=[*images[:1], ('xyz', b'no cloud')])
+    assert broken.status_code == 422
+    assert 'is not a readable point cloud' in broken.json()['detail']
+    model = client.get('/api/models').json()['models'][0]
+    assert model['framing']['inputs'] == list(ALL)
 
 
 def test_an_exported_file_knows_the_pictures(trained, data, tmp_path):

@@ -1,5 +1,6 @@
 """Files of depth: point clouds as TIFF (MVTec 3D-AD), and depth as PNG (Eyecandies)."""
 
+import io
 import math
 from typing import Any
 
@@ -30,7 +31,9 @@ def read_cloud(path: Readable) -> np.ndarray:
     UserError: the file is missing, broken, or something else.
   """
   try:
-    with path.open('rb') as stream, tifffile.TiffFile(_bounded(stream)) as file:
+    with path.open('rb') as stream:
+      content = io.BytesIO(read_stream(stream, MAX_BYTES))
+    with tifffile.TiffFile(content) as file:
       if len(file.pages) != 1:
         raise ValueError(f'it has {len(file.pages)} pages in place of one')
       page: Any = file.pages[0]
@@ -91,15 +94,6 @@ def _read_range(path: Readable) -> tuple[float, float]:
   except (OSError, yaml.YAMLError, ValueError, TypeError, RecursionError) as error:
     reason = _reason(error)
   raise UserError(f'{path} is not a readable range of depths ({reason}); extract it again.')
-
-
-def _bounded(stream: Any) -> Any:
-  """A stream whose size is below the bound; raises ValueError where it is not."""
-  stream.seek(0, 2)
-  if stream.tell() > MAX_BYTES:
-    raise ValueError(f'it has more than {MAX_BYTES:,} bytes')
-  stream.seek(0)
-  return stream
 
 
 def _reason(error: Exception) -> str:

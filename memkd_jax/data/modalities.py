@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 DEPTH, NORMALS = 'depth', 'normals'
 XYZ, INFO = 'xyz', 'depth_info'
+# What a sample may hold beside its photograph.
+FURTHER = (XYZ, DEPTH, INFO, NORMALS)
 IMAGE = '_image_0.png'  # of Eyecandies: each object under the first of six lights
 
 _OUTLIERS = 0.001  # share of heights that the range does not reach to, on either side

@@ -21,7 +21,8 @@ from starlette.exceptions import HTTPException as StarletteError
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from memkd_jax import __version__
-from memkd_jax.data.framing import seen_of
+from memkd_jax.data.framing import RGB, seen_of
+from memkd_jax.data.modalities import FURTHER
 from memkd_jax.data.splits import describe_remarks
 from memkd_jax.deploy.serving import schema
 from memkd_jax.deploy.serving.batching import Batcher, BusyError
@@ -67,7 +68,8 @@ _FORM = {
           'type': 'object',
           'required': [FIELD],
           'properties': {
-            FIELD: {'type': 'array', 'items': {'type': 'string', 'format': 'binary'}}
+            name: {'type': 'array', 'items': {'type': 'string', 'format': 'binary'}}
+            for name in (FIELD, *FURTHER)
           },
         }
       }
@@ -230,12 +232,13 @@ def _add_scoring(app: FastAPI, service: Service) -> None:
     detector = service.choose(category)
     if not service.batcher.ready:
       raise HTTPException(503, 'The models are being compiled; try again soon.', _retry(5))
+    further = FURTHER if detector.framing.inputs != (RGB,) else ()
     try:
       # Before anything is received, so that those who wait cost nothing.
       with service.batcher.admit(1):
-        form = await receive_form(request, service.limits)
+        form = await receive_form(request, service.limits, 1 + len(further))
         with closing(form):
-          uploads = images_of(form, service.limits)
+          uploads = images_of(form, service.limits, further)
           with service.batcher.admit(len(uploads) - 1):
             images = await service.score(detector, uploads, overlay, regions)
     except BusyError:

@@ -1,7 +1,7 @@
 """Receives images as a form's files, within limits that hold while they come in."""
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import IO, Literal
@@ -14,7 +14,10 @@ from starlette.exceptions import HTTPException as StarletteError
 from starlette.requests import ClientDisconnect
 from starlette.types import Message, Receive
 
-from memkd_jax.data.images import Sizing, read_image
+from memkd_jax.data.framing import RGB
+from memkd_jax.data.images import Sizing, as_framing
+from memkd_jax.data.modalities import read_sample
+from memkd_jax.data.sample import GOOD, Sample
 from memkd_jax.errors import UserError, explain
 
 FIELD = 'images'
@@ -45,9 +48,14 @@ class Upload:
     remarks: what was remarkable about it when it was read, see `data.images.Notice`.
   """
 
-  def __init__(self, file: UploadFile):
-    """Takes a file of a form."""
-    self._file = file
+  def __init__(self, file: UploadFile, beside: Mapping[str, 'Upload'] | None = None):
+    """Takes a file of a form.
+
+    Args:
+      file: of an image.
+      beside: what else was recorded of the object, by its name in a sample.
+    """
+    self._file, self._beside = file, dict(beside or {})
     self.name = (file.filename or 'image')[:_MAX_NAME]
     self.remarks: list[str] = []
 
@@ -60,25 +68,27 @@ class Upload:
     return self._file.file  # type: ignore[return-value]
 
   def read(self, size: Sizing, bits: int) -> tuple[np.ndarray, tuple[int, int]]:
-    """`read_image` of it.
+    """`read_sample` of it.
 
     Raises:
       HTTPException: 415 where it is no image at all, 422 where it is broken, too large, or
         several.
     """
     try:
-      return read_image(self, size, bits, self.remarks.append)
+      sample = Sample(self.name, {RGB: self, **self._beside}, None, GOOD)
+      return read_sample(sample, as_framing(size), bits, self.remarks.append)
     except UserError as error:
       status = 415 if _is_no_image(error) else 422
       raise HTTPException(status, explain(error)) from error
 
 
-async def receive_form(request: Request, limits: Limits) -> FormData:
+async def receive_form(request: Request, limits: Limits, parts: int = 1) -> FormData:
   """Reads a form to its end, or refuses it as soon as it exceeds a limit.
 
   Args:
     request: nothing of its body has been read.
     limits: for it.
+    parts: the most files that belong to an image, with its own.
 
   Returns:
     The form, to be closed.
@@ -95,7 +105,7 @@ async def receive_form(request: Request, limits: Limits) -> FormData:
     async with asyncio.timeout(limits.seconds):
       # One more than are allowed, as the form's own refusal says nothing of the remedy.
       return await limited.form(
-        max_files=limits.images + 1, max_fields=4, max_part_size=_MAX_TEXT
+        max_files=parts * limits.images + 1, max_fields=4, max_part_size=_MAX_TEXT
       )
   except TimeoutError:
     raise HTTPException(
@@ -112,11 +122,18 @@ async def receive_form(request: Request, limits: Limits) -> FormData:
     raise HTTPException(400, f'The form cannot be read: {error}.') from error
 
 
-def images_of(form: FormData, limits: Limits) -> list[Upload]:
-  """The files of a form's field `images`.
+def images_of(form: FormData, limits: Limits, further: Sequence[str] = ()) -> list[Upload]:
+  """The files of a form's field `images`, with those that belong to them.
+
+  Args:
+    form: received.
+    limits: for it.
+    further: names of fields with a file for each of the images, in their order; those that
+      are not there are left out.
 
   Raises:
-    HTTPException: 400 where there are none, 413 where they are too many.
+    HTTPException: 400 where there are no images, or another number of files beside them; 413
+      where they are too many.
   """
   files = [file for file in form.getlist(FIELD) if isinstance(file, UploadFile)]
   if len(files) > limits.images:
@@ -125,7 +142,18 @@ def images_of(form: FormData, limits: Limits) -> list[Upload]:
     raise HTTPException(
       400, f'The request holds no image; send files as the field {FIELD!r} of a form.'
     )
-  return [Upload(file) for file in files]
+  beside: list[dict[str, Upload]] = [{} for _ in files]
+  for name in further:
+    others = [file for file in form.getlist(name) if isinstance(file, UploadFile)]
+    if others and len(others) != len(files):
+      raise HTTPException(
+        400,
+        f'The request holds {len(files)} files as {FIELD!r} and {len(others)} as {name!r}; '
+        'send one for each image, in the same order.',
+      )
+    for files_of_image, other in zip(beside, others, strict=bool(others)):
+      files_of_image[name] = Upload(other)
+  return [Upload(file, others) for file, others in zip(files, beside, strict=True)]
 
 
 def _limited(receive: Receive, limits: Limits) -> Receive:
