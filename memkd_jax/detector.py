@@ -11,7 +11,7 @@ import numpy as np
 from memkd_jax import methods
 from memkd_jax.config import DTYPES
 from memkd_jax.data import bit_depth
-from memkd_jax.data.tiling import Tiling, framing_of
+from memkd_jax.data.tiling import Tiling, depth_range_of, framing_of
 from memkd_jax.errors import UserError
 from memkd_jax.files import model
 from memkd_jax.runtime import onednn
@@ -268,7 +268,10 @@ def _is_joint(trained: TrainedModel) -> bool:
 
 def _sees_as(first: TrainedModel, other: TrainedModel) -> bool:
   """Whether two models are one, under two names, and see images in the same way."""
-  depths = {bit_depth.of_config(trained.config) for trained in (first, other)}
+  depths = {
+    (bit_depth.of_config(trained.config), depth_range_of(trained.config.data))
+    for trained in (first, other)
+  }
   own = other.region is not None or other.statistics is not None
   return first.train_sha256 == other.train_sha256 and len(depths) == 1 and not own
 

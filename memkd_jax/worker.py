@@ -330,8 +330,8 @@ class Worker:
       )
       self.folder.write_model(trained)
     cross_calibration.discard(folder)
-    tile_models.discard(folder)
     fused.discard(folder)
+    tile_models.discard(folder)
     if not self.config.train.get('keep_checkpoints', False):
       shared_checkpoints.discard(folder / 'checkpoints')
     return trained, held_out
@@ -364,9 +364,9 @@ class Worker:
           f'{self._remedies()}.'
         )
     found = joint.fit(self.method, self._scorer.tiling, together, pool, root)
-    log = joint.folder_of(root, task.seed) / 'metrics.jsonl'
+    home = joint.folder_of(root, task.seed)
     folder = self.folder.category(task.name, task.seed)
-    hosts.on_main(lambda: _copy(log, folder / log.name))
+    hosts.on_main(lambda: _copy_logs(home, folder))
     if not plan.folds:
       return found.fitted, found.seconds, found.peak, None, None
     kind = self.config.anomaly_map.normalize
@@ -429,7 +429,9 @@ def _calibrate(held_out: Scored | None) -> Calibration | None:
   return Calibration.from_maps(held_out.maps, held_out.scores, held_out.split.images)
 
 
-def _copy(source: Path, target: Path) -> None:
-  """Copies a log, where there is one."""
-  if source.exists():
-    atomic.write_text(target, source.read_text())
+def _copy_logs(home: Path, folder: Path) -> None:
+  """Copies the logs of a joint training, but those of its folds, to a category's folder."""
+  for log in home.rglob('metrics.jsonl'):
+    place = log.relative_to(home)
+    if place.parts[0] != cross_calibration.FOLDER:
+      atomic.write_text(folder / place, log.read_text())

@@ -6,13 +6,16 @@ import shutil
 
 import numpy as np
 import pytest
+import tifffile
 from benchmark_layouts import LAYOUTS
 from fastapi.testclient import TestClient
 from whole_runs import tiny_of
 
 import memkd_jax
 from memkd_jax import calibrate, export, methods, predict
+from memkd_jax.configs import best
 from memkd_jax.configs import folder_3d as folder_3d_config
+from memkd_jax.configs import joint as joint_config
 from memkd_jax.deploy.serving.app import create_app
 from memkd_jax.deploy.serving.uploads import Limits
 from memkd_jax.errors import UserError
@@ -116,6 +119,8 @@ def test_a_detector_takes_the_files_of_an_object(trained, data):
     detector({'rgb': objects[0]['rgb']})
   with pytest.raises(UserError, match=r"An object is \{'xyz'\}"):
     detector({'xyz': objects[0]['xyz']})
+  with pytest.raises(UserError, match='give the paths of its files'):
+    detector({'rgb': np.zeros((32, 32, 3), np.uint8), 'xyz': objects[0]['xyz']})
 
 
 def rows(out):
@@ -232,6 +237,47 @@ def test_what_cannot_be_is_said(options, message, config_of):
   with pytest.raises(UserError) as error:
     methods.resolve(config)
   assert message in str(error.value)
+
+
+def test_a_joint_model_sees_depth_in_one_way(make_config, tmp_path):
+  LAYOUTS['mvtec_3d'](tmp_path / 'data', ('bagel', 'tire'))
+  for path in (tmp_path / 'data' / 'tire').rglob('*.tiff'):
+    points = tifffile.imread(path)
+    tifffile.imwrite(path, 2 * points, photometric='rgb')  # and so twice as high
+  config = tiny_of('knn', make_config(tmp_path / 'data'))
+  config.data.dataset, config.data.categories, config.data.inputs = (
+    'mvtec_3d',
+    'bagel,tire',
+    ALL,
+  )
+  config.train.scope, config.train.holdout, config.method.share = 'joint', 0.3, 0.5
+  config.train.calibration = 'holdout'
+  for force in (False, True):
+    results = run_config(config, tmp_path / 'run', force=force)
+    assert not results['failed'], results['failed']
+    models = [Workdir(tmp_path / 'run').read_model(c, 0) for c in ('bagel', 'tire')]
+    (low, high), other = (model.config.data.depth_range for model in models)
+    assert (low, high) == other and high > 0.03
+    assert memkd_jax.load(tmp_path / 'run').category == 'any'
+
+
+def test_models_of_places_leave_nothing_behind(config_of, tmp_path):
+  options = {'data.tiles': (2, 2), 'data.tile_models': 'position', 'data.tile_overlap': 0.0}
+  config = config_of('mvtec_3d', inputs=('rgb', 'depth'), **options)
+  results = run_config(config, tmp_path / 'run')
+  assert not results['failed'], results['failed']
+  kept = sorted(path.parent.name for path in (tmp_path / 'run').rglob('model.safetensors'))
+  assert kept == ['seed_0']
+
+
+def test_what_is_ones_own_is_trained_so(make_config):
+  for config in (
+    best.get_config('folder_3d'),
+    joint_config.get_config('folder_3d,patchcore'),
+    folder_3d_config.get_config(),
+  ):
+    assert config.data.inputs == ('rgb', 'normals')
+    assert (config.train.holdout, config.model.backbone) == (0.1, 'auto')
 
 
 def test_a_list_as_the_command_line_gives_it(config_of):

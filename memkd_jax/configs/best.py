@@ -11,7 +11,7 @@ trial. After the colon stands the data set, one of memkd_jax/data/datasets.py.
 from ml_collections import ConfigDict
 
 from memkd_jax import methods
-from memkd_jax.configs.folder import for_own_images
+from memkd_jax.configs.folder import OWN, for_own_images
 
 
 def get_config(dataset: str = 'folder') -> ConfigDict:
@@ -20,4 +20,4 @@ def get_config(dataset: str = 'folder') -> ConfigDict:
   config.train.feature_noise = 'simplex'
   config.train.batch_size = 8  # twice as many steps of the same cost as with 16
   config.anomaly_map.image_score = 'top'
-  return for_own_images(config) if dataset == 'folder' else config
+  return for_own_images(config) if dataset in OWN else config

@@ -15,6 +15,7 @@ from ml_collections import ConfigDict
 
 from memkd_jax import methods
 
+OWN = ('folder', 'folder_3d')  # data sets of one's own images
 EPOCHS = 40  # by the loss on held-out normal images, and the clock: docs/tutorial.md
 
 
@@ -24,6 +25,8 @@ def get_config(method: str = 'memkd') -> ConfigDict:
 
 def for_own_images(config: ConfigDict) -> ConfigDict:
   """Sets the teacher by the machine, normal images held out, and the time that there is."""
+  if config.data.dataset == 'folder_3d':
+    config.data.inputs = ('rgb', 'normals')
   config.model.backbone = 'auto'
   config.train.holdout = 0.1
   config.train.calibration = 'auto'

@@ -17,6 +17,4 @@ from memkd_jax.configs.folder import for_own_images
 
 
 def get_config(method: str = 'memkd') -> ConfigDict:
-  config = for_own_images(methods.get_config('folder_3d', method))
-  config.data.inputs = ('rgb', 'normals')
-  return config
+  return for_own_images(methods.get_config('folder_3d', method))

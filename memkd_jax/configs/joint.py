@@ -18,7 +18,7 @@ def get_config(which: str = 'folder') -> ConfigDict:
   """The name of a data set, and behind a comma a key of `methods.METHODS`."""
   dataset, _, method = which.partition(',')
   config = methods.get_config(dataset, method or 'memkd')
-  if dataset == 'folder':
+  if dataset in folder.OWN:
     config = folder.for_own_images(config)
   config.train.scope = 'joint'
   return config

@@ -9,13 +9,14 @@ docs/trials.md. After the colon stands the data set, one of memkd_jax/data/datas
 from ml_collections import ConfigDict
 
 from memkd_jax import methods
-from memkd_jax.configs.folder import EPOCHS
+from memkd_jax.configs.folder import OWN, for_own_images
 
 
 def get_config(dataset: str = 'folder') -> ConfigDict:
   config = methods.get_config(dataset)
   config.model.fusion = 'replace'
-  if dataset == 'folder':
-    config.train.holdout, config.train.calibration = 0.1, 'auto'  # as configs/folder.py
-    config.train.epochs = EPOCHS
+  if dataset in OWN:
+    backbone = config.model.backbone
+    config = for_own_images(config)
+    config.model.backbone = backbone
   return config

@@ -18,6 +18,12 @@ _NEAR = 2.0
 # An object on a background has this share of the readings at least, and stands out by this many
 # times as much as the background does.
 _SMALLEST, _LOWEST = 0.05, 2.0
+_MOST = 0.99  # of the points: as high as these an object is nearer than the scanner
+_MOST_OF_BORDER = 4000  # points of the border by which a plane is judged
+_NOT_SEEN = (
+  'its points are not seen from the origin; x, y and z have to be those of a scanner at '
+  '(0, 0, 0) that looks along z, (0, 0, 0) where nothing was read'
+)
 _FEWEST = 20  # points of the border
 _SMOOTHING = 1.5  # pixels, standard deviation: readings are rounded
 
@@ -52,10 +58,16 @@ class Surface(NamedTuple):
 
 
 def surface(points: np.ndarray) -> Surface:
-  """All of a cloud [H, W, 3]; raises ValueError where nothing was read."""
+  """All of a cloud [H, W, 3].
+
+  Raises:
+    ValueError: nothing was read, or the points are not seen from the origin.
+  """
   valid = has_reading(points)
   if not valid.any():
     raise ValueError('no point of it was read')
+  if np.median(points[valid, 2]) <= 0:
+    raise ValueError(_NOT_SEEN)
   points = np.where(valid[..., None], points, 0.0).astype(np.float64)
   plane = background_plane(points, valid)
   normals, found = surface_normals(points, valid)
@@ -64,6 +76,8 @@ def surface(points: np.ndarray) -> Surface:
     normals = normals * (1.0, 1.0, -1.0)
   else:
     above, normals = heights(points, plane), upright(normals, plane)
+    if abs(plane.offset) <= np.quantile(np.abs(above[valid]), _MOST):
+      raise ValueError(_NOT_SEEN)
     background = is_background(above, valid, plane)
     above[background], normals[background] = 0.0, (0.0, 0.0, 1.0)
     found |= background
@@ -113,6 +127,8 @@ def background_plane(points: np.ndarray, valid: np.ndarray, seed: int = 0) -> Pl
   if len(found) < _FEWEST:
     return None
   rng = np.random.default_rng(seed)
+  if len(found) > _MOST_OF_BORDER:
+    found = found[rng.choice(len(found), _MOST_OF_BORDER, replace=False)]
   triples = found[rng.integers(len(found), size=(_DRAWS, 3))]
   normals = np.cross(triples[:, 1] - triples[:, 0], triples[:, 2] - triples[:, 0])
   lengths = np.linalg.norm(normals, axis=1)
@@ -195,8 +211,9 @@ def surface_normals(points: np.ndarray, valid: np.ndarray) -> tuple[np.ndarray, 
   lengths = np.linalg.norm(normals, axis=-1)
   found = valid & has_row & has_column & (lengths > 0)
   normals = normals / np.where(found, lengths, 1.0)[..., None]
-  away = np.sum(normals * smooth, axis=-1) > 0
-  return np.where(away[..., None], -normals, normals), found
+  # On a grid all look to the same side of it; a single ray may be steeper than a surface.
+  away = np.sum(normals * smooth, axis=-1)[found] > 0
+  return (-normals if 2 * away.sum() > len(away) else normals), found
 
 
 def upright(normals: np.ndarray, plane: Plane) -> np.ndarray:

@@ -78,6 +78,7 @@ def read_depth(path: Readable, info: Readable) -> np.ndarray:
   z = low + (high - low) * values / _HIGHEST
   rows, columns = np.mgrid[: z.shape[0], : z.shape[1]].astype(np.float64)
   pitch = float(np.median(np.abs(z))) / max(z.shape)  # of a camera that sees half a right angle
+  columns, rows = columns - columns.mean(), rows - rows.mean()
   return np.stack([columns * pitch, rows * pitch, z], axis=-1)
 
 

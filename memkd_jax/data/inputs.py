@@ -104,11 +104,16 @@ def _resized(image: Any, size: Sizing, bits: int) -> np.ndarray:
 
 
 def _object(files: Mapping[Any, Any]) -> Sample:
-  paths = {name: Path(path).expanduser() for name, path in files.items()}
-  if RGB not in paths:
+  paths = {
+    name: Path(path).expanduser()
+    for name, path in files.items()
+    if isinstance(path, (str, os.PathLike))
+  }
+  if RGB not in paths or len(paths) < len(files):
     raise UserError(
-      f"An object is {{{', '.join(map(repr, files))}}}; its files are {{'rgb': PATH}} and, as "
-      "the model looks at them, 'xyz', or 'depth' with 'depth_info', and 'normals'."
+      f'An object is {{{", ".join(map(repr, files))}}}; give the paths of its files, '
+      "{'rgb': PATH} and, as the model looks at them, 'xyz', or 'depth' with 'depth_info', and "
+      "'normals'."
     )
   return Sample(str(paths[RGB]), paths, None, GOOD)
 

@@ -19,6 +19,7 @@ from memkd_jax.data.framing import RGB, Framing
 from memkd_jax.data.images import Notice, read_image, read_rgb
 from memkd_jax.data.sample import GOOD, Readable, Sample
 from memkd_jax.errors import UserError
+from memkd_jax.runtime.progress import progress_bar
 
 if TYPE_CHECKING:
   from memkd_jax.data.clouds import Surface
@@ -56,7 +57,7 @@ def read_sample(
     return read_image(sample.image, framing, bits, notice)
   surface = functools.cache(lambda: read_surface(sample.inputs))
   shown = [PICTURES[name](sample, surface, framing, bits, notice) for name in framing.inputs]
-  _check_sizes({str(one.file): one.picture.size for one in shown})
+  _check_sizes([(str(one.file), one.picture.size) for one in shown])
   try:
     layers = [framing.layer(one.picture, one.valid) for one in shown]
   except UserError as error:
@@ -140,7 +141,12 @@ def _depth(
 def _normals(
   sample: Sample, surface: Callable[[], 'Surface'], framing: Framing, bits: int, notice: Notice
 ) -> Shown:
-  if NORMALS in sample.inputs:
+  if XYZ not in sample.inputs:  # no other file tells them in true angles
+    if NORMALS not in sample.inputs:
+      raise UserError(
+        f"{sample.image} has neither a point cloud ('xyz') nor normals ('normals') beside it, "
+        'which the model looks at; give them.'
+      )
     return Shown(sample.inputs[NORMALS], read_rgb(sample.inputs[NORMALS]))
   picture = to_picture((surface().normals + 1.0) / 2.0)
   return Shown(_file_of_surface(sample.inputs), picture, surface().valid)
@@ -200,8 +206,11 @@ def choose_depth_range(
     found = np.quantile(surface.heights[surface.valid], (_OUTLIERS, 1.0 - _OUTLIERS))
     return float(found[0]), float(found[1])
 
-  with ThreadPoolExecutor(threads) as pool:
-    found = [part for part in pool.map(bounds, samples) if part is not None]
+  found = []
+  with ThreadPoolExecutor(threads) as pool, progress_bar('depth', len(samples)) as progress:
+    for part in pool.map(bounds, samples):
+      found += [] if part is None else [part]
+      progress.update()
   if not found:
     return None
   low, high = min(part[0] for part in found), max(part[1] for part in found)
@@ -220,9 +229,9 @@ def _file_of_surface(inputs: Mapping[str, Readable]) -> Readable:
   )
 
 
-def _check_sizes(sizes: Mapping[str, tuple[int, int]]) -> None:
+def _check_sizes(sizes: Sequence[tuple[str, tuple[int, int]]]) -> None:
   """Raises UserError where the pictures of an object are of several sizes, by their files."""
-  (first, (width, height)), *others = sizes.items()
+  (first, (width, height)), *others = sizes
   for file, size in others:
     if size != (width, height):
       raise UserError(

@@ -17,8 +17,9 @@ import numpy as np
 from jax import export as jax_export
 
 import memkd_jax
+from memkd_jax.data.framing import RGB, Framing
 from memkd_jax.data.images import size_value
-from memkd_jax.deploy.from_file import FORMAT, FRAMED
+from memkd_jax.deploy.from_file import FORMAT, FRAMED, SEVERAL
 from memkd_jax.detector import Detector
 from memkd_jax.errors import UserError
 from memkd_jax.files import atomic
@@ -50,6 +51,9 @@ _FRAMING = (
   'around it; with crop as much of its middle as fills the canvas is resized. '
   'With roi or fit there is a fourth channel: 255 where any of what a pixel of the canvas '
   'covers is inside, and 0 elsewhere; maps mean nothing there. '
+  'With inputs the canvas has four channels for each of these pictures of an object, in this '
+  'order, the fourth likewise: rgb is the photograph, depth the heights above the background, '
+  'of which depth_range becomes 0 and 255, normals (n + 1) / 2; see docs/depth.md. '
   'memkd predict --model=FILE.onnx, and memkd_jax/data/framing.py, do that.'
 )
 _USUAL = 'in spreads from the mean of held-out normal images'
@@ -112,7 +116,7 @@ def metadata(detector: Detector, batch: int | None = None) -> dict[str, Any]:
   calibration, threshold = detector.calibration, detector.threshold
   tiling, framing = detector.tiling.to_json(), detector.framing.to_json()
   values: dict[str, Any] = {
-    'format': FORMAT if framing is None else FRAMED,
+    'format': FORMAT if framing is None else SEVERAL if 'inputs' in framing else FRAMED,
     'memkd_jax': memkd_jax.__version__,
     'category': detector.category,
     'image_size': size_value(detector.image_size),
@@ -128,8 +132,8 @@ def metadata(detector: Detector, batch: int | None = None) -> dict[str, Any]:
       'dtype': model.dtype,
     },
     'inputs': {
-      'images': f'uint8 [B, {height}, {width}, {channels}], RGB'
-      f'{" and what counts" if channels == 4 else ""}, B {batch or "any number from 1"}'
+      'images': f'uint8 [B, {height}, {width}, {channels}], {_channels(detector.framing)}, B '
+      f'{batch or "any number from 1"}'
     },
     'outputs': {
       'maps': f'float32 [B, {height}, {width}], anomaly maps: higher is more anomalous; '
@@ -203,3 +207,10 @@ def _entry(name: str) -> zipfile.ZipInfo:
   entry = zipfile.ZipInfo(name)
   entry.external_attr = 0o644 << 16  # or `unzip` makes a file that nobody may read
   return entry
+
+
+def _channels(framing: Framing) -> str:
+  """What the channels of a canvas are."""
+  if framing.inputs == (RGB,):
+    return 'RGB and what counts' if framing.channels == 4 else 'RGB'
+  return ', then '.join(f'{name} and what counts of it' for name in framing.inputs)

@@ -13,7 +13,8 @@ from memkd_jax.errors import UserError
 from memkd_jax.scoring.base import BaseDetector, check_asked
 from memkd_jax.scoring.calibration import Calibration, choose_threshold, parse_calibration
 
-FORMAT, FRAMED = 2, 3  # with a framing, which readers of the former do not know
+# With a framing, and with other pictures than photographs: earlier readers do not know these.
+FORMAT, FRAMED, SEVERAL = 2, 3, 4
 _EXPORT = 'export it again (memkd export --workdir=DIR --out=FILE.onnx)'
 
 
@@ -83,7 +84,7 @@ def _parse(file: Path, text: str) -> tuple[dict[str, Any], Calibration | None]:
   """The metadata of a file, and its calibration; raises UserError where they are not ours."""
   try:
     values = json.loads(text)
-    if values['format'] not in (FORMAT, FRAMED):
+    if values['format'] not in (FORMAT, FRAMED, SEVERAL):
       raise UserError(
         f'{file} was written by another version of memkd_jax, {values["memkd_jax"]}; {_EXPORT}.'
       )

@@ -23,7 +23,7 @@ from memkd_jax.methods.base import Method, Task
 from memkd_jax.scoring import held_out
 from memkd_jax.scoring.held_out import HeldOut, Part, Scorer
 
-_FOLDER = 'folds'
+FOLDER = 'folds'
 
 
 def cross_scores(
@@ -74,7 +74,7 @@ def fit_folds(
     What gives the parameters of each.
   """
   names = [f'{task.name}, fold {k} of {len(folds)}' for k in range(1, len(folds) + 1)]
-  homes = [folder / _FOLDER / str(k) for k in range(1, len(folds) + 1)]
+  homes = [folder / FOLDER / str(k) for k in range(1, len(folds) + 1)]
   facts = [{'train_sha256': images_digest(_without(images, fold))} for fold in folds]
   done = [
     kept_parts.read(home, facts_) is not None for home, facts_ in zip(homes, facts, strict=True)
@@ -121,7 +121,7 @@ def discard(folder: Path) -> None:
   Raises:
     OSError: it cannot be removed.
   """
-  kept_parts.discard(folder / _FOLDER)
+  kept_parts.discard(folder / FOLDER)
 
 
 def _announcement(name: str, images: int, folds: int) -> str:

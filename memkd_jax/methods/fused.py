@@ -18,7 +18,7 @@ from ml_collections import ConfigDict
 
 from memkd_jax.errors import UserError
 from memkd_jax.files.digest import images_digest
-from memkd_jax.methods import kept_parts
+from memkd_jax.methods import kept_parts, tile_models
 from memkd_jax.methods.base import Fitted, Method, Start, Task
 from memkd_jax.methods.one_pass import over_batches
 from memkd_jax.methods.standardization import moments, over_all_images, standardize
@@ -28,6 +28,8 @@ from memkd_jax.teachers.extractor import FeatureExtractor
 from memkd_jax.training import divergence
 
 FOLDER = 'inputs'
+# Where a picture's model is kept in a task's folder until all is done, with models of places.
+_WHERE = (f'{FOLDER}/*', f'{tile_models.FOLDER}/*/{FOLDER}/*')
 _USUAL = 'usual'
 
 
@@ -72,11 +74,12 @@ class Fused(Method):
     """Fits one after the other; those that are done are not repeated."""
     params: dict[str, Any] = {}
     for number, name in enumerate(self._inputs):
-      home, seen = folder / FOLDER / name, np.ascontiguousarray(_layer(images, number))
+      rows = self._counting(task, images, number)
+      home, seen = folder / FOLDER / name, np.ascontiguousarray(_layer(images, number)[rows])
       facts = {'train_sha256': images_digest(seen)}
       found = kept_parts.read(home, facts)
       if found is None:
-        of_input = dataclasses.replace(task, name=f'{task.name}, {name}')
+        of_input = dataclasses.replace(task.of_images(rows), name=f'{task.name}, {name}')
         found = self._member.fit(of_input, seen, home).params
         kept_parts.write(home, found, facts)
       params[name] = found
@@ -119,8 +122,26 @@ class Fused(Method):
     batches = over_batches(
       devices, f'{task.name}, maps', images, size, self._moments, *constants
     )
-    usual: dict[str, Any] = over_all_images([found for _, found in batches])
+    parts = [found for _, found in batches]
+    usual: dict[str, Any] = {}
+    for number in range(len(self._inputs)):
+      rows = self._counting(task, images, number)
+      key = f'map{number}'
+      found = jax.tree.map(lambda *x: np.concatenate(x), *[part[key] for part in parts])
+      usual |= over_all_images([{key: {name: x[rows] for name, x in found.items()}}])
     return usual
+
+  def _counting(self, task: Task, images: np.ndarray, number: int) -> np.ndarray:
+    """Which images show anything that counts in a picture; raises UserError where none does."""
+    rows = np.flatnonzero(images[..., 4 * number + 3].any(axis=(1, 2)))
+    if not len(rows):
+      name = self._inputs[number]
+      others = ','.join(other for other in self._inputs if other != name)
+      raise UserError(
+        f'{task.name}: of {name} nothing counts in any image; leave it out with '
+        f'--config.data.inputs={others}, or look at another part of the images.'
+      )
+    return rows
 
   @functools.cached_property
   def _moments(self) -> Callable[..., Any]:
@@ -141,12 +162,13 @@ def diverged(folder: Path, name: str) -> list[str]:
     folder: the task's folder.
     name: the task's name.
   """
-  logs = {log.parent.name: log for log in (folder / FOLDER).glob('*/metrics.jsonl')}
-  return [
-    said
-    for picture in sorted(logs)
-    if (said := divergence.describe(logs[picture], f'{name}, {picture}'))
-  ]
+  logs = sorted(log for where in _WHERE for log in folder.glob(f'{where}/metrics.jsonl'))
+  found = []
+  for log in logs:
+    place = log.parent.relative_to(folder).parts  # ('tiles', '3', 'inputs', 'depth')
+    tile = f', tile {int(place[1]) + 1}' if len(place) > 2 else ''
+    found.append(divergence.describe(log, f'{name}{tile}, {place[-1]}'))
+  return [said for said in found if said]
 
 
 def discard(folder: Path) -> None:
@@ -155,8 +177,7 @@ def discard(folder: Path) -> None:
   Raises:
     OSError: they cannot be removed.
   """
-  for home in (folder / FOLDER).glob('*'):
-    kept_parts.forget(home)
+  kept_parts.forget_all(folder, _WHERE)
 
 
 def _layer(images: Any, number: int) -> Any:

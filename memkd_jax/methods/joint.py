@@ -16,7 +16,7 @@ import numpy as np
 from memkd_jax.data.sampling import Plan
 from memkd_jax.data.tiling import Tiling
 from memkd_jax.files.digest import images_digest
-from memkd_jax.methods import cross_calibration, kept_parts, tile_models
+from memkd_jax.methods import cross_calibration, fused, kept_parts, tile_models
 from memkd_jax.methods.base import Fitted, Method, Task
 from memkd_jax.runtime import memory
 from memkd_jax.workdir import UNFOLDING
@@ -114,7 +114,8 @@ def fit(method: Method, tiling: Tiling, task: Task, images: Pool, root: Path) ->
   facts = {'train_sha256': images_digest(images.images)}
   params = kept_parts.read(home, facts)
   if params is None:
-    resumed = (home / 'checkpoints').exists()
+    began_before = ('checkpoints', tile_models.FOLDER, fused.FOLDER)
+    resumed = any((home / name).exists() for name in began_before)
     before, began = memory.reset_peak(), time.monotonic()
     fitted = tile_models.fit(method, tiling, task, images.images, home)
     seconds = None if resumed else time.monotonic() - began

@@ -5,7 +5,7 @@ training resumes as any training does.
 """
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -48,18 +48,24 @@ def write(home: Path, params: Mapping[str, Any], facts: Mapping[str, Any]) -> No
   shared_checkpoints.discard(home / 'checkpoints')
 
 
-def forget(home: Path) -> None:
-  """Removes a part's model, and its folder where nothing else is left in it.
+def forget_all(folder: Path, patterns: Sequence[str]) -> None:
+  """Removes the models of parts, and their folders where nothing else is left in them.
+
+  Args:
+    folder: the task's folder.
+    patterns: of the parts' folders in it.
 
   Raises:
-    OSError: it cannot be removed.
+    OSError: they cannot be removed.
   """
 
   def remove() -> None:
-    for name in (model.FACTS, model.TENSORS):
-      (home / name).unlink(missing_ok=True)
-    if not any(home.iterdir()):
-      home.rmdir()
+    for home in sorted(home for pattern in patterns for home in folder.glob(pattern)):
+      for name in (model.FACTS, model.TENSORS):
+        (home / name).unlink(missing_ok=True)
+      for place in (home, home.parent):
+        if not any(place.iterdir()):
+          place.rmdir()
 
   hosts.on_main(remove)
 

@@ -86,6 +86,9 @@ FIELDS = (
 )
 
 
+_MEMORIZED = 0.5  # share of the patches above which most are found again
+
+
 def resolve(config: ConfigDict) -> ConfigDict:
   """Checks what no field can check by itself."""
   return patches.resolve(config)
@@ -121,6 +124,7 @@ class PatchCore(Method):
     channels = config.method.channels, config.method.joint_channels
     self._patches = patches.Patches(config, extractor, devices, *channels)
     self.stages = self._patches.stages
+    self.memorizes = config.method.share > _MEMORIZED and not config.method.most
     depth, size = max(self.stages), config.eval.batch_size
     self._look = ImagePass(extractor, depth, self._embed, devices, size)
 

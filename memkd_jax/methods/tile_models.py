@@ -91,5 +91,4 @@ def discard(folder: Path) -> None:
   Raises:
     OSError: they cannot be removed.
   """
-  for home in (folder / FOLDER).glob('*'):
-    kept_parts.forget(home)
+  kept_parts.forget_all(folder, (f'{FOLDER}/*',))

@@ -165,9 +165,9 @@ def by_category(usage: np.ndarray, owners: np.ndarray, names: Sequence[str]) -> 
     mutual information of item and category as a share of its maximum, log min(C, L): 0 where
     all categories use the items alike, 1 where an item tells the category}.
   """
-  means = np.stack(
-    [usage[owners == owner].mean(axis=0, dtype=np.float64) for owner in range(len(names))]
-  )
+  there = [owner for owner in range(len(names)) if (owners == owner).any()]
+  names = [names[owner] for owner in there]  # train.stop=plateau may leave one none
+  means = np.stack([usage[owners == owner].mean(axis=0, dtype=np.float64) for owner in there])
   ratios = means / np.maximum(means.mean(axis=0), np.finfo(np.float64).tiny)
   information = float(special.xlogy(means, ratios).sum(axis=1).mean())
   most = np.log(min(means.shape))

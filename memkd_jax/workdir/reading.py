@@ -11,6 +11,7 @@ from memkd_jax.data import bit_depth
 from memkd_jax.data.datasets import Source
 from memkd_jax.data.framing import ALPHA
 from memkd_jax.data.modalities import choose_depth_range
+from memkd_jax.data.sample import Sample
 from memkd_jax.data.sampling import Plan, calibration_plan, joint_plans
 from memkd_jax.data.splits import Split, load_split
 from memkd_jax.data.task_images import TaskImages, describe_leak, image_digests, list_task
@@ -89,7 +90,7 @@ class TaskReader:
     Raises:
       UserError: see `listed`; or files are broken.
     """
-    known = self._folder.read_ranges(task.name, task.seed)
+    known = None if self._force else self._folder.read_ranges(task.name, task.seed)
     return self._read(task.train, task.test, self._region_key(task), known)
 
   def plan(self, task: Task, number: int) -> Plan:
@@ -104,6 +105,11 @@ class TaskReader:
     if not (self._joined and number):
       return calibration_plan(task.seed, task.name, number, *how)
     return joint_plans(task.seed, self._numbers, *how)[task.name]
+
+  @functools.cached_property
+  def _samples_of_all(self) -> list[Sample]:
+    """The normal images of the categories from which one model learns."""
+    return [s for c in self._joined for s in self._source.list_samples(c, 'train')]
 
   @functools.cached_property
   def _numbers(self) -> dict[str, int]:
@@ -151,7 +157,9 @@ class TaskReader:
       framing = framing_of(data, self._regions.get(region))
       found = (data.bit_depth, data.depth_range) if known is None else known
       bits = bit_depth.choose(found[0], images.train, data.threads)
-      depths = choose_depth_range(data.inputs, found[1], images.train, data.threads)
+      # A joint model sees the depth of all categories in one way.
+      of_all = self._samples_of_all if self._joined and found[1] == 'auto' else images.train
+      depths = choose_depth_range(data.inputs, found[1], of_all, data.threads)
       framing = dataclasses.replace(framing, depth_range=depths)
       test = load_split(images.test, framing, data.threads, bits)
       normal = load_split(images.train, framing, data.threads, bits)

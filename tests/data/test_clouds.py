@@ -247,3 +247,24 @@ def test_a_surface_without_a_background():
   np.testing.assert_array_equal(clouds.surface(alone).normals[..., 2], 1)
   with pytest.raises(ValueError, match='no point'):
     clouds.surface(np.zeros((4, 4, 3)))
+
+
+def test_points_that_are_not_seen_from_the_origin_are_refused(rng):
+  points, _, _ = ball()
+  points += rng.normal(0, 1e-4, points.shape)
+  on_the_table = points + DISTANCE * TILT  # the origin, that is
+  above_it = points + (DISTANCE - 0.02) * TILT
+  for other in (on_the_table, above_it, points * (1, 1, -1)):
+    with pytest.raises(ValueError, match='not seen from the origin'):
+      clouds.surface(other)
+
+
+@pytest.mark.parametrize('corner', [0.0, 32.0])
+def test_steep_slopes_look_up_too(corner):
+  y, x = np.mgrid[:65, :65] - corner
+  bump = 12 * np.exp(-((x - 32 + corner) ** 2 + (y - 32 + corner) ** 2) / 50)  # slope 1.5
+  points = np.stack([x, y, 100 - bump], -1) * 1e-3
+  found = clouds.surface(points)
+  assert found.normals[..., 2].min() > 0
+  assert found.normals[..., 2].min() < 0.7
+  assert found.heights.max() == pytest.approx(0.012, rel=0.05)

@@ -138,3 +138,25 @@ def test_maps_without_a_unit_are_refused(make_config, tmp_path, one_device, meth
     methods.create(config, extractor, one_device)
   config.anomaly_map.normalize = 'stage'
   assert isinstance(methods.create(config, extractor, one_device), Fused)
+
+
+def test_patchcore_memorizes_what_it_keeps_whole(make_config, tmp_path, one_device):
+  config = tiny_of('patchcore', make_config(tmp_path), **{'method.share': 1.0})
+  extractor = FeatureExtractor(config.model.backbone, config.model.teacher_weights)
+  for most, memorizes in ((0, True), (64, False)):
+    config.method.most = most
+    assert methods.create(methods.resolve(config), extractor, one_device).memorizes is memorizes
+
+
+def test_objects_that_a_picture_does_not_show_are_left_out_of_it(fused, canvases, tmp_path):
+  method, _ = fused
+  expected = method.fit(TASK, canvases[:6], tmp_path / 'six').params
+  canvases[6:, ..., 4:] = 0
+  found = method.fit(TASK, canvases, tmp_path / 'all').params
+  jax.tree.map(np.testing.assert_array_equal, found['depth'], expected['depth'])
+  usual, alone = found['usual']['map1'], expected['usual']['map1']
+  assert usual['mean'] == pytest.approx(alone['mean'], rel=1e-5)
+  assert usual['deviation'] == pytest.approx(alone['deviation'], rel=1e-5)
+  canvases[..., 7] = 0
+  with pytest.raises(UserError, match=r'of depth nothing counts.*--config\.data\.inputs=rgb,'):
+    method.fit(TASK, canvases, tmp_path / 'none')

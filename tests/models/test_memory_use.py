@@ -70,6 +70,13 @@ def test_items_tell_categories_or_do_not(rng):
   assert memory_use.by_category(apart[:2], owners[:2], names[:1])['category_information'] == 0
 
 
+def test_a_category_without_images_is_left_out(rng):
+  usage = rng.dirichlet(np.ones(4), size=3)
+  found = memory_use.by_category(usage, np.array([0, 2, 2]), ('bolt', 'nut', 'washer'))
+  assert list(found['usage_by_category']) == ['bolt', 'washer']
+  assert 0 < found['category_information'] <= 1
+
+
 def test_category_information_is_mutual_information(rng):
   usage, owners = rng.dirichlet(np.ones(5), size=6), np.array([0, 1, 1, 2, 0, 0])
   joint = np.zeros((3, 5))
