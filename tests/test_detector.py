@@ -243,7 +243,7 @@ def test_several_images_in_an_array(run, rng):
     (np.zeros((2, 2, 40, 60, 3), np.uint8), r'an array \[2, 2, 40, 60, 3\]'),
     (np.zeros(3, np.uint8), r'an array \[3\]'),
     (b'\x89PNG', 'is bytes; give arrays'),
-    ({'image': 1}, 'is dict; give arrays'),
+    ({'image': 1}, r"An object is \{'image'\}; give the paths of its files"),
     (7, 'is int; give arrays'),
     ([[0, 1], [2, 3]], 'is list; give arrays'),
     ('none.png', r'none\.png is not a readable image'),

@@ -34,7 +34,10 @@ def test_a_category_that_may_not_be_read_fails_alone(
   def forbidden(root, category, split):
     raise PermissionError(errno.EACCES, 'Permission denied', f'{root}/{category}/{split}')
 
-  dataset = datasets.Dataset(None, 'Put your own images there', '', forbidden)
+  listing = datasets.folder.list_categories
+  dataset = datasets.Dataset(
+    None, 'Put your own images there', '', forbidden, list_categories=listing
+  )
   monkeypatch.setitem(datasets.DATASETS, 'folder', dataset)
   results = run_config(tiny_config, tmp_path / 'run')
   denied = f'{tmp_path}/data/bolt/train: Permission denied; give this user access to it.'

@@ -22,11 +22,6 @@ from scipy import ndimage
 from memkd_jax.data.benchmarks.demo_textures import CATEGORIES, photograph, training_part
 from memkd_jax.errors import UserError, explain
 
-_OUT = flags.DEFINE_string('out', '', 'Folder to write, which must not exist yet.')
-_TEXTURES = flags.DEFINE_list('textures', list(CATEGORIES), 'Which textures, one a category.')
-_TRAIN = flags.DEFINE_integer('train', 40, 'Normal images to learn from.')
-_TEST = flags.DEFINE_integer('test', 20, 'Images of each defect; as many normal ones.')
-
 DEFECTS = {'bump': 1.0, 'dent': -1.0}
 
 _SIZE = 128
@@ -74,9 +69,9 @@ def write(out: Path, name: str, rng: np.random.Generator) -> None:
   texture = photograph(name)
   upper = training_part(texture)
   lower = texture[len(upper) :]
-  for i in range(_TRAIN.value):
+  for i in range(flags.FLAGS.train):
     _save(out / 'train' / 'good', i, *paint(upper, 0, rng))
-  for i in range(_TEST.value):
+  for i in range(flags.FLAGS.test):
     _save(out / 'test' / 'good', i, *paint(lower, 0, rng))
     for defect, sign in DEFECTS.items():
       _save(out / 'test' / defect, i, *paint(lower, sign, rng))
@@ -97,19 +92,30 @@ def main(argv: list[str]) -> None:
   """Writes all categories."""
   del argv
   try:
-    if unknown := set(_TEXTURES.value) - set(CATEGORIES):
+    if unknown := set(flags.FLAGS.textures) - set(CATEGORIES):
       raise UserError(f'--textures={unknown.pop()}: give some of {", ".join(CATEGORIES)}.')
-    if not _OUT.value:
+    if not flags.FLAGS.out:
       raise UserError('name a folder with --out.')
-    out = Path(_OUT.value).expanduser()
+    out = Path(flags.FLAGS.out).expanduser()
     out.mkdir(parents=True)
-    for number, name in enumerate(_TEXTURES.value):
+    for number, name in enumerate(flags.FLAGS.textures):
       write(out / name, name, np.random.default_rng([0, number]))
   except FileExistsError:
-    sys.exit(f'painted_bumps: {_OUT.value} exists already; name another folder with --out.')
+    sys.exit(
+      f'painted_bumps: {flags.FLAGS.out} exists already; name another folder with --out.'
+    )
   except (UserError, OSError) as error:
     sys.exit(f'painted_bumps: {explain(error)}')
 
 
+def define_flags() -> None:
+  """Not by an import, for what else imports this file may have flags of these names."""
+  flags.DEFINE_string('out', '', 'Folder to write, which must not exist yet.')
+  flags.DEFINE_list('textures', list(CATEGORIES), 'Which textures, one a category.')
+  flags.DEFINE_integer('train', 40, 'Normal images to learn from.')
+  flags.DEFINE_integer('test', 20, 'Images of each defect; as many normal ones.')
+
+
 if __name__ == '__main__':
+  define_flags()
   app.run(main)

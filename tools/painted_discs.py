@@ -17,10 +17,6 @@ from PIL import Image
 
 from memkd_jax.errors import UserError, explain
 
-_OUT = flags.DEFINE_string('out', '', 'Folder to write the category to; it must not have it.')
-_TRAIN = flags.DEFINE_integer('train', 60, 'Normal images to learn from.')
-_TEST = flags.DEFINE_integer('test', 10, 'Images of each defect; twice as many normal ones.')
-
 CATEGORY = 'disc'
 DEFECTS = ('chip', 'missing', 'scratch', 'stain')
 
@@ -92,12 +88,12 @@ def paint(defect: str, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray
 def write(out: Path) -> None:
   """Writes the category's images and masks."""
   rng = np.random.default_rng(0)
-  for i in range(_TRAIN.value):
+  for i in range(flags.FLAGS.train):
     _save(out / 'train' / 'good' / f'{i:03}.png', paint('good', rng)[0])
-  for i in range(2 * _TEST.value):
+  for i in range(2 * flags.FLAGS.test):
     _save(out / 'test' / 'good' / f'{i:03}.png', paint('good', rng)[0])
   for defect in DEFECTS:
-    for i in range(_TEST.value):
+    for i in range(flags.FLAGS.test):
       image, mask = paint(defect, rng)
       while mask.sum() < _FEWEST:  # a scratch across a hole
         image, mask = paint(defect, rng)
@@ -118,9 +114,9 @@ def main(argv: list[str]) -> None:
   """Writes the category."""
   del argv
   try:
-    if not _OUT.value:
+    if not flags.FLAGS.out:
       raise UserError('name a folder with --out.')
-    out = Path(_OUT.value).expanduser() / CATEGORY
+    out = Path(flags.FLAGS.out).expanduser() / CATEGORY
     out.mkdir(parents=True)
     write(out)
   except FileExistsError:
@@ -129,5 +125,13 @@ def main(argv: list[str]) -> None:
     sys.exit(f'painted_discs: {explain(error)}')
 
 
+def define_flags() -> None:
+  """Not by an import, for what else imports this file may have flags of these names."""
+  flags.DEFINE_string('out', '', 'Folder to write the category to; it must not have it.')
+  flags.DEFINE_integer('train', 60, 'Normal images to learn from.')
+  flags.DEFINE_integer('test', 10, 'Images of each defect; twice as many normal ones.')
+
+
 if __name__ == '__main__':
+  define_flags()
   app.run(main)

@@ -113,10 +113,10 @@ def _of_pixels(
     'P-AP': record.average_precision,
     'P-PRO': record.aupro,
     'P-PRO5': record.aupro_low,
-    'P-F1max': record.f1_max,
   }
   if smallest:
     figures['P-PRO1'] = record.aupro_lowest
+  figures['P-F1max'] = record.f1_max
   if pixel_threshold is not None:
     figures['SegF1'] = pixels.f1_above(pixel_threshold)
   return figures

@@ -456,4 +456,5 @@ def test_the_description_matches(client):
   score = api['paths']['/api/score']['post']
   assert {'200', '400', '404', '413', '415', '422', '503'} <= set(score['responses'])
   form = score['requestBody']['content']['multipart/form-data']['schema']
-  assert list(form['properties']) == ['images']
+  further = ['xyz', 'depth', 'depth_info', 'normals']
+  assert list(form['properties']) == ['images', *further]
