@@ -107,7 +107,7 @@ class Fused(Method):
     align_corners, batch = self._config.anomaly_map.align_corners, images.shape[0]
     together = {}
     for number, name in enumerate(self._inputs):
-      own = tuple(stage[number * batch : (number + 1) * batch] for stage in features)
+      own = tuple(x.reshape(-1, batch, *x.shape[1:])[number] for x in features)
       found = self._member.maps(params[name], own, _layer(images, number))
       _, height, width = found[min(found)].shape
       together[number] = combine_maps(
