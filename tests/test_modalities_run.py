@@ -202,7 +202,6 @@ def test_a_server_takes_a_file_of_each_kind(trained, data):
     assert model['framing']['inputs'] == list(ALL)
 
 
-@pytest.mark.xfail(reason='ONNX files of several pictures are not written yet', strict=True)
 def test_an_exported_file_knows_the_pictures(trained, data, tmp_path):
   pytest.importorskip('jax2onnx', reason="needs pip install '.[onnx]'")
   file = tmp_path / 'bagel.onnx'

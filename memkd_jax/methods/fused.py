@@ -104,10 +104,10 @@ class Fused(Method):
     self, params: Any, features: tuple[jax.Array, ...], images: jax.Array
   ) -> dict[int, jax.Array]:
     """The map of each member, on the grid of its first stage."""
-    align_corners, batch = self._config.anomaly_map.align_corners, images.shape[0]
+    align_corners, several = self._config.anomaly_map.align_corners, len(self._inputs)
     together = {}
     for number, name in enumerate(self._inputs):
-      own = tuple(x.reshape(-1, batch, *x.shape[1:])[number] for x in features)
+      own = tuple(x.reshape(-1, several, *x.shape[1:])[:, number] for x in features)
       found = self._member.maps(params[name], own, _layer(images, number))
       _, height, width = found[min(found)].shape
       together[number] = combine_maps(

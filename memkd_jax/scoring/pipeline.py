@@ -1,6 +1,7 @@
 """From images to maps and scores: the one program of all that scores."""
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -148,7 +149,8 @@ class Pipeline:
     )
     counted, seen = combined, None
     if channels != 3:  # of what does not count no score is made
-      seen = images[..., 3] > 0 if channels == 4 else jnp.max(images[..., 3::4], axis=-1) > 0
+      counts = [images[..., k] > 0 for k in range(3, channels, 4)]
+      seen = functools.reduce(jnp.logical_or, counts)
       counted = jnp.where(seen, combined, -jnp.inf)
       maps = {
         k: jnp.where(seen_positions(seen, map_.shape[1:]), map_, -jnp.inf)

@@ -78,11 +78,14 @@ class FeatureExtractor:
       stages: the number of stages, at most `self.depth`.
 
     Returns:
-      [B, H_k, W_k, C_k] of `self.dtype` for each stage k; of M pictures [M B, H_k, W_k, C_k],
-      all of the first ones, then all of the second.
+      [B, H_k, W_k, C_k] of `self.dtype` for each stage k; of M pictures [B M, H_k, W_k, C_k],
+      those of an object one after the other.
     """
     if images.shape[-1] > 4:
-      images = jnp.concatenate(jnp.split(images, images.shape[-1] // 4, axis=-1))
+      # Slices, and a batch that is what is left: converted formats have no split, and may not
+      # know how many images there are.
+      layers = [images[..., i : i + 4] for i in range(0, images.shape[-1], 4)]
+      images = jnp.stack(layers, axis=1).reshape(-1, *images.shape[1:3], 4)
     teacher = Teacher(self.arch, stages=stages, dtype=self.dtype)
     features: Any = teacher.apply({'params': params}, self.normalize(images))
     return features
