@@ -41,7 +41,7 @@ def config_of(make_config, data):
     config.data.dataset, config.data.categories = dataset, 'all'
     config.data.inputs = inputs
     options = {'train.holdout': 0.0, 'train.calibration': 'holdout'} | options
-    if method == 'memkd':
+    if method in ('memkd', 'rd'):
       options = {'train.epochs': 1, 'train.batch_size': 4} | options
     else:
       options = {'method.share': 0.5} | options
@@ -70,6 +70,36 @@ def test_a_run_on_a_publishers_layout(dataset, method, config_of, tmp_path):
   assert (folder / 'inputs' / 'depth' / 'metrics.jsonl').exists() == (method == 'memkd')
   again = run_config(config, tmp_path / 'run')
   assert again['categories'] == results['categories']
+
+
+def test_one_student_sees_all_pictures(config_of, data, tmp_path):
+  config = config_of('mvtec_3d', 'rd', **{'model.joint_bottleneck': True})
+  results = run_config(config, tmp_path / 'run')
+  assert not results['failed'], results['failed']
+  trained = Workdir(tmp_path / 'run').read_model('bagel', 0)
+  assert set(trained.params) == {'student', 'usual'}
+  assert set(trained.params['usual']) == {'map0', 'map1', 'map2'}
+  test = data / 'mvtec_3d' / 'bagel' / 'test' / 'hole'
+  files = {'rgb': test / 'rgb' / '000.png', 'xyz': test / 'xyz' / '000.tiff'}
+  assert memkd_jax.load(tmp_path / 'run')(files).maps.shape == (1, 32, 32)
+
+
+@pytest.mark.parametrize(
+  ('method', 'options', 'message'),
+  [
+    ('memkd', {'data.inputs': ('rgb',)}, 'is False where data.inputs names one picture'),
+    ('memkd', {'model.adapt_teacher': True}, 'is False with model.adapt_teacher'),
+    ('memmkd', {}, 'choose --config.model.paradigm=reverse'),
+    ('ensemble', {}, 'is False, or choose a method of one student'),
+  ],
+)
+def test_what_one_student_cannot_see(method, options, message, make_config, data):
+  config = tiny_of(method, make_config(data / 'mvtec_3d'), **{'data.inputs': ALL})
+  config.data.dataset = 'mvtec_3d'
+  config.model.joint_bottleneck = True
+  config.update_from_flattened_dict(options)
+  with pytest.raises(UserError, match=message):
+    methods.resolve(config)
 
 
 @pytest.mark.parametrize('inputs', [('depth',), ('normals',), ('rgb', 'normals')])

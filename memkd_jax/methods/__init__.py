@@ -99,15 +99,16 @@ def create(config: ConfigDict, extractor: Any, devices: Any) -> Any:
     devices: the `runtime.devices.Devices` that it runs on.
 
   Returns:
-    A `methods.base.Method`; where several pictures are looked at, one for each as one.
+    A `methods.base.Method`; where several pictures are looked at, what makes their maps one.
   """
   method = _module(config.method.name).create(config, extractor, devices)
   inputs = tuple(config.data.get('inputs', ('rgb',)))
   if len(inputs) == 1:
     return method
-  from memkd_jax.methods.fused import Fused
+  from memkd_jax.methods.fused import Fused, OneStudent
 
-  return Fused(config, method, inputs, extractor, devices)
+  kind = OneStudent if config.model.get('joint_bottleneck') else Fused
+  return kind(config, method, inputs, extractor, devices)
 
 
 def _module(method: Any) -> ModuleType:

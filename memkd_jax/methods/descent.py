@@ -256,16 +256,21 @@ class Descent:
   def known_or_computed(
     self, teacher_params: Any, batch: Batch, stages: int
   ) -> tuple[jax.Array, ...]:
-    """The teacher's features of a batch, [B, H_k, W_k, C_k], from the cache where it has them.
+    """The teacher's features of a batch, from the cache where it has them.
 
     Args:
       teacher_params: the extractor's parameters.
       batch: a device's share.
       stages: the number of stages that are computed where they are not known.
+
+    Returns:
+      As the extractor gives them: [B, H_k, W_k, C_k], of M pictures [B M, H_k, W_k, C_k].
     """
     if batch.features is None:
       return self._extractor(teacher_params, batch.images, stages)
-    return tuple(f.astype(self._extractor.dtype) for f in batch.features)
+    # Of several pictures the cache has [B, M, H_k, W_k, C_k].
+    known = (f.reshape(-1, *f.shape[-3:]) for f in batch.features)
+    return tuple(f.astype(self._extractor.dtype) for f in known)
 
   def make_step(self, optimizer: optax.GradientTransformation) -> Callable[..., Any]:
     """One step of any optimizer, not mapped over devices yet.
@@ -314,13 +319,21 @@ class Descent:
 
   @functools.cached_property
   def _teacher_step(self) -> Callable[..., Any]:
-    """Pmapped `(images, teacher_params) -> features` of all stages that a step needs."""
-    return self._devices.map(  # type: ignore[no-any-return]
-      lambda images, params: self._extractor(params, images, self._depth)
-    )
+    """Pmapped `(images, teacher_params) -> features` of all stages that a step needs.
+
+    A row an image, so that they can be drawn by its number: of M pictures [B, M, H, W, C].
+    """
+
+    def look(images: jax.Array, params: Any) -> tuple[jax.Array, ...]:
+      found = self._extractor(params, images, self._depth)
+      if images.shape[-1] <= 4:
+        return found
+      return tuple(x.reshape(len(images), -1, *x.shape[1:]) for x in found)
+
+    return self._devices.map(look)  # type: ignore[no-any-return]
 
   def _compute_features(self, images: np.ndarray) -> tuple[np.ndarray, ...]:
-    """The teacher's features of all images, [N, H_k, W_k, C_k] each."""
+    """The teacher's features of all images, [N, H_k, W_k, C_k] each; see `_teacher_step`."""
     step, size = self._teacher_step, self._config.train.batch_size
     batches = over_batches(self._devices, 'teacher', images, size, step, self.teacher_params)
     return collect(batches, len(images))  # type: ignore[no-any-return]

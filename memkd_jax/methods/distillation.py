@@ -61,6 +61,7 @@ class Distillation(Method):
     slots: the memories that are built, see `models.distillers.Slot`.
     targets: {m: the teacher's stage that memory m imitates}, in running order.
     depth: the number of the teacher's stages that the memories' targets need.
+    pictures: how many pictures of an object one student sees; see `fused` for others.
     distiller: student and memories, as they are trained.
   """
 
@@ -75,8 +76,10 @@ class Distillation(Method):
     together = config.parallel.axis == 'batch'
     if together:
       devices.check_divide(train.batch_size, 'train.batch_size')
+    # Models that are older than the field lack it.
+    self.pictures = len(config.data.inputs) if model.get('joint_bottleneck') else 1
     kind: type[Distiller] = ReverseDistiller
-    options: dict[str, Any] = {'adapt': model.adapt_teacher}
+    options: dict[str, Any] = {'adapt': model.adapt_teacher, 'pictures': self.pictures}
     if model.paradigm == 'forward':
       check_pair(model.backbone, model.student, model.projection)
       kind = ForwardDistiller

@@ -40,6 +40,7 @@ _OF_PARADIGM: dict[str, dict[str, Any]] = {
     'model.memory_layout': 'before',
     'model.bottleneck_dropout': 0.0,
     'model.adapt_teacher': False,
+    'model.joint_bottleneck': False,
     'train.feature_noise': 'none',
   },
 }
@@ -106,6 +107,12 @@ FIELDS = (
     False,
     'Whether a trainable copy of the teacher feeds the bottleneck; the student then rebuilds '
     'the features of both',
+  ),
+  Field(
+    'model.joint_bottleneck',
+    False,
+    'Whether one student sees all pictures of data.inputs in one bottleneck, and rebuilds the '
+    'features of each; else each picture has a student of its own',
   ),
   Field(
     'loss.kd',
@@ -257,6 +264,8 @@ def resolve(config: ConfigDict) -> ConfigDict:
     require('train.stop', config.train.stop, config.train.stop == 'epochs', what)
   if model.paradigm == 'forward':
     choose_student(model)
+  if model.joint_bottleneck:
+    _check_joint_bottleneck(config)
   require('model.stages', model.stages, len(model.stages) > 0, 'names at least one stage')
   model.stages = tuple(sorted(set(model.stages)))
   model.memories = tuple(sorted(set(model.memories)))
@@ -264,6 +273,15 @@ def resolve(config: ConfigDict) -> ConfigDict:
     if all(model[field] == value for field, value in values.items()):
       config.method.name = name
   return config
+
+
+def _check_joint_bottleneck(config: ConfigDict) -> None:
+  """Raises UserError where there is nothing to join, or no one student to see it."""
+  field = 'model.joint_bottleneck'
+  what = 'is False where data.inputs names one picture; name several, as in rgb,normals'
+  require(field, True, len(config.data.inputs) > 1, what)
+  what = 'is False with model.adapt_teacher, whose copy sees one picture'
+  require(field, True, not config.model.adapt_teacher, what)
 
 
 def choose_student(model: ConfigDict) -> None:

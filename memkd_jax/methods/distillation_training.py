@@ -136,7 +136,8 @@ class Trainer(Descent):
     """
     image = jnp.zeros((1, *images.shape[1:3], 3), self._extractor.dtype)
     shapes = self._extractor.shapes(images.shape[1:3])
-    features = tuple(jnp.zeros(f.shape, f.dtype) for f in shapes)
+    pictures = self._method.pictures
+    features = tuple(jnp.zeros((pictures, *f.shape[1:]), f.dtype) for f in shapes)
     key = jax.random.key(category_seed(task.seed, task.name))
     if start is not None:
       shapes = jax.eval_shape(self._method.distiller.init, key, image, features)

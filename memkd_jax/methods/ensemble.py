@@ -52,6 +52,9 @@ def resolve(config: ConfigDict) -> ConfigDict:
   """Checks what no field can check by itself."""
   combine = config.anomaly_map.combine  # of maps below their means a product would be high
   require('anomaly_map.combine', combine, combine == 'sum', 'is sum')
+  joint = config.model.joint_bottleneck  # neighbours have none
+  what = 'is False, or choose a method of one student, such as memkd'
+  require('model.joint_bottleneck', joint, not joint, what)
   config.model = distillation_config.resolve(_of_student(config)).model
   config.method.fine_stages = tuple(sorted(set(config.method.fine_stages)))
   return patchcore.resolve(config)

@@ -1,14 +1,15 @@
-"""Several pictures of an object, a detector for each, and their maps as one (late fusion).
+"""Several pictures of an object, and their maps as one.
 
 Photographs, depth and normals (`data.inputs`) each have a student, or a memory bank, of their
-own behind the one teacher. Each map is brought to units of what it is on the training images,
+own behind the one teacher (late fusion); or one student sees all of them (early fusion,
+`model.joint_bottleneck`). Each map is brought to units of what it is on the training images,
 so that none drowns the others; with anomaly_map.normalize=stage, of held-out ones. Where a
 picture shows nothing, because nothing was measured, its map is 0, the mean.
 """
 
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,11 +31,11 @@ from memkd_jax.training import divergence
 FOLDER = 'inputs'
 # Where a picture's model is kept in a task's folder until all is done, with models of places.
 _WHERE = (f'{FOLDER}/*', f'{tile_models.FOLDER}/*/{FOLDER}/*')
-_USUAL = 'usual'
+_USUAL, _STUDENT = 'usual', 'student'  # beside the names of pictures
 
 
 class Fused(Method):
-  """A detector of each picture, as one; attributes as in `Method`."""
+  """A detector of each picture, and their maps as one; attributes as in `Method`."""
 
   def __init__(
     self,
@@ -72,6 +73,12 @@ class Fused(Method):
     self, task: Task, images: np.ndarray, folder: Path, start: Start | None = None
   ) -> Fitted:
     """Fits one after the other; those that are done are not repeated."""
+    params = self._learn(task, images, folder)
+    params[_USUAL] = self._measure(task, images, params)
+    return Fitted(params, {})
+
+  def _learn(self, task: Task, images: np.ndarray, folder: Path) -> dict[str, Any]:
+    """{name of the picture: what its detector has learned}."""
     params: dict[str, Any] = {}
     for number, name in enumerate(self._inputs):
       rows = self._counting(task, images, number)
@@ -83,8 +90,7 @@ class Fused(Method):
         found = self._member.fit(of_input, seen, home).params
         kept_parts.write(home, found, facts)
       params[name] = found
-    params[_USUAL] = self._measure(task, images, params)
-    return Fitted(params, {})
+    return params
 
   def maps(
     self, params: Any, features: tuple[jax.Array, ...], images: jax.Array
@@ -103,17 +109,26 @@ class Fused(Method):
   def _raw(
     self, params: Any, features: tuple[jax.Array, ...], images: jax.Array
   ) -> dict[int, jax.Array]:
-    """The map of each member, on the grid of its first stage."""
-    align_corners, several = self._config.anomaly_map.align_corners, len(self._inputs)
-    together = {}
-    for number, name in enumerate(self._inputs):
-      own = tuple(x.reshape(-1, several, *x.shape[1:])[:, number] for x in features)
-      found = self._member.maps(params[name], own, _layer(images, number))
+    """The map of each picture, on the grid of its first stage."""
+    align_corners, together = self._config.anomaly_map.align_corners, {}
+    for number, found in enumerate(self._stage_maps(params, features, images)):
       _, height, width = found[min(found)].shape
       together[number] = combine_maps(
         found, (height, width), align_corners=align_corners, sigma=0.0
       )
     return together
+
+  def _stage_maps(
+    self, params: Any, features: tuple[jax.Array, ...], images: jax.Array
+  ) -> Iterator[dict[int, jax.Array]]:
+    """The maps of each picture, {stage: [B, H_k, W_k]}."""
+    for number, name in enumerate(self._inputs):
+      own = tuple(self._of_picture(x, number) for x in features)
+      yield self._member.maps(params[name], own, _layer(images, number))
+
+  def _of_picture(self, x: jax.Array, number: int) -> jax.Array:
+    """What belongs to one of the pictures: [B M, ...] -> [B, ...]."""
+    return x.reshape(-1, len(self._inputs), *x.shape[1:])[:, number]
 
   def _measure(self, task: Task, images: np.ndarray, params: Any) -> dict[str, Any]:
     """Mean and deviation of each map over the training images, where its picture counts."""
@@ -153,6 +168,25 @@ class Fused(Method):
       return {f'map{k}': moments(x[..., None], _layer(images, k)) for k, x in maps.items()}
 
     return self._devices.map(look)  # type: ignore[no-any-return]
+
+
+class OneStudent(Fused):
+  """One student that sees all pictures of an object; attributes as in `Method`."""
+
+  def __init__(self, *given: Any):
+    """As `Fused`; the member learns and scores all pictures together."""
+    super().__init__(*given)
+    self.name += ', one bottleneck'
+
+  def _learn(self, task: Task, images: np.ndarray, folder: Path) -> dict[str, Any]:
+    return {_STUDENT: self._member.fit(task, images, folder).params}
+
+  def _stage_maps(
+    self, params: Any, features: tuple[jax.Array, ...], images: jax.Array
+  ) -> Iterator[dict[int, jax.Array]]:
+    found = self._member.maps(params[_STUDENT], features, images)
+    for number in range(len(self._inputs)):
+      yield {k: self._of_picture(x, number) for k, x in found.items()}
 
 
 def diverged(folder: Path, name: str) -> list[str]:

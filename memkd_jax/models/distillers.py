@@ -4,6 +4,7 @@ from collections.abc import Callable
 from types import MappingProxyType
 
 import jax
+import jax.numpy as jnp
 from flax import linen as nn
 
 from memkd_jax.errors import UserError
@@ -28,6 +29,9 @@ class ReverseDistiller(Distiller):
     adapt: whether a trainable copy of the teacher feeds the bottleneck (section 10, after
       ReContrast). Two 1x1 convolutions behind each distilled stage then rebuild the features
       of both: F_S^k those of the frozen teacher, and `Distilled.rebuilt` those of the copy.
+    pictures: M, how many pictures of an object are looked at together: the features of all of
+      them feed one bottleneck, and a 1x1 convolution behind each distilled stage gives those
+      of each. Features come and go as [B M, H, W, C] then, an object's one after the other.
   """
 
   SLOTS = MappingProxyType(
@@ -47,6 +51,7 @@ class ReverseDistiller(Distiller):
   STAGE_NAME = 'student'
 
   adapt: bool = False
+  pictures: int = 1
 
   def setup(self) -> None:
     arch = ARCHITECTURES[self.arch]
@@ -62,6 +67,10 @@ class ReverseDistiller(Distiller):
       self.head, self.adapted_head = (
         {f'stage{k}': self._linear(arch.channels(k)) for k in self.stages} for _ in range(2)
       )
+    elif self.pictures > 1:
+      self.head = {
+        f'stage{k}': self._linear(self.pictures * arch.channels(k)) for k in self.stages
+      }
 
   def __call__(
     self,
@@ -75,25 +84,51 @@ class ReverseDistiller(Distiller):
 
     Args:
       images: [B, H, W, 3], normalised; looked at with an adapted teacher alone.
-      features: teacher stages 1 to 3, [B, H_k, W_k, C_k].
+      features: teacher stages 1 to 3, [B, H_k, W_k, C_k]; of several pictures
+        [B M, H_k, W_k, C_k].
       train: whether batch statistics are used and updated.
-      on_features: disturbs what the bottleneck sees; nothing does if None.
+      on_features: disturbs what the bottleneck sees, [B, H_k, W_k, M C_k]; nothing does if
+        None.
       on_embedding: disturbs what the first stage or the memory before it sees.
 
     Returns:
       The student's features of the distilled stages, and the embedding.
     """
-    seen = self.teacher(images) if self.adapt else features
+    seen = self.teacher(images) if self.adapt else self._side_by_side(features)
     embedding = self.bottleneck(on_features(seen) if on_features else seen, train)
     outputs = self._run(on_embedding(embedding) if on_embedding else embedding, train)
     if not self.adapt:
-      return Distilled(outputs, embedding, {}, {})
+      return Distilled(self._of_each_picture(outputs), embedding, {}, {})
     rebuilt, of_adapted = (
       {k: head[f'stage{k}'](x) for k, x in outputs.items()}
       for head in (self.head, self.adapted_head)
     )
     adapted = {k: jax.lax.stop_gradient(seen[k - 1]) for k in outputs}
     return Distilled(rebuilt, embedding, adapted, of_adapted)
+
+  def _side_by_side(self, features: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
+    """The features of an object's pictures as channels: [B M, H, W, C] -> [B, H, W, M C]."""
+    if self.pictures == 1:
+      return features
+
+    def joined(x: jax.Array) -> jax.Array:
+      _, height, width, channels = x.shape
+      of_object = x.reshape(-1, self.pictures, height, width, channels)
+      return jnp.moveaxis(of_object, 1, 3).reshape(-1, height, width, self.pictures * channels)
+
+    return tuple(map(joined, features))
+
+  def _of_each_picture(self, outputs: dict[int, jax.Array]) -> dict[int, jax.Array]:
+    """{k: F_S^k} of each picture from what the stages gave: [B, H, W, C] -> [B M, H, W, C]."""
+    if self.pictures == 1:
+      return outputs
+
+    def parted(k: int, x: jax.Array) -> jax.Array:
+      _, height, width, channels = x.shape
+      of_object = self.head[f'stage{k}'](x).reshape(-1, height, width, self.pictures, channels)
+      return jnp.moveaxis(of_object, 3, 1).reshape(-1, height, width, channels)
+
+    return {k: parted(k, x) for k, x in outputs.items()}
 
   def _linear(self, channels: int) -> nn.Conv:
     dtype = param_dtype(self.dtype)

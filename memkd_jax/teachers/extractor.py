@@ -141,6 +141,7 @@ class FeatureExtractor:
     return shapes
 
   def feature_bytes(self, images: np.ndarray, stages: int) -> int:
-    """The size of the features of some images, uint8 [N, H, W, 3]."""
+    """The size of the features of some images, uint8 [N, H, W, 3]; see `__call__`."""
     shapes = self.shapes(images.shape[1:3], stages)
-    return len(images) * sum(stage.size * stage.dtype.itemsize for stage in shapes)
+    pictures = max(1, images.shape[-1] // 4)
+    return len(images) * pictures * sum(stage.size * stage.dtype.itemsize for stage in shapes)

@@ -9,7 +9,7 @@ from whole_runs import tiny_of
 from memkd_jax import methods
 from memkd_jax.errors import UserError
 from memkd_jax.methods.base import Task
-from memkd_jax.methods.fused import Fused
+from memkd_jax.methods.fused import Fused, OneStudent
 from memkd_jax.methods.knn import NearestNeighbours
 from memkd_jax.scoring import normalization
 from memkd_jax.scoring.anomaly_map import combine_maps, seen_positions
@@ -160,3 +160,26 @@ def test_objects_that_a_picture_does_not_show_are_left_out_of_it(fused, canvases
   canvases[..., 7] = 0
   with pytest.raises(UserError, match=r'of depth nothing counts.*--config\.data\.inputs=rgb,'):
     method.fit(TASK, canvases, tmp_path / 'none')
+
+
+def test_one_student_learns_from_kept_features_as_from_computed_ones(
+  canvases, make_config, tmp_path, one_device
+):
+  options = {'data.inputs': ('rgb', 'depth'), 'model.joint_bottleneck': True}
+  config = tiny_of('memkd', make_config(tmp_path), **options)
+  config.data.dataset = 'mvtec_3d'
+  config = methods.resolve(config)
+  extractor = FeatureExtractor(config.model.backbone, config.model.teacher_weights)
+  method = methods.create(config, extractor, one_device)
+  assert isinstance(method, OneStudent) and method.name.endswith('rgb + depth, one bottleneck')
+  trainer = method._member.trainer
+  kept = trainer.feature_cache(canvases)
+  indices = np.array([4, 0, 7])
+  found = trainer.known_or_computed(None, jax.tree.map(lambda x: x[0], kept.draw(indices)), 3)
+  expected = extractor(extractor.params, canvases[indices], len(found))
+  for x, y in zip(found, expected, strict=True):
+    assert x.shape[0] == 6
+    np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-5)
+  assert extractor.feature_bytes(canvases, len(found)) == sum(
+    len(canvases) // 3 * x.nbytes for x in found
+  )

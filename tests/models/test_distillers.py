@@ -322,3 +322,42 @@ def test_pairs_of_other_widths_are_refused_or_projected(rng):
   assert {k: f.shape[-1] for k, f in features.items()} == {
     k: ARCHITECTURES['tiny_bottleneck'].channels(k) for k in (1, 2, 3)
   }
+
+
+@pytest.mark.parametrize('memories', [(), (1, 2, 3)])
+def test_one_student_of_several_pictures(memories, rng):
+  """Its stages are those of a student of one picture; what they see and give is of all."""
+  arch, pictures, objects = ARCHITECTURES['tiny_bottleneck'], 3, 2
+  features = tuple(
+    jnp.asarray(rng.normal(size=(objects * pictures, side, side, arch.channels(k))), 'float32')
+    for k, side in ((1, 8), (2, 4), (3, 2))
+  )
+  images = jnp.zeros((objects, 32, 32, 3))
+  student = ReverseDistiller('tiny_bottleneck', memories=memories, pictures=pictures)
+  variables = student.init(jax.random.key(0), images, features)
+  found = student.apply(variables, images, features)
+
+  # By hand: channels side by side, a student of one picture, and its heads.
+  wide = tuple(
+    jnp.stack(
+      [
+        jnp.concatenate([x[pictures * i + m] for m in range(pictures)], axis=-1)
+        for i in range(objects)
+      ]
+    )
+    for x in features
+  )
+  alone = dict(variables['params'])
+  heads = {k: alone.pop(f'head_stage{k}') for k in (1, 2, 3)}
+  of_one = ReverseDistiller('tiny_bottleneck', memories=memories)
+  stages = of_one.apply(variables | {'params': alone}, images, wide).features
+  for k, x in stages.items():
+    width = arch.channels(k)
+    kernel, bias = heads[k]['kernel'][0, 0], heads[k]['bias']
+    for i in range(objects):
+      for m in range(pictures):
+        own = slice(m * width, (m + 1) * width)
+        expected = x[i] @ kernel[:, own] + bias[own]
+        np.testing.assert_allclose(
+          found.features[k][pictures * i + m], expected, rtol=1e-4, atol=1e-5
+        )
