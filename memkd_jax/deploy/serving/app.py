@@ -322,6 +322,7 @@ def _model_info(detector: BaseDetector) -> schema.ModelInfo:
   return schema.ModelInfo(
     category=detector.category,
     image_size=detector.image_size,
+    inputs=detector.framing.inputs,
     tiling=detector.tiling.to_json(),
     framing=None if framing is None else framing | {'roi': framing['roi'] is not None},
     batch_size=detector.batch_size,

@@ -28,6 +28,10 @@ class ModelInfo(BaseModel):
   image_size: tuple[int, int] = Field(
     description='Height and width of the image that the model sees, in pixels.'
   )
+  inputs: tuple[str, ...] = Field(
+    description="What it looks at: 'rgb', 'depth', 'normals'; all but 'rgb' come from files "
+    'in further fields of the form.'
+  )
   tiling: dict[str, Any] | None = Field(
     description='How images are cut into tiles of that size; null where they are resized.'
   )

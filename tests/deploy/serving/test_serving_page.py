@@ -3,15 +3,20 @@
 import socket
 import threading
 import time
+from contextlib import contextmanager
 
 import devtools
 import numpy as np
 import pytest
 import uvicorn
+from benchmark_layouts import LAYOUTS
 from PIL import Image
+from whole_runs import tiny_of
 
+import memkd_jax
 from memkd_jax.deploy.serving.app import create_app
 from memkd_jax.deploy.serving.uploads import Limits
+from memkd_jax.run import run_config
 
 pytestmark = [
   pytest.mark.slow,  # half a minute, most of it for training the tiny model
@@ -23,6 +28,12 @@ HOSTILE = '<img src=x onerror=console.error(1)>.png'
 @pytest.fixture(scope='module')
 def url(detectors):
   """Of a server in this process."""
+  with serving(detectors) as address:
+    yield address
+
+
+@contextmanager
+def serving(detectors):
   app = create_app(detectors, Limits(bytes=100_000, images=4))
   server = uvicorn.Server(uvicorn.Config(app, log_level='warning'))
   with socket.create_server(('127.0.0.1', 0)) as listener:
@@ -177,3 +188,49 @@ def test_the_api_page_is_quiet(page, url):
   page.wait('document.querySelectorAll("section").length > 5')
   assert 'POST /api/score' in texts(page, 'h2')
   assert page.complaints() == []
+
+
+@pytest.fixture(scope='module')
+def objects(make_config, tmp_path_factory):
+  """(a detector of photographs with depth and normals, objects in two publishers' files)."""
+  root = tmp_path_factory.mktemp('objects')
+  for name, category in (('mvtec_3d', 'bagel'), ('eyecandies', 'CandyCane')):
+    LAYOUTS[name](root / name, (category,))
+  config = tiny_of('knn', make_config(root / 'mvtec_3d'))
+  config.data.dataset, config.data.categories = 'mvtec_3d', 'bagel'
+  config.data.inputs, config.method.share = ('rgb', 'depth', 'normals'), 0.5
+  config.train.holdout, config.train.calibration = 0.3, 'holdout'
+  results = run_config(config, root / 'run')
+  assert not results['failed'], results['failed']
+  return memkd_jax.load(root / 'run'), root
+
+
+def test_files_of_an_object_find_together(browser, objects):
+  detector, root = objects
+  test = root / 'mvtec_3d' / 'bagel' / 'test' / 'hole'
+  with serving({'bagel': detector}) as address:
+    browser.events.clear()
+    browser.show(address)
+    browser.wait('!find("together").hidden')
+    browser.choose('#files', test / 'rgb' / '000.png', test / 'rgb' / '001.png')
+    assert texts(browser, '.decision') == ['Waiting for its point cloud'] * 2
+    browser.drop(test / 'xyz' / '001.tiff')
+    browser.wait('counts.waiting === 1')
+    browser.drop(test / 'rgb' / '000.png')  # again, before its cloud
+    browser.choose('#files', test / 'xyz' / '000.tiff')
+    finish(browser, 3)
+    files = {'rgb': test / 'rgb' / '000.png', 'xyz': test / 'xyz' / '000.tiff'}
+    assert texts(browser, '.card dd')[0] == f'{detector(files).scores[0]:.4f}'
+    assert texts(browser, '.card h2') == ['000', '000', '001']
+    assert 'Another 000.png came' in texts(browser, '.failed .decision')[0]
+
+    browser.value('find("clear").click()')
+    photograph = next((root / 'eyecandies').rglob('test*/**/*_image_0.png'))
+    stem = photograph.name.removesuffix('_image_0.png')
+    names = (f'{stem}_depth.png', f'{stem}_info_depth.yaml', f'{stem}_normals.png')
+    browser.choose('#files', photograph)
+    assert texts(browser, '.decision') == ['Waiting for its depth, range of depth, normals']
+    browser.drop(*(photograph.with_name(name) for name in names))
+    finish(browser, 1)
+    assert texts(browser, '.decision') == ['Not judged']  # three held-out images tell no rate
+    assert browser.complaints() == []

@@ -4,9 +4,19 @@
 const AT_ONCE = 8;
 const MAX_RETRIES = 20;
 const MAX_HEIGHT = 26; // rem, of a picture
+// How the files of an object that belong together are called, and their fields in a form.
+const ENDINGS = [
+  ['_image_0.png', 'images'],
+  ['_info_depth.yaml', 'depth_info'],
+  ['_depth.png', 'depth'],
+  ['_normals.png', 'normals'],
+  ['.tiff', 'xyz'],
+  ['.tif', 'xyz'],
+];
 const find = (id) => document.getElementById(id);
 const queue = [];
 const urls = [];
+const incomplete = new Map(); // of objects that come as several files, by their name
 const counts = { anomalous: 0, normal: 0, scored: 0, failed: 0, waiting: 0 };
 let running = 0;
 let models = [];
@@ -14,6 +24,10 @@ let limits = null;
 
 function model() {
   return models.find((m) => m.category === find('category').value) || models[0];
+}
+
+function looksFurther(chosen) {
+  return chosen.inputs.some((name) => name !== 'rgb');
 }
 
 function number(value) {
@@ -37,6 +51,7 @@ function showModel() {
     ...chosen.notes.map((note) => Object.assign(document.createElement('li'), { textContent: note }))
   );
   find('notes').hidden = !chosen.notes.length;
+  find('together').hidden = !looksFurther(chosen);
   const compared = threshold || chosen.has_p_values; // else each map has colours of its own
   const mark = threshold ? 'the threshold' : 'the highest of the held-out images';
   find('low').textContent = compared ? 'ordinary' : "the map's lowest";
@@ -134,14 +149,15 @@ async function reasonOf(response) {
 }
 
 async function score(item) {
-  if (limits && item.file.size + 4096 > limits.bytes) {
+  const size = Object.values(item.files).reduce((sum, file) => sum + file.size, 4096);
+  if (limits && size > limits.bytes) {
     fail(item, `It has more than the ${limits.bytes.toLocaleString('en')} bytes that are allowed.`);
     return;
   }
   const query = new URLSearchParams({ category: item.category, overlay: 'true' });
   for (let i = 0; ; i += 1) {
     const form = new FormData();
-    form.append('images', item.file, item.file.name);
+    for (const [field, file] of Object.entries(item.files)) form.append(field, file, file.name);
     const response = await fetch(`api/score?${query}`, { method: 'POST', body: form });
     if (response.ok) {
       show(item, await response.json());
@@ -170,26 +186,78 @@ async function work() {
   work();
 }
 
-function add(files) {
-  const cards = document.createDocumentFragment();
-  for (const file of files) {
-    const card = find('card').content.firstElementChild.cloneNode(true);
-    card.classList.add('waiting');
-    card.querySelector('h2').textContent = file.name;
-    cards.append(card);
-    counts.waiting += 1;
-    const category = model().category;
-    const url = URL.createObjectURL(file);
-    urls.push(url);
-    queue.push({ file, card, category, state: 'waiting', url });
+function newItem(name, files) {
+  const card = find('card').content.firstElementChild.cloneNode(true);
+  card.classList.add('waiting');
+  card.querySelector('h2').textContent = name;
+  counts.waiting += 1;
+  return { files, card, category: model().category, state: 'waiting' };
+}
+
+function send(item) {
+  item.url = URL.createObjectURL(item.files.images);
+  urls.push(item.url);
+  queue.push(item);
+}
+
+function missing({ files, inputs, apart }) {
+  const fields = ['images'];
+  if (apart) {
+    if (inputs.includes('depth')) fields.push('depth', 'depth_info');
+    if (inputs.includes('normals')) fields.push('normals');
+  } else {
+    fields.push('xyz');
   }
-  find('results').prepend(cards);
+  const names = { images: 'photograph', xyz: 'point cloud', depth: 'depth', normals: 'normals' };
+  names.depth_info = 'range of depth';
+  return fields.filter((field) => !(field in files)).map((field) => names[field]);
+}
+
+// A file begins an object, or completes one that waits for it.
+function place(file, show) {
+  const name = file.name.toLowerCase();
+  const [ending, field] = ENDINGS.find(([end]) => name.endsWith(end)) || ['', 'images'];
+  const stem = ending ? file.name.slice(0, -ending.length) : file.name.replace(/\.[^.]*$/, '');
+  let item = incomplete.get(stem);
+  if (!item || field in item.files) {
+    if (item) fail(item, `Another ${file.name} came before the rest of this one.`);
+    item = newItem(stem, {});
+    item.inputs = model().inputs;
+    incomplete.set(stem, item);
+    show(item);
+  }
+  item.files[field] = file;
+  item.apart ||= ending.startsWith('_'); // a file for depth and one for normals
+  const lacking = missing(item);
+  if (lacking.length) {
+    item.card.querySelector('.decision').textContent = `Waiting for its ${lacking.join(', ')}`;
+  } else {
+    item.card.querySelector('.decision').textContent = 'Waiting';
+    incomplete.delete(stem);
+    send(item);
+  }
+}
+
+function add(files) {
+  const above = find('results').firstElementChild;
+  const show = (item) => find('results').insertBefore(item.card, above);
+  const together = looksFurther(model());
+  for (const file of files) {
+    if (together) {
+      place(file, show);
+    } else {
+      const item = newItem(file.name, { images: file });
+      show(item);
+      send(item);
+    }
+  }
   showSummary();
   for (let i = 0; i < AT_ONCE; i += 1) work();
 }
 
 function clear() {
   queue.length = 0;
+  incomplete.clear();
   for (const url of urls.splice(0)) URL.revokeObjectURL(url);
   find('results').replaceChildren();
   for (const name of Object.keys(counts)) counts[name] = 0;
@@ -206,7 +274,11 @@ async function start() {
   showModel();
 }
 
-find('category').addEventListener('change', showModel);
+find('category').addEventListener('change', () => {
+  for (const item of incomplete.values()) fail(item, 'Another model was chosen meanwhile.');
+  incomplete.clear();
+  showModel();
+});
 find('clear').addEventListener('click', clear);
 find('files').addEventListener('change', (event) => {
   add([...event.target.files]);
