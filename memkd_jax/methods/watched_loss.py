@@ -85,6 +85,8 @@ class WatchedLoss:
         features,
       )
       teacher = {k: numbered(features)[k] for k in found.features}
-      return jax.vmap(of_image)(teacher, found.features, found.adapted, found.rebuilt)
+      distances = jax.vmap(of_image)(teacher, found.features, found.adapted, found.rebuilt)
+      # Of several pictures that one student sees a row each: the mean of an object's.
+      return distances.reshape(len(batch.images), -1).mean(axis=1)
 
     return method.devices.map(look)  # type: ignore[no-any-return]

@@ -9,8 +9,10 @@ from whole_runs import tiny_of
 from memkd_jax import methods
 from memkd_jax.errors import UserError
 from memkd_jax.methods.base import Task
+from memkd_jax.methods.distillation import numbered
 from memkd_jax.methods.fused import Fused, OneStudent
 from memkd_jax.methods.knn import NearestNeighbours
+from memkd_jax.methods.losses import distillation_loss
 from memkd_jax.scoring import normalization
 from memkd_jax.scoring.anomaly_map import combine_maps, seen_positions
 from memkd_jax.scoring.held_out import Part, _counting
@@ -183,3 +185,12 @@ def test_one_student_learns_from_kept_features_as_from_computed_ones(
   assert extractor.feature_bytes(canvases, len(found)) == sum(
     len(canvases) // 3 * x.nbytes for x in found
   )
+
+  # The loss that may end a training is the mean over all pictures of all images.
+  state = trainer.init_state(TASK, canvases)
+  watched = trainer._watched_loss(trainer, canvases, one_device.replicate(state))
+  features = extractor(extractor.params, canvases, 3)
+  variables = {'params': state.params, 'batch_stats': state.batch_stats}
+  distilled = method._member.distiller.apply(variables, None, features)
+  kd = distillation_loss(numbered(features), distilled.features, config.loss.kd)
+  assert watched == pytest.approx(float(sum(kd.values())), rel=1e-4)
