@@ -49,6 +49,7 @@ if 'JAX_COMPILATION_CACHE_DIR' not in os.environ:
 
   _forget_programs = compile_once.install()
 
+DISTILLERS = ('memkd', 'rd', 'memmkd', 'mkd')
 SHARED = Path(__file__).parents[2] / 'shared'
 
 
@@ -97,6 +98,8 @@ def share_compilations(monkeypatch: pytest.MonkeyPatch, compiled: dict[Any, Any]
     return compiled['teacher', which]
 
   def shared_method(config, teacher, devices):
+    if config.method.name not in DISTILLERS or len(config.data.get('inputs', ('rgb',))) > 1:
+      return unchanged_method(config, teacher, devices)
     train = config.train
     optimizer = (train.learning_rate, train.adam_b1, train.adam_b2, train.adapt_rate)
     noise = (train.feature_noise, train.noise_scale, train.noise_share)
@@ -108,6 +111,16 @@ def share_compilations(monkeypatch: pytest.MonkeyPatch, compiled: dict[Any, Any]
     method = compiled[key]
     method.config = method.trainer._config = config
     return method
+
+  def unchanged_method(config, teacher, devices):
+    fields = json.loads(config.to_json())
+    for name in ('dir', 'roi', 'categories'):  # of which no method knows
+      fields['data'].pop(name, None)
+    where = tuple(map(str, devices.local))
+    key = ('method', id(teacher), json.dumps(fields, sort_keys=True), where)
+    if key not in compiled:
+      compiled[key] = create(config, teacher, devices)
+    return compiled[key]
 
   def shared_scorer(pipeline, tiling, teacher_params, devices, batch_size):
     key = ('scorer', pipeline, tiling, tuple(map(str, devices.local)), batch_size)

@@ -14,6 +14,15 @@ from memkd_jax.errors import UserError
 from memkd_jax.run import run_config
 from memkd_jax.sweep import run_sweep
 
+pytestmark = pytest.mark.usefixtures('share_compilations')
+
+
+@pytest.fixture
+def quick_config(make_quick_config, make_category, tmp_path):
+  """A run of a second on a category, which says nothing of a dtype itself."""
+  make_category(tmp_path / 'data', 'bolt')
+  return make_quick_config(tmp_path / 'data')
+
 
 @pytest.fixture
 def measured(monkeypatch, tmp_path):
@@ -95,16 +104,15 @@ def test_what_is_timed_is_a_convolution_with_its_gradients():
 
 
 def test_a_run_says_what_it_is_and_goes_on_with_it(
-  tiny_config, measured, tmp_path, make_category, capsys, monkeypatch
+  quick_config, measured, tmp_path, capsys, monkeypatch
 ):
-  make_category(tmp_path / 'data', 'bolt')
-  tiny_config.model.dtype = base.AUTO_DTYPE
-  run_config(tiny_config, tmp_path / 'run')
+  quick_config.model.dtype = base.AUTO_DTYPE
+  run_config(quick_config, tmp_path / 'run')
   assert 'Computing in bfloat16 (bfloat16 is 1.6 times as fast' in capsys.readouterr().out
   kept = json.loads((tmp_path / 'run' / 'config.json').read_text())
   assert kept['model']['dtype'] == 'bfloat16'
   monkeypatch.setattr(dtype, 'speedup', lambda: 0.5)  # a copy of it, on another machine
-  run_config(tiny_config, tmp_path / 'run')
+  run_config(quick_config, tmp_path / 'run')
   assert 'Computing in bfloat16 (as before' in capsys.readouterr().out
 
 
@@ -124,25 +132,21 @@ def test_a_warm_start_goes_on_in_the_dtype_of_its_origin(
   assert len(measured) == 2  # nothing was measured
 
 
-def test_all_variants_compute_in_what_one_of_them_has(
-  tiny_config, measured, tmp_path, make_category
-):
-  make_category(tmp_path / 'data', 'bolt')
-  tiny_config.train.epochs = 1
-  tiny_config.sweep.variants = (('a', ()), ('b', (('model.memories', ()),)))
-  run_sweep(tiny_config, tmp_path / 'sweep')
+def test_all_variants_compute_in_what_one_of_them_has(quick_config, measured, tmp_path):
+  quick_config.model.dtype = 'float32'
+  quick_config.sweep.variants = (('a', ()), ('b', (('method.share', 0.5),)))
+  run_sweep(quick_config, tmp_path / 'sweep')
   shutil.rmtree(tmp_path / 'sweep' / 'a')
-  tiny_config.model.dtype = base.AUTO_DTYPE
-  assert run_sweep(tiny_config, tmp_path / 'sweep')['failed'] == {}
+  quick_config.model.dtype = base.AUTO_DTYPE
+  assert run_sweep(quick_config, tmp_path / 'sweep')['failed'] == {}
   assert [dtype_of(tmp_path / 'sweep' / name) for name in 'ab'] == ['float32'] * 2
-  assert run_sweep(tiny_config, tmp_path / 'other')['failed'] == {}
+  assert run_sweep(quick_config, tmp_path / 'other')['failed'] == {}
   assert [dtype_of(tmp_path / 'other' / name) for name in 'ab'] == ['bfloat16'] * 2
   assert len(measured) == 1
 
 
-def test_a_model_is_loaded_in_a_dtype_that_there_is(tiny_config, tmp_path, make_category):
-  make_category(tmp_path / 'data', 'bolt')
-  run_config(tiny_config, tmp_path / 'run')
+def test_a_model_is_loaded_in_a_dtype_that_there_is(quick_config, tmp_path):
+  run_config(quick_config, tmp_path / 'run')
   half = memkd_jax.load(tmp_path / 'run', dtype='bfloat16')
   assert half.trained.config.model.dtype == 'bfloat16'
   with pytest.raises(UserError, match="dtype='int8': give one of float32, bfloat16"):

@@ -19,6 +19,8 @@ from memkd_jax.run import run_config
 from memkd_jax.runtime import interrupt
 from memkd_jax.workdir import Workdir
 
+pytestmark = pytest.mark.usefixtures('share_compilations')
+
 SIZES = {'bolt': 12, 'nut': 8, 'washer': 30}
 
 

@@ -22,6 +22,8 @@ from memkd_jax.errors import UserError
 from memkd_jax.run import run_config
 from memkd_jax.workdir import Workdir
 
+pytestmark = pytest.mark.usefixtures('share_compilations')
+
 ALL = ('rgb', 'depth', 'normals')
 CATEGORIES = {'mvtec_3d': 'bagel', 'eyecandies': 'CandyCane'}
 

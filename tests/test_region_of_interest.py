@@ -17,6 +17,8 @@ from memkd_jax.errors import UserError
 from memkd_jax.run import run_config
 from memkd_jax.workdir import Workdir
 
+pytestmark = pytest.mark.usefixtures('share_compilations')
+
 REGION = (slice(8, 24), slice(4, 20))  # of 32 x 32 pixels
 
 
@@ -61,7 +63,11 @@ def with_region(root):
 
 
 @pytest.mark.parametrize(
-  'method', ['knn', 'patchcore', 'padim', 'spade', 'cfa', 'students', 'memkd', 'ensemble']
+  'method',
+  [
+    *('knn', 'patchcore', 'padim', 'spade', 'cfa', 'memkd'),
+    *(pytest.param(n, marks=pytest.mark.slow) for n in ('students', 'ensemble')),  # a minute
+  ],
 )
 def test_what_is_outside_changes_nothing(method, make_run, data):
   options = with_region(data) | ({'method.channels': 9} if method == 'padim' else {})

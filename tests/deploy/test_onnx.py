@@ -213,7 +213,7 @@ def test_no_constant_is_expanded(system, export_tiny):
     assert b'...' not in node.attribute[0].s  # for which jax2onnx repeats the smaller operand
 
 
-def test_a_model_that_differs_is_not_written(workdir, onnxruntime, tmp_path, monkeypatch):
+def test_a_model_that_differs_is_not_written(onnxruntime, workdir, tmp_path, monkeypatch):
   monkeypatch.setattr(onnx, '_TOLERANCE', -1.0)
   with pytest.raises(UserError, match=r'differ from those of JAX by .* nothing was written'):
     onnx.write(memkd_jax.load(workdir), tmp_path / 'x.onnx', {})
