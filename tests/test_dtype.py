@@ -124,6 +124,7 @@ def test_a_warm_start_goes_on_in_the_dtype_of_its_origin(
   tiny_config, measured, tmp_path, make_category
 ):
   make_category(tmp_path / 'data', 'bolt')
+  tiny_config.model.memories, tiny_config.train.epochs = (), 1
   run_config(tiny_config, tmp_path / 'first')
   tiny_config.model.dtype = base.AUTO_DTYPE
   run_config(tiny_config, tmp_path / 'further', warm_start=tmp_path / 'first')

@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
+from whole_runs import tiny_of
 
 ROOT = Path(__file__).parents[1]
 ONE_DEVICE = os.environ | {'XLA_FLAGS': '--xla_backend_optimization_level=0'}
@@ -32,7 +33,7 @@ def run(*arguments, module='memkd_jax.main', timeout=300):
 
 def flags_of(config, workdir):
   return [
-    '--config=configs/folder.py',
+    f'--config=configs/folder.py:{config.method.name}',
     f'--workdir={workdir}',
     *(
       f'--config.{section}.{name}={value}'
@@ -117,15 +118,16 @@ def test_a_signal_has_an_exit_code_of_its_own(tmp_path):
 
 def test_a_killed_run_resumes_to_the_same_parameters(tiny_config, tmp_path, make_category):
   make_category(tmp_path / 'data')
-  tiny_config.train.epochs = 40
-  tiny_config.train.checkpoint_steps = 4
-  whole = flags_of(tiny_config, tmp_path / 'whole')
+  # The quickest of those that train by descent: what is killed is the loop that all have.
+  steps = {'train.epochs': 40, 'train.checkpoint_steps': 4, 'train.log_steps': 1}
+  config = tiny_of('cfa', tiny_config, **steps, **{'train.batch_size': 8})
+  whole = flags_of(config, tmp_path / 'whole')
   code, out, err = run(*whole)
   assert code == 0, err
   assert 'THESE FIGURES MEAN NOTHING' in out
   assert out.endswith(f'Report: {tmp_path / "whole" / "report.html"}\n')
 
-  killed = flags_of(tiny_config, tmp_path / 'killed')
+  killed = flags_of(config, tmp_path / 'killed')
   process = start(*killed)
   log = tmp_path / 'killed' / 'bolt' / 'seed_0' / 'metrics.jsonl'
   deadline = time.monotonic() + 300
@@ -165,9 +167,9 @@ def test_a_killed_run_resumes_to_the_same_parameters(tiny_config, tmp_path, make
   assert whole_model == killed_model
 
   # The same folder with another config is refused; a failed category is exit code 1.
-  code, _, err = run(*killed, '--config.model.temperature=2.0')
+  code, _, err = run(*killed, '--config.train.learning_rate=2.0')
   assert code == 1
-  assert 'model.temperature is 1.0 there and 2.0 now' in err
+  assert 'train.learning_rate is 0.001 there and 2.0 now' in err
   (tmp_path / 'data' / 'bolt' / 'test' / 'good' / '000.png').write_bytes(b'')
   code, out, _ = run(*killed, '--mode=evaluate')
   assert code == 1

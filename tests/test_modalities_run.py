@@ -54,8 +54,13 @@ def config_of(make_config, data):
   return config_of
 
 
-@pytest.mark.parametrize('dataset', list(CATEGORIES))
-@pytest.mark.parametrize('method', ['knn', 'memkd'])
+@pytest.mark.parametrize(
+  ('dataset', 'method'),
+  [
+    *(('mvtec_3d', 'knn'), ('eyecandies', 'knn'), ('mvtec_3d', 'memkd')),
+    pytest.param('eyecandies', 'memkd', marks=pytest.mark.slow),  # half a minute
+  ],
+)
 def test_a_run_on_a_publishers_layout(dataset, method, config_of, tmp_path):
   config = config_of(dataset, method)
   results = run_config(config, tmp_path / 'run')

@@ -104,7 +104,7 @@ def test_the_program_is_the_detector(exported, detector, number, rng):
   assert np.ptp(expected.maps) > 1e-3  # or any map would do
 
 
-@pytest.mark.parametrize('name', ['cfa', 'students'])
+@pytest.mark.parametrize('name', ['cfa', pytest.param('students', marks=pytest.mark.slow)])
 def test_the_program_of_another_family_is_its_detector(
   name, make_config, make_method, tmp_path, rng
 ):
