@@ -49,7 +49,6 @@ if 'JAX_COMPILATION_CACHE_DIR' not in os.environ:
 
   _forget_programs = compile_once.install()
 
-DISTILLERS = ('memkd', 'rd', 'memmkd', 'mkd')
 SHARED = Path(__file__).parents[2] / 'shared'
 
 
@@ -98,7 +97,8 @@ def share_compilations(monkeypatch: pytest.MonkeyPatch, compiled: dict[Any, Any]
     return compiled['teacher', which]
 
   def shared_method(config, teacher, devices):
-    if config.method.name not in DISTILLERS or len(config.data.get('inputs', ('rgb',))) > 1:
+    of_students = methods.METHODS[config.method.name] == methods.METHODS['memkd']
+    if not of_students or len(config.data.get('inputs', ('rgb',))) > 1:
       return unchanged_method(config, teacher, devices)
     train = config.train
     optimizer = (train.learning_rate, train.adam_b1, train.adam_b2, train.adapt_rate)

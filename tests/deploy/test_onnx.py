@@ -253,11 +253,14 @@ def test_without_the_packages(workdir, tmp_path, monkeypatch, capsys, package):
   assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(
+  'make', ['make_quick_config', pytest.param('make_config', marks=pytest.mark.slow)]
+)
 def test_a_model_in_bfloat16_becomes_a_file_in_float32(
-  make_quick_config, make_category, tmp_path, onnxruntime, capsys, rng
+  make, request, make_category, tmp_path, onnxruntime, capsys, rng
 ):
   make_category(tmp_path / 'data', train=14, size=40)
-  config, half = make_quick_config(tmp_path / 'data'), tmp_path / 'half'
+  config, half = request.getfixturevalue(make)(tmp_path / 'data'), tmp_path / 'half'
   config.model.dtype, config.train.holdout = 'bfloat16', 0.3
   run_config(config, half, 'train')
   out = tmp_path / 'x.onnx'
