@@ -87,15 +87,15 @@ def _change(
 ) -> None:
   """Writes into the folder of the model that the flags name."""
   from memkd_jax.files import model
-  from memkd_jax.workdir import Workdir
+  from memkd_jax.workdir import Workdir, opened
 
-  root = Path(flags.workdir).expanduser()
-  if model.exists(root):  # a model alone, copied from a run
-    write(root)
-    return
-  folder = Workdir(root)
-  with folder.locked():
-    write(folder.category(trained.name, trained.seed))
+  with opened(flags.workdir) as root:
+    if model.exists(root):  # a model alone, copied from a run
+      write(root)
+      return
+    folder = Workdir(root)
+    with folder.locked():
+      write(folder.category(trained.name, trained.seed))
 
 
 def list_good(good: str, left_out: 'list[LeftOut] | None' = None) -> list[Path]:

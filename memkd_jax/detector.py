@@ -23,7 +23,7 @@ from memkd_jax.scoring.pipeline import Pipeline
 from memkd_jax.scoring.tile_params import params_of, positions_of
 from memkd_jax.teachers import weights
 from memkd_jax.teachers.extractor import RANDOM, FeatureExtractor
-from memkd_jax.workdir import TrainedModel, Workdir, read_model_folder
+from memkd_jax.workdir import TrainedModel, Workdir, copy_of_models, read_model_folder
 
 
 @dataclasses.dataclass(frozen=True)
@@ -229,10 +229,10 @@ def read_any(
     None where a category is named, or they have models of their own, or see images in ways of
     their own (a region of interest, a bit depth, the units of their maps).
   """
-  root = Path(workdir).expanduser()
+  root = copy_of_models(workdir)
   if category not in (None, ANY) or model.exists(root):
     return None
-  folder = Workdir(workdir)
+  folder = Workdir(root)
   chosen = _choose_seed(folder, seed)
   names = _names(folder, chosen)
   first = folder.read_model(names[0], chosen) if names else None
@@ -280,7 +280,7 @@ def read_named(
   workdir: Path | str, category: str | None = None, seed: int | None = None
 ) -> TrainedModel:
   """Reads the model that `load` would load, without its teacher; args and errors as there."""
-  root = Path(workdir).expanduser()
+  root = copy_of_models(workdir)
   if model.exists(root):
     trained = read_model_folder(root)
     if category not in (None, trained.name) or seed not in (None, trained.seed):
@@ -289,7 +289,7 @@ def read_named(
         '--seed out.'
       )
     return trained
-  folder = Workdir(workdir)
+  folder = Workdir(root)
   seed = _choose_seed(folder, seed)
   return folder.read_model(_choose_category(folder, category, seed), seed)
 
@@ -306,11 +306,11 @@ def load_all(
 
   Args, and errors, are those of `load`.
   """
-  root = Path(workdir).expanduser()
+  root = copy_of_models(workdir)
   if model.exists(root):
     models = [read_model_folder(root)]
   else:
-    folder = Workdir(workdir)
+    folder = Workdir(root)
     seed = _choose_seed(folder, seed)
     names = _names(folder, seed) or [_choose_category(folder, None, seed)]
     models = [folder.read_model(name, seed) for name in names]

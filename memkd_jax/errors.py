@@ -1,8 +1,10 @@
 """What ends a run in one sentence."""
 
 import errno
+from pathlib import Path
 
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+_NAMES: dict[str, str] = {}  # of folders, see `show_as`
 _REMEDIES = {
   errno.EACCES: 'give this user access to it',
   errno.EPERM: 'give this user access to it',
@@ -24,12 +26,20 @@ class DiskFullError(UserError):
   """The disk of another process of the same run is full."""
 
 
+def show_as(folder: Path | str, name: str) -> None:
+  """Has `explain` call a folder by the name that its user knows."""
+  _NAMES[str(folder)] = name
+
+
 def explain(error: Exception) -> str:
   """One line for a `UserError` or for an `OSError`, with its remedy where there is one.
 
   A name that others chose can neither break the line nor command the terminal.
   """
-  return ''.join(c if c.isprintable() else _escape(c) for c in _sentence(error))
+  text = _sentence(error)
+  for folder, name in _NAMES.items():
+    text = text.replace(folder, name)
+  return ''.join(c if c.isprintable() else _escape(c) for c in text)
 
 
 def _escape(character: str) -> str:

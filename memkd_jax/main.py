@@ -1,6 +1,7 @@
 """Trains and evaluates: memkd train --config=mvtec, or python -m memkd_jax.main."""
 
 import argparse
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -160,8 +161,8 @@ def _run(flags: argparse.Namespace, config: ConfigDict) -> int:
   with interrupt.handled(), hosts.one_run():
     cli.start_jax()
     results = runner(config, workdir, flags.mode, flags.dump_maps, flags.force, **origin)
-    page = Path(workdir).expanduser() / ('sweep.html' if ablation else 'report.html')
-    print(f'Report: {page}', flush=True)
+    page = 'sweep.html' if ablation else 'report.html'
+    print(f'Report: {os.path.expanduser(workdir)}/{page}', flush=True)
   return 1 if results['failed'] else 0
 
 
@@ -195,7 +196,8 @@ def _parser() -> cli.Parser:
   add(
     '--workdir',
     metavar='DIR',
-    help="the run's folder; runs/<data set>, or runs/<name of --good>, if left out",
+    help="the run's folder; runs/<data set>, or runs/<name of --good>, if left out; or a place "
+    'in a bucket, gs://BUCKET/FOLDER or s3://BUCKET/FOLDER',
   )
   add(
     '--mode',

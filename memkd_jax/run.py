@@ -24,6 +24,7 @@ from memkd_jax.data.tiling import describe_size
 from memkd_jax.detector import Detector, load
 from memkd_jax.errors import UserError, explain, is_disk_full
 from memkd_jax.files import atomic
+from memkd_jax.files.bucket import is_url
 from memkd_jax.methods import joint
 from memkd_jax.methods.base import Task
 from memkd_jax.methods.warm_start import WarmStart
@@ -35,7 +36,7 @@ from memkd_jax.teachers import cache
 from memkd_jax.teachers.extractor import FeatureExtractor
 from memkd_jax.teachers.kept_features import KeptFeatures
 from memkd_jax.training import lanes, metrics_log
-from memkd_jax.workdir import ORIGIN, SharedWorkdir, Workdir
+from memkd_jax.workdir import ORIGIN, SharedWorkdir, Workdir, copy_of_models, opened
 from memkd_jax.workdir.region import check_roi
 from memkd_jax.worker import Worker
 
@@ -56,7 +57,7 @@ def run_config(
 
   Args:
     config: as `methods.get_config` gives it.
-    workdir: the run's folder, see `workdir`.
+    workdir: the run's folder, see `workdir`; or a place in a bucket, see `workdir.mirror`.
     mode: 'train', or 'evaluate' to score models that are trained already, perhaps with
       other values of `eval` and `anomaly_map`.
     dump_maps: whether the maps of what is scored are written as TIFF files.
@@ -73,12 +74,26 @@ def run_config(
       can go on from `warm_start`, or another process is at work in the folder.
     OSError: the disk is full.
   """
+  with opened(workdir) as root:
+    return _run_config(config, SharedWorkdir(root), mode, dump_maps, force, warm_start, kept)
+
+
+def _run_config(
+  config: ConfigDict,
+  folder: SharedWorkdir,
+  mode: str,
+  dump_maps: bool,
+  force: bool,
+  warm_start: Path | str | None,
+  kept: KeptFeatures | None,
+) -> dict[str, Any]:
+  """`run_config` in a local folder."""
   started = time.monotonic()
-  folder = SharedWorkdir(workdir)
   if mode == 'evaluate':
     folder.check_exists()
   origin = _choose_origin(warm_start, folder, mode)
   config = _choose_dtype(_choose_backbone(config, folder), folder, origin)
+  learned = None if origin is None else hosts.on_main(lambda: str(copy_of_models(origin)))
   with hosts.raise_together():
     config = methods.resolve(config)
     lanes.check(config.parallel.axis)
@@ -91,7 +106,7 @@ def run_config(
     model.teacher_weights = cache.locate(model.teacher_weights, model.backbone)
     teacher = model.backbone, model.teacher_weights, model.dtype
     extractor = FeatureExtractor(*teacher, kept=kept)
-    start = None if origin is None else WarmStart(origin, config, extractor.digest)
+    start = None if learned is None else WarmStart(Path(learned), config, extractor.digest)
     shared = (source, folder, mode, dump_maps, force, start, warm_start is None)
     joined = tuple(categories)
     workers = [
@@ -151,13 +166,14 @@ def fit(
   config = folder_config.get_config(method) if method else best.get_config()
   given = base.by_short_names(methods.fields(config.method.name), fields)
   config.update_from_flattened_dict(given)
-  listed = _listed(images, Path(workdir), config.data.roi == ALPHA)
-  config.data.dataset, config.data.dir = 'images', str(listed)
-  onednn.ask_for_it(config.model.dtype)
-  results = run_config(config, workdir, force=force, warm_start=warm_start)
-  for reason in results['failed'].values():
-    raise UserError(reason)
-  return load(workdir, *results['categories'])
+  with opened(workdir) as root:
+    listed = _listed(images, root, config.data.roi == ALPHA)
+    config.data.dataset, config.data.dir = 'images', str(listed)
+    onednn.ask_for_it(config.model.dtype)
+    results = run_config(config, root, force=force, warm_start=warm_start)
+    for reason in results['failed'].values():
+      raise UserError(reason)
+    return load(root, *results['categories'])
 
 
 def _listed(
@@ -178,11 +194,11 @@ def _listed(
   paths = [Path(item) for item in items if isinstance(item, str | Path)]
   if len(paths) == len(items):
     lines = [str(path.expanduser().absolute()) for path in paths]
-    listing = workdir.expanduser() / 'images.txt'
+    listing = workdir / 'images.txt'
     listing.parent.mkdir(parents=True, exist_ok=True)
     atomic.write_text(listing, '\n'.join(lines) + '\n')
     return listing
-  folder = workdir.expanduser() / 'images'
+  folder = workdir / 'images'
   files = [folder / f'{number:06}.png' for number in range(len(items))]
   for path in set(folder.glob('*.png')) - set(files):  # of an earlier call
     path.unlink()
@@ -271,7 +287,7 @@ def _choose_backbone(config: ConfigDict, folder: SharedWorkdir) -> ConfigDict:
   return config
 
 
-def _choose_dtype(config: ConfigDict, folder: SharedWorkdir, origin: Path | None) -> ConfigDict:
+def _choose_dtype(config: ConfigDict, folder: SharedWorkdir, origin: str | None) -> ConfigDict:
   """Says what `model.dtype=auto` is: that of the run in the folder, or of --warm-start."""
   if config.model.dtype != base.AUTO_DTYPE:
     return config
@@ -291,19 +307,20 @@ def _choose_dtype(config: ConfigDict, folder: SharedWorkdir, origin: Path | None
 
 def _choose_origin(
   warm_start: Path | str | None, folder: SharedWorkdir, mode: str
-) -> Path | None:
+) -> str | None:
   """Where the run's trainings go on from: what is given, or that of the run in the folder."""
   if warm_start is None:
-    there = hosts.on_main(folder.own.read_origin)
-    return None if there is None else Path(there)
-  origin = Path(warm_start).expanduser().absolute()
+    return hosts.on_main(folder.own.read_origin)
   if mode == 'evaluate':
     raise UserError(f'--warm-start={warm_start}: an evaluation trains nothing; leave it out.')
+  if is_url(warm_start):
+    return str(warm_start)
+  origin = Path(warm_start).expanduser().absolute()
   if origin.resolve() == folder.own.root.resolve():
     raise UserError(
       f'--warm-start={warm_start} is the folder of this run itself; name another --workdir.'
     )
-  return origin
+  return str(origin)
 
 
 def _what_counts(claimed: ConfigDict) -> dict[str, Any]:
@@ -313,11 +330,11 @@ def _what_counts(claimed: ConfigDict) -> dict[str, Any]:
   return {name: value for name, value in fields.items() if name not in paths}
 
 
-def _with_origins(config: ConfigDict, digest: str, origin: Path | None) -> ConfigDict:
+def _with_origins(config: ConfigDict, digest: str, origin: str | None) -> ConfigDict:
   """Adds --warm-start, and the weights' content, which counts where their path does not."""
   config = config.copy_and_resolve_references()
   with config.unlocked():
     config.model.teacher_sha256 = digest
     if origin is not None:
-      config[ORIGIN] = str(origin)
+      config[ORIGIN] = origin
   return config

@@ -19,7 +19,7 @@ from memkd_jax.report.variants_page import write_page
 from memkd_jax.run import run_config
 from memkd_jax.runtime import hosts
 from memkd_jax.teachers.kept_features import KeptFeatures
-from memkd_jax.workdir import Workdir
+from memkd_jax.workdir import Workdir, opened
 
 
 def run_sweep(
@@ -49,14 +49,13 @@ def run_sweep(
     OSError: the disk is full.
   """
   with hosts.raise_together():
-    folder = Workdir(workdir)
     configs = variants(config)
-  configs = _with_one_dtype(configs, folder.root)
-  with hosts.held_by_main(folder.locked()):
+  with opened(workdir) as root, hosts.held_by_main(Workdir(root).locked()):
+    configs = _with_one_dtype(configs, root)
     run_one = functools.partial(
       run_config, mode=mode, dump_maps=dump_maps, force=force, kept=KeptFeatures()
     )
-    return _run_all(config.sweep.paper, configs, folder.root, run_one)
+    return _run_all(config.sweep.paper, configs, root, run_one)
 
 
 def _with_one_dtype(configs: dict[str, ConfigDict], root: Path) -> dict[str, ConfigDict]:

@@ -53,6 +53,11 @@ def temporary_beside(path: Path) -> Path:
   return path.parent / f'{_TEMPORARY}{secrets.token_hex(8)}{path.suffix}'
 
 
+def is_temporary(name: str) -> bool:
+  """Whether a file or folder of this name is none that is complete."""
+  return name.startswith(_TEMPORARY)
+
+
 @contextmanager
 def naming(path: Path | str) -> Iterator[None]:
   """Names a file in an OSError of the body that names none, or a temporary one.
@@ -63,7 +68,7 @@ def naming(path: Path | str) -> Iterator[None]:
   try:
     yield
   except OSError as error:
-    if error.filename is None or Path(str(error.filename)).name.startswith(_TEMPORARY):
+    if error.filename is None or is_temporary(Path(str(error.filename)).name):
       error.filename = str(path)
     raise
 

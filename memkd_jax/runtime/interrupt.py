@@ -95,6 +95,34 @@ def deferred() -> Iterator[Callable[[], bool]]:
   raise_if_asked()
 
 
+@contextmanager
+def postponed() -> Iterator[None]:
+  """Lets a signal wait for the end of the body, which says itself how long it takes.
+
+  One that comes in its time is raised then; in one of several processes it is told to all,
+  and all stop where they ask next.
+  """
+  before = _Asked.name
+  _count(1)
+  try:
+    yield
+  finally:
+    _count(-1)
+  if _Together.agree is None and before is None and _Asked.name is not None:
+    raise Interrupted(_Asked.name)
+
+
+def ask(reason: str) -> None:
+  """Ends the run as a signal does, from any thread: where it asks next.
+
+  Args:
+    reason: stands for the signal's name.
+  """
+  _Asked.name = _Asked.name or reason
+  if _Together.tell is not None:
+    _Together.tell()
+
+
 def raise_if_asked() -> None:
   """Raises `Interrupted` if a signal came, also one whose exception got lost.
 

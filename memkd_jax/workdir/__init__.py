@@ -18,11 +18,13 @@ config.json                              the resolved config
 anomaly_maps/seed_<seed>/<task>/         test/<defect>/<id>.tiff, with --dump-maps
 results.json, results.md, report.html    all tasks together
 .lock                                    held by the one process that may write here
+.lease/<number>.json                     the same in a bucket, see `lease`
 
 A task is a category, as a rule.
 """
 
 from memkd_jax.workdir.folder import ORIGIN, Workdir
+from memkd_jax.workdir.mirror import copy_of_models, opened
 from memkd_jax.workdir.model import (
   UNFOLDING,
   TrainedModel,
@@ -39,7 +41,9 @@ __all__ = [
   'SharedWorkdir',
   'TrainedModel',
   'Workdir',
+  'copy_of_models',
   'damage_explained',
+  'opened',
   'read_model_folder',
   'read_model_in_all',
   'write_calibration',

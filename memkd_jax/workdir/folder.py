@@ -16,6 +16,7 @@ from memkd_jax.files import atomic, lock, model
 from memkd_jax.files.digest import DIGEST, check_result, digest
 from memkd_jax.files.reading import read_json
 from memkd_jax.scoring.calibration import Calibration
+from memkd_jax.workdir import mirror
 from memkd_jax.workdir.model import (
   Ranges,
   TrainedModel,
@@ -34,17 +35,13 @@ class Workdir:
   """Paths of a run's folder, and what is read and written there."""
 
   def __init__(self, root: Path | str):
-    """Takes a local folder, which may be missing.
+    """Takes a folder, which may be missing.
 
-    Raises:
-      UserError: it is of a bucket, where nothing can be locked, appended or renamed.
+    Args:
+      root: a local folder, `mirror.opened` where it is to be written to; of a place in a
+        bucket the models are read, see `mirror.copy_of_models`.
     """
-    if '://' in str(root):
-      raise UserError(
-        f'--workdir={root}: a run needs a local folder; mount the bucket, or copy the folder '
-        'there when the run has ended.'
-      )
-    self.root = Path(root).expanduser()
+    self.root = mirror.copy_of_models(root)
 
   @contextmanager
   def locked(self) -> Iterator[None]:
