@@ -27,8 +27,16 @@ class DiskFullError(UserError):
 
 
 def show_as(folder: Path | str, name: str) -> None:
-  """Has `explain` call a folder by the name that its user knows."""
+  """Has `shown` and `explain` call a folder by the name that its user knows."""
   _NAMES[str(folder)] = name
+
+
+def shown(text: Path | str) -> str:
+  """A path, or a text with paths, in which folders have the names that `show_as` gave them."""
+  text = str(text)
+  for folder, name in _NAMES.items():
+    text = text.replace(folder, name)
+  return text
 
 
 def explain(error: Exception) -> str:
@@ -36,9 +44,7 @@ def explain(error: Exception) -> str:
 
   A name that others chose can neither break the line nor command the terminal.
   """
-  text = _sentence(error)
-  for folder, name in _NAMES.items():
-    text = text.replace(folder, name)
+  text = shown(_sentence(error))
   return ''.join(c if c.isprintable() else _escape(c) for c in text)
 
 

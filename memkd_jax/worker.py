@@ -19,7 +19,7 @@ from memkd_jax.data.sampling import Plan
 from memkd_jax.data.splits import Split
 from memkd_jax.data.task_images import describe_changes
 from memkd_jax.data.tiling import Tiling
-from memkd_jax.errors import UserError
+from memkd_jax.errors import UserError, shown
 from memkd_jax.evaluate import Scored, Scorer, evaluate
 from memkd_jax.files import atomic
 from memkd_jax.files.digest import images_digest
@@ -300,7 +300,7 @@ class Worker:
     else:
       start = self._warm_start.start(task) if self._warm_start else None
       if start:
-        print(f'{task.name} goes on from {start.folder}.', flush=True)
+        print(f'{task.name} goes on from {shown(start.folder)}.', flush=True)
       # A method that cannot go on from a model need not take one.
       further = () if start is None else (start,)
       # The folds are fitted from scratch: the model of the warm start has seen their images.

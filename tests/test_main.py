@@ -76,7 +76,7 @@ def flags_of(config, workdir):
     (['--coordinator=auto'], '; name it with --coordinator=HOST:PORT, --process-count and'),
     (['--config.parallel.axis=x'], 'parallel.axis=x: give a value that is one of batch, cat'),
     (['--mode=evaluate'], '{tmp}/run holds no run to evaluate'),
-    (['--workdir=gs://bucket/run'], '--workdir=gs://bucket/run: a run needs a local folder'),
+    (['--workdir=ftp://bucket/run'], 'ftp://bucket/run: give a local folder, or a place in'),
     (
       ['--config.model.stages=()'],
       '--config.model.stages=(): give a value that names at least',

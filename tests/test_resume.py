@@ -128,8 +128,8 @@ def test_a_folder_that_another_process_uses_is_left_alone(tiny_config, tmp_path,
     pytest.raises(UserError, match='is in use by process'),
   ):
     run_config(tiny_config, tmp_path / 'run', 'evaluate')
-  with pytest.raises(UserError, match='a run needs a local folder'):
-    run_config(tiny_config, 'gs://bucket/run')
+  with pytest.raises(UserError, match='give a local folder, or a place in a bucket'):
+    run_config(tiny_config, 'ftp://bucket/run')
 
 
 def test_finished_categories_are_skipped_and_others_join_them(

@@ -132,8 +132,8 @@ def test_results_come_back_and_mark_the_finished(tmp_path):
 
 
 def test_a_bucket_is_refused():
-  with pytest.raises(UserError, match=r'--workdir=gs://bucket/run: a run needs a local folder'):
-    Workdir('gs://bucket/run')
+  with pytest.raises(UserError, match=r'ftp://bucket/run: give a local folder'):
+    Workdir('ftp://bucket/run')
 
 
 def test_a_folder_belongs_to_one_process_until_it_ends(tmp_path):
