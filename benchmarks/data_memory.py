@@ -1,6 +1,7 @@
 """Measures what an image costs to read as the set grows, from memory and from the disk.
 
   python benchmarks/data_memory.py --scratch=/tmp --plot=docs/data_memory.png
+  python benchmarks/data_memory.py --scratch=/tmp --features=resnet18
 
 Generated images of 256 x 256 pixels are written to a row file (or an array) and read in the
 order of a training: batches of 16 from seeded permutations. Each line is a process of its own.
@@ -96,6 +97,43 @@ def measure(place: str, number: int, scratch: Path, compute: float) -> dict[str,
   return result
 
 
+def measure_features(backbone: str, number: int, scratch: Path) -> str:
+  """What the teacher's features of an image cost: computed, and read from a file."""
+  import jax
+
+  from memkd_jax.runtime.devices import Devices
+  from memkd_jax.teachers.extractor import FeatureExtractor
+
+  devices, extractor = Devices(), FeatureExtractor(backbone, 'random')
+  images = np.empty((number, _SIDE, _SIDE, 3), np.uint8)
+  fill(images)
+  shapes = extractor.shapes((_SIDE, _SIDE), 3)
+  files = [RowFile(scratch, (number, *x.shape[1:]), x.dtype) for x in shapes]
+  step = devices.map(lambda params, x: extractor(params, x, 3))
+  params = devices.replicate(extractor.params)
+  jax.block_until_ready(step(params, devices.shard(images[:_BATCH])))
+  computed, read = [], []
+  for begin in range(0, number - _BATCH + 1, _BATCH):
+    began = time.monotonic()
+    found = jax.block_until_ready(step(params, devices.shard(images[begin : begin + _BATCH])))
+    computed.append(time.monotonic() - began)
+    for file, stage in zip(files, found, strict=True):
+      file[begin : begin + _BATCH] = devices.unshard(stage, _BATCH)
+  for file in files:
+    os.fsync(file._handle)
+    os.posix_fadvise(file._handle, 0, 0, os.POSIX_FADV_DONTNEED)
+  for number_of_step in range(number // _BATCH):
+    indices = batch_indices(0, 'set', number, _BATCH, number_of_step)
+    began = time.monotonic()
+    _ = [file[indices] for file in files]
+    read.append(time.monotonic() - began)
+  size = sum(file.nbytes for file in files) / number / 1e6
+  each = [1e3 * statistics.median(times) / _BATCH for times in (computed, read)]
+  kind = devices.local[0].device_kind
+  what = f'{backbone}, {size:.2f} MB an image: '
+  return what + f'computed {each[0]:.1f} ms ({kind}), read {each[1]:.2f} ms'
+
+
 def table(results: list[dict]) -> str:
   """The results in Markdown."""
   lines = [
@@ -141,12 +179,16 @@ def main() -> None:
   parser.add_argument('--scratch', type=Path, default=Path('/tmp'))
   parser.add_argument('--compute', type=float, default=50, help='milliseconds of a step')
   parser.add_argument('--plot', type=Path)
+  parser.add_argument('--features', metavar='BACKBONE', help='features in place of images')
   parser.add_argument('--one', nargs=2, metavar=('PLACE', 'IMAGES'), help='a single line')
   options = parser.parse_args()
   if options.one:
     place, number = options.one[0], int(options.one[1])
     found = measure(place, number, options.scratch, options.compute / 1e3)
     print(json.dumps(found), flush=True)
+    return
+  if options.features:
+    print(measure_features(options.features, options.sizes[0], options.scratch))
     return
   results = []
   for number in options.sizes:

@@ -1,11 +1,10 @@
 """Runs whose decoded images are on the disk give the bits of those in memory."""
 
-import numpy as np
 import pytest
 from quick import QUICK
-from whole_runs import STEPS, assert_same, final_state, log_of, tiny_of
+from whole_runs import assert_same, log_of, tiny_of
 
-from memkd_jax import main, run
+from memkd_jax import main
 from memkd_jax.files.stored_rows import is_stored
 from memkd_jax.run import run_config
 from memkd_jax.runtime import interrupt
@@ -26,10 +25,10 @@ def data(tmp_path_factory, make_category):
 
 @pytest.fixture
 def config(data, make_config):
-  """One whose checkpoint of each step is kept."""
+  """One that saves each step."""
   config = make_config(data)
   config.data.categories = 'bolt'
-  config.train.keep_checkpoints, config.train.checkpoint_steps = True, 1
+  config.train.checkpoint_steps, config.model.memories = 1, ()  # RD compiles soonest
   return config
 
 
@@ -108,6 +107,7 @@ def leftovers(workdir):
   return sorted(str(path.relative_to(workdir)) for path in workdir.iterdir())
 
 
+@pytest.mark.slow
 def test_features_on_the_disk_are_those_in_memory(config, tmp_path, monkeypatch, capsys):
   config.data.memory = 'host'
   for place in ('host', 'disk'):
@@ -121,13 +121,17 @@ def test_features_on_the_disk_are_those_in_memory(config, tmp_path, monkeypatch,
 @pytest.mark.parametrize(
   ('method', 'options'),
   [
-    ('patchcore', {'method.share': 0.5}),
-    ('knn', {'train.holdout': 0.2}),
-    ('knn', {'train.calibration': 'folds', 'train.folds': 2}),
+    ('patchcore', {'method.share': 0.5, 'train.holdout': 0.2}),
     ('knn', {'data.tiles': (2, 2)}),
-    ('knn', {'data.tiles': (2, 1), 'data.tile_models': 'position'}),
-    ('knn', {'data.resize': 'fit', 'train.holdout': 0.2, 'anomaly_map.normalize': 'stage'}),
-    ('knn', {'train.scope': 'joint', 'train.balance': 'category'}),
+    *(
+      pytest.param('knn', options, marks=pytest.mark.slow)
+      for options in (
+        {'train.calibration': 'folds', 'train.folds': 2},
+        {'data.tiles': (2, 1), 'data.tile_models': 'position'},
+        {'data.resize': 'fit', 'train.holdout': 0.3, 'anomaly_map.normalize': 'stage'},
+        {'train.scope': 'joint', 'train.balance': 'category'},
+      )
+    ),
   ],
 )
 def test_other_ways_to_learn_give_the_same(method, options, config, tmp_path):

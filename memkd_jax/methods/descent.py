@@ -5,6 +5,7 @@ It imports the optimizers and the checkpoints, so a method imports it where it i
 
 import contextlib
 import functools
+import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ import numpy as np
 import optax
 from ml_collections import ConfigDict
 
-from memkd_jax.data.image_store import Scratch
+from memkd_jax.data.image_store import Scratch, scratch_of
 from memkd_jax.data.prefetch import Prefetch
 from memkd_jax.data.sampling import batch_indices, number_of_steps
 from memkd_jax.errors import UserError
@@ -207,7 +208,9 @@ class Descent:
     place, memory = self._config.train.cache_features, self._config.data.get('memory', 'host')
     # An accelerator computes them about as fast as a disk gives them.
     faster = place == 'auto' and memory != 'host' and backend() == 'cpu'
-    return self._extractor.scratch if faster or place == 'disk' else None
+    if not faster and place != 'disk':
+      return None
+    return self._extractor.scratch or scratch_of(self._config.data, Path(tempfile.gettempdir()))
 
   def over_images(
     self, cache: FeatureCache, look: Callable[..., Any], params: Any
