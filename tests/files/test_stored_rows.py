@@ -4,6 +4,7 @@ import signal
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import ml_dtypes
 import numpy as np
@@ -107,3 +108,21 @@ def test_a_file_that_ends_too_early_is_an_error(rows):
   os.ftruncate(rows._handle, 100)
   with pytest.raises(OSError, match='ends too early'):
     rows[49]
+
+
+def anonymous_memory():
+  lines = Path('/proc/self/status').read_text().splitlines()
+  return next(1024 * int(line.split()[1]) for line in lines if line.startswith('RssAnon'))
+
+
+@pytest.mark.skipif(not Path('/proc/self/status').exists(), reason='Linux says what is held')
+def test_memory_does_not_grow_with_the_file(tmp_path):
+  file = RowFile(tmp_path, (1000, 200_000), np.uint8)
+  row, most = np.zeros(200_000, np.uint8), 0
+  before = anonymous_memory()
+  for i in range(len(file)):
+    file[i] = row
+  for begin in range(0, len(file), 20):
+    file[begin : begin + 20]
+    most = max(most, anonymous_memory() - before)
+  assert most < file.nbytes / 5
