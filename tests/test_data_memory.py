@@ -152,7 +152,7 @@ def test_too_little_disk_ends_in_a_sentence(data, tmp_path, capsys):
   flags += ['--config.data.memory=disk', '--config.data.disk_limit=0.00001']
   assert main.main([*QUICK, f'--workdir={tmp_path / "run"}', *flags]) == 1
   output = capsys.readouterr()
-  assert 'bolt failed: --config.data.memory=disk: 6 decoded images need 0.00 GB' in output.out
+  assert 'bolt failed: --config.data.memory=disk: 16 decoded images need 0.00 GB' in output.out
   flags += [f'--config.data.scratch={tmp_path / "none"}']
   assert main.main([*QUICK, f'--workdir={tmp_path / "run2"}', *flags]) == 1
   assert 'none is no folder' in capsys.readouterr().out

@@ -75,19 +75,24 @@ class Scratch:
       UserError: there is no room.
     """
     size = int(np.prod(shape, dtype=np.int64)) * np.dtype(dtype).itemsize
-    room, reason = self.room(), ''
-    if size <= room:
-      try:
-        file = RowFile(self.folder, shape, dtype)
-      except OSError as error:
-        reason = f' ({error.strerror})'
-      else:
-        _count(size)
-        weakref.finalize(file, _count, -size)
-        return cast(np.ndarray, file)
-    raise UserError(
+    self.check(size, what, field)
+    try:
+      file = RowFile(self.folder, shape, dtype)
+    except OSError as error:
+      raise self._too_small(size, what, field, f' ({error.strerror})') from error
+    _count(size)
+    weakref.finalize(file, _count, -size)
+    return cast(np.ndarray, file)
+
+  def check(self, size: int, what: str, field: str) -> None:
+    """Raises UserError where there is no room for so many bytes; see `array`."""
+    if size > self.room():
+      raise self._too_small(size, what, field)
+
+  def _too_small(self, size: int, what: str, field: str, reason: str = '') -> UserError:
+    return UserError(
       f'--config.{field}: {what} need {size / 1e9:,.2f} GB in {self.folder}, where '
-      f'{room / 1e9:,.2f} GB may be taken{reason}; make room there, raise '
+      f'{self.room() / 1e9:,.2f} GB may be taken{reason}; make room there, raise '
       '--config.data.disk_limit where it is set, or name another folder with '
       '--config.data.scratch.'
     )
@@ -109,6 +114,12 @@ def scratch_of(data: Mapping[str, Any], root: Path) -> Scratch:
   chosen = data.get('scratch', '')
   limit = int(1e9 * data.get('disk_limit', 0.0))
   return Scratch(Path(chosen or root), limit, bool(chosen))
+
+
+def bytes_of(framing: Framing, number: int) -> int:
+  """The size of so many decoded images, whose canvases have one size."""
+  assert not callable(framing.canvas)
+  return number * int(np.prod((*framing.canvas, framing.channels), dtype=np.int64))
 
 
 def choose_place(
@@ -138,6 +149,6 @@ def choose_place(
       )
     return 'host'
   if wanted == 'auto':
-    size = number * int(np.prod((*framing.canvas, framing.channels), dtype=np.int64))
+    size = bytes_of(framing, number)
     return 'disk' if free and _SHARE * free < size <= room else 'host'
   return 'disk' if wanted == 'disk' else 'host'

@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from typing import Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 from ml_collections import ConfigDict
@@ -73,6 +73,9 @@ class TaskReader:
     self._config, self._source, self._folder = config, source, folder
     self._mode, self._force, self._joined = mode, force, joined
     self._sharing = sharing
+    self._joint_place: Literal['host', 'disk'] | None = (
+      None  # that of the first of the joined categories
+    )
     self._scratch = image_store.scratch_of(config.data, folder.own.root)
     self._regions: dict[str, np.ndarray] = {}  # by `_region_key`
     self._list = functools.lru_cache(maxsize=1)(self._list_images)
@@ -183,16 +186,23 @@ class TaskReader:
     Those of all categories from which one model learns are kept in one way.
     """
     wanted = self._config.data.get('memory', 'host')
-    train = sum(self._numbers.values()) if self._joined else len(images.train)
+    own = len(images.train) + len(images.test)
+    # What other categories have taken by now must not speak against the later ones.
+    number = own if not self._joined else sum(self._numbers.values()) + len(images.test)
     free, room = free_host_memory() // self._sharing, 0
     with hosts.raise_together():
       if wanted != 'host':
         room = self._scratch.room()
     free, room = (min(found) for found in zip(*hosts.exchange([free, room]), strict=True))
     with hosts.raise_together():
-      number = train + len(images.test)
       place = image_store.choose_place(wanted, framing, number, free, room)
-    if place == 'host' or not number:
+      if self._joined and self._joint_place is not None:
+        place = self._joint_place
+      self._joint_place = place
+      if place == 'disk':  # before the first of them is decoded
+        size = image_store.bytes_of(framing, own)
+        self._scratch.check(size, f'{own:,} decoded images', 'data.memory=disk')
+    if place == 'host':
       return None
     print(f'Note: decoded images are kept on the disk, in {self._scratch.folder}.', flush=True)
     return self._scratch
