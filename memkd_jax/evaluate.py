@@ -367,7 +367,9 @@ def _report_memories(
   labels = test.labels[Mosaic(tiling, test.images).owners]
   masks = None if test.masks is None else tiling.cut_all(test.images, test.masks)
   tiles = tiling.cut_all(test.images)
-  seen = seen_of(tiles)
+  seen = None
+  if tiles.shape[-1] != 3:
+    seen = np.stack([np.asarray(seen_of(tile)) for tile in tiles])
   if seen is not None and masks is not None:
     masks = masks & seen
   cosines = {

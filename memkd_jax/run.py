@@ -326,7 +326,7 @@ def _choose_origin(
 def _what_counts(claimed: ConfigDict) -> dict[str, Any]:
   """The fields in which processes that run together must agree."""
   fields = flatten(json.loads(claimed.to_json()))
-  paths = ('data.dir', 'data.roi', 'model.teacher_weights', ORIGIN)
+  paths = ('data.dir', 'data.roi', 'data.scratch', 'model.teacher_weights', ORIGIN)
   return {name: value for name, value in fields.items() if name not in paths}
 
 

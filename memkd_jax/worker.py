@@ -15,6 +15,7 @@ from memkd_jax.config import flatten
 from memkd_jax.data import bit_depth
 from memkd_jax.data.benchmarks.counts import count, differences
 from memkd_jax.data.datasets import DATASETS, Source
+from memkd_jax.data.image_store import scratch_of
 from memkd_jax.data.sampling import Plan
 from memkd_jax.data.splits import Split
 from memkd_jax.data.task_images import describe_changes
@@ -23,6 +24,7 @@ from memkd_jax.errors import UserError, shown
 from memkd_jax.evaluate import Scored, Scorer, evaluate
 from memkd_jax.files import atomic
 from memkd_jax.files.digest import images_digest
+from memkd_jax.files.stored_rows import take
 from memkd_jax.methods import cross_calibration, fused, joint, tile_models
 from memkd_jax.methods.base import Fitted, Method, Start, Task
 from memkd_jax.methods.cross_calibration import cross_scores, score_folds
@@ -88,13 +90,15 @@ class Worker:
         batch.
     """
     self.config, self.extractor, self.folder = config, extractor, folder
+    extractor.scratch = scratch_of(config.data, folder.own.root)
     self.method: Method = methods.create(config, extractor, devices)
     self._devices = devices
     self._mode, self._dump_maps = mode, dump_maps
     self._force = force and mode == 'train'
     self._warm_start, self._resumed = warm_start, resumed
     joined = categories if config.train.get('scope', 'category') == joint.JOINT else ()
-    self._reader = TaskReader(config, source, folder, mode, self._force, joined)
+    which = (config, source, folder, mode, self._force, joined)
+    self._reader = TaskReader(*which, sharing=devices.sharing)
     self._joined = joined
     self._pool = functools.lru_cache(maxsize=1)(self._read_pool)
 
@@ -206,7 +210,9 @@ class Worker:
   def _learned(self, task: Task, normal: Split, plan: Plan) -> tuple[np.ndarray, int]:
     """The images that the task's model learns from, and how many different ones there are."""
     if not (self._joined and normal.samples):
-      return normal.images[plan.kept], len(plan.kept)
+      everything = len(plan.kept) == len(normal.samples)
+      learned = normal.images if everything else take(normal.images, plan.kept)
+      return learned, len(plan.kept)
     pool = self._pool(task.seed)
     return pool.images, pool.number
 

@@ -175,6 +175,30 @@ FIELDS = (
     resumable=True,
   ),
   Field(
+    'data.memory',
+    'auto',
+    'Where decoded images are kept: in memory; or on the disk, in a file in data.scratch that '
+    'is read by index ahead of the turn; auto takes the disk where they need more than a '
+    'quarter of the memory that is free. No figure depends on it',
+    choices=('auto', 'host', 'disk'),
+    resumable=True,
+  ),
+  Field(
+    'data.scratch',
+    '',
+    'Folder of an existing disk for that file, which has no name and is gone with the run; '
+    "the run's folder if left out",
+    resumable=True,
+  ),
+  Field(
+    'data.disk_limit',
+    0.0,
+    'Gigabytes that such files may take together, those of features among them; 0 for nine '
+    'tenths of what is free there',
+    high=2**20,
+    resumable=True,
+  ),
+  Field(
     'data.bit_depth',
     'auto',
     'How many bits of a file of 16 bits per channel the camera fills; auto takes the fewest of '

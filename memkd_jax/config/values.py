@@ -110,6 +110,8 @@ def resolve(config: ConfigDict, fields: Iterable[Field]) -> ConfigDict:
   _resolve_inputs(config)
   if config.data.roi not in ('', ALPHA_ROI):
     config.data.roi = absolute('data.roi', config.data.roi)
+  if config.data.scratch:
+    config.data.scratch = absolute('data.scratch', config.data.scratch)
   if '://' not in config.data.dir:  # of a bucket
     config.data.dir = absolute('data.dir', config.data.dir)
   config.seeds = tuple(dict.fromkeys(config.seeds or (config.seed,)))

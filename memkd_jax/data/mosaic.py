@@ -1,12 +1,16 @@
 """The tiles of canvases, looked at in batches, and their maps put together again."""
 
+import contextlib
 import itertools
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 
 from memkd_jax.data.framing import Size, filled, seen_of
+from memkd_jax.data.prefetch import Prefetch
 from memkd_jax.data.tiling import Tiling
+from memkd_jax.files.stored_rows import is_stored
 
 
 class Mosaic:
@@ -21,11 +25,10 @@ class Mosaic:
         which nothing counts are left out.
     """
     self._tiling, self._canvases = tiling, canvases
-    self._places = [
-      (number, index, place)
-      for number, canvas in enumerate(canvases)
-      for index, place in tiling.seen_places(canvas)
-    ]
+    # (height, width, channels) where all have the same; else each says its own.
+    shape: tuple[int, ...] = getattr(canvases, 'shape', ())
+    self._shape: tuple[int, ...] | None = shape[1:] if len(shape) == 4 else None
+    self._places = list(tiling.all_places(canvases))
     if tiling.by_position:
       self._places.sort(key=lambda tile: tile[1])
     self._maps: dict[int, np.ndarray] = {}
@@ -52,12 +55,20 @@ class Mosaic:
     """
     by_position = self._tiling.by_position
     groups = itertools.groupby(self._places, lambda tile: tile[1] if by_position else 0)
-    begin = 0
+    begin, parts = 0, []
     for position, group in groups:
       end = begin + len(list(group))
-      for at in range(begin, end, size):
-        yield at, self[at : min(at + size, end)], position
+      parts += [(at, min(at + size, end), position) for at in range(begin, end, size)]
       begin = end
+
+    def read(k: int) -> tuple[int, np.ndarray, int]:
+      at, until, position = parts[k]
+      return at, self[at:until], position
+
+    stored = is_stored(self._canvases)
+    ahead: Any = Prefetch(read, len(parts)) if stored else contextlib.nullcontext(read)
+    with ahead as take:
+      yield from map(take, range(len(parts)))
 
   @property
   def owners(self) -> np.ndarray:
@@ -79,7 +90,8 @@ class Mosaic:
     height, width = self._tiling.size
     tiles = self._places[begin : begin + len(maps)]
     for (number, index, (y, x)), map_ in zip(tiles, maps, strict=True):
-      canvas = self._canvases[number].shape[:2]
+      height_, width_ = (self._shape or self._canvases[number].shape)[:2]
+      canvas = height_, width_
       if number not in self._maps:
         self._maps[number] = np.zeros(canvas, maps.dtype)
       if self._weights is None or self._weights[0] != canvas:
@@ -95,7 +107,8 @@ class Mosaic:
 
     What does not count has the `floor` of what does.
     """
-    seen = map(seen_of, self._canvases)
+    count = self._shape is not None and self._shape[-1] == 3
+    seen = [None] * len(self._canvases) if count else map(seen_of, self._canvases)
     return self._tiling.stacked(
       [
         self._maps[i] if inside is None else filled(self._maps[i], inside)

@@ -5,6 +5,7 @@ the number of devices, nor on which categories ran before.
 """
 
 import dataclasses
+import functools
 import zlib
 
 import numpy as np
@@ -53,10 +54,16 @@ def batch_indices(
   """
   position = step * batch_size + np.arange(batch_size)
   epoch, place = np.divmod(position, images)
-  permutations = {
-    e: _generator(seed, category, 'epoch', e).permutation(images) for e in np.unique(epoch)
-  }
+  permutations = {e: _epoch(seed, category, images, int(e)) for e in np.unique(epoch)}
   return np.array([permutations[e][p] for e, p in zip(epoch, place, strict=True)])
+
+
+# Of many images an order takes longer to draw than a batch to read, and lasts many steps.
+@functools.lru_cache(maxsize=4)
+def _epoch(seed: int, category: str, images: int, epoch: int) -> np.ndarray:
+  order = _generator(seed, category, 'epoch', epoch).permutation(images)
+  order.setflags(write=False)
+  return order
 
 
 def exemplar_indices(

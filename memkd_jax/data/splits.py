@@ -1,4 +1,4 @@
-"""Decodes a split once, with a thread pool, into arrays that stay in memory."""
+"""Decodes a split once, with a thread pool, into arrays in memory or in a file."""
 
 import dataclasses
 from collections import Counter
@@ -10,6 +10,7 @@ import numpy as np
 
 from memkd_jax.data.bit_depth import FULL
 from memkd_jax.data.framing import Framing, seen_of
+from memkd_jax.data.image_store import Scratch
 from memkd_jax.data.images import (
   CLIPPED,
   NO_ALPHA,
@@ -22,10 +23,12 @@ from memkd_jax.data.images import (
 from memkd_jax.data.modalities import read_sample
 from memkd_jax.data.sample import Sample
 from memkd_jax.errors import UserError
+from memkd_jax.files.stored_rows import take
 from memkd_jax.runtime.progress import progress_bar
 
 _SMALLER = 'lower --config.data.image_size, or cut images into fewer tiles'
 _NAMED = 10  # broken files that an error repeats
+_AT_ONCE = 1024  # images that wait for a thread
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,7 +38,8 @@ class Split:
   Attributes:
     samples: what was decoded, N of them.
     images: the canvases, uint8 [N, H, W, channels of `Framing`]; of objects [N], each an array
-      [H, W, channels], where the size of the canvas is up to the image.
+      [H, W, channels], where the size of the canvas is up to the image. Of a file where they
+      do not fit into memory, see `stored_rows`.
     masks: bool [N, H, W], or None where no sample has a mask; of objects [N] likewise.
     sizes: int [N, 2], (width, height) of the original images.
     framing: how images lie on their canvases.
@@ -53,6 +57,8 @@ class Split:
 
   def seen(self, i: int) -> np.ndarray | None:
     """What of the canvas of an image counts, bool [H, W]; None for all."""
+    if self.framing.channels == 3:
+      return None
     return seen_of(self.images[i])
 
   @property
@@ -75,14 +81,18 @@ class Split:
     return dataclasses.replace(
       self,
       samples=tuple(self.samples[i] for i in indices),
-      images=self.images[indices],
+      images=take(self.images, indices),
       masks=None if self.masks is None else self.masks[indices],
       sizes=self.sizes[indices],
     )
 
 
 def load_split(
-  samples: Sequence[Sample], size: Sizing, threads: int, bits: int = FULL
+  samples: Sequence[Sample],
+  size: Sizing,
+  threads: int,
+  bits: int = FULL,
+  scratch: Scratch | None = None,
 ) -> Split:
   """Decodes all samples to their canvases.
 
@@ -91,15 +101,21 @@ def load_split(
     size: of these, to which images are stretched; or how images lie on them.
     threads: number of decoding threads; Pillow releases the interpreter lock.
     bits: how many of 16 bits per channel are used, see `bit_depth.choose`.
+    scratch: where the images are kept in a file; None for memory, where masks always are.
 
   Raises:
     UserError: files are broken, or masks have another size than their image; all of them
-      are named, up to a bound.
+      are named, up to a bound. Or the disk has no room.
   """
   framing = as_framing(size)
   has_masks = any(s.mask is not None for s in samples)
   try:
-    images = _empty(len(samples), framing, np.uint8, framing.channels)
+    if scratch is None or callable(framing.canvas):
+      images = _empty(len(samples), framing, np.uint8, framing.channels)
+    else:
+      shape = (len(samples), *framing.canvas, framing.channels)
+      what = f'{len(samples):,} decoded images'
+      images = scratch.array(shape, np.uint8, what, 'data.memory=disk')
     sizes = np.empty((len(samples), 2), int)
     masks = _empty(len(samples), framing, bool) if has_masks else None
   except MemoryError as error:
@@ -138,10 +154,12 @@ def load_split(
     ThreadPoolExecutor(threads) as pool,
     progress_bar('decoding', len(samples)) as progress,
   ):
-    for problem in pool.map(problem_of, range(len(samples))):
-      if problem is not None:
-        problems.append(problem)
-      progress.update()
+    for begin in range(0, len(samples), _AT_ONCE):
+      some = range(begin, min(begin + _AT_ONCE, len(samples)))
+      for problem in pool.map(problem_of, some):
+        if problem is not None:
+          problems.append(problem)
+        progress.update()
   if problems:
     raise _together(problems)
   notes = describe_remarks(remarks, bits)

@@ -6,13 +6,14 @@ together.
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from memkd_jax.data.framing import ALPHA, CROP, FIT, RGB, STRETCH, Framing, Size, seen_of
 from memkd_jax.data.images import as_size
+from memkd_jax.files.stored_rows import is_stored, mapped
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,13 +125,42 @@ class Tiling:
     arrays = canvases if arrays is None else arrays
     if self.is_whole or not len(canvases):
       return arrays
-    return np.stack(
-      [
-        self._tile(array, place)
-        for array, canvas in zip(arrays, canvases, strict=True)
-        for _, place in self.seen_places(canvas)
-      ]
-    )
+    found = [(number, place) for number, _, place in self.all_places(canvases)]
+    return self.take(arrays, [number for number, _ in found], [place for _, place in found])
+
+  def take(
+    self, arrays: np.ndarray, numbers: Sequence[int], places: Sequence[tuple[int, int]]
+  ) -> np.ndarray:
+    """Some tiles: [n, height, width, ...]; of a file they are cut when they are read.
+
+    Args:
+      arrays: canvases [N, H, W, ...], or objects [N].
+      numbers: of which of them each tile is, n of them.
+      places: (row, column) of each tile.
+    """
+    if is_stored(arrays):
+      shape = (*self.size, *arrays.shape[3:])
+
+      def cut(i: int, canvas: np.ndarray) -> np.ndarray:
+        return self._tile(canvas, places[i])
+
+      return mapped(arrays, np.array(numbers, np.int64), cut, shape)
+    tiles = zip(numbers, places, strict=True)
+    return np.stack([self._tile(arrays[number], place) for number, place in tiles])
+
+  def all_places(
+    self, canvases: Sequence[np.ndarray] | np.ndarray
+  ) -> Iterator[tuple[int, int, tuple[int, int]]]:
+    """(number of the canvas, and what `seen_places` has) of each tile, canvas by canvas."""
+    shape: tuple[int, ...] = getattr(canvases, 'shape', ())
+    if len(shape) == 4 and shape[-1] == 3:  # all count: no canvas need be read
+      known = list(enumerate(self.places(shape[1:])))
+      for number in range(len(canvases)):
+        yield from ((number, index, place) for index, place in known)
+      return
+    for number, canvas in enumerate(canvases):
+      for index, place in self.seen_places(canvas):
+        yield number, index, place
 
   def seen_places(self, canvas: np.ndarray) -> list[tuple[int, tuple[int, int]]]:
     """(number, place) of each tile of which anything counts, of `places`; one at least."""
@@ -144,7 +174,7 @@ class Tiling:
     """How many tiles all normal images are, a sentence behind another; '' where one each."""
     if self.is_whole or not len(canvases):
       return ''
-    number = sum(len(self.seen_places(canvas)) for canvas in canvases)
+    number = sum(1 for _ in self.all_places(canvases))
     tiles = f' The normal images are {number} tiles of {self.size[0]} x {self.size[1]} pixels'
     return f'{tiles}, with a model for each place.' if self.by_position else f'{tiles}.'
 

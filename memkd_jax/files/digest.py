@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from memkd_jax.files.stored_rows import Rows
+
 DIGEST = 'sha256'
 _ROUNDING = 1e-9
 
@@ -42,6 +44,9 @@ def images_digest(images: np.ndarray) -> str:
     images: uint8 [N, H, W, 3], or objects [N] that are [H, W, 3] each; of the values alone,
       not of the shapes.
   """
+  rows: Any = images
+  if isinstance(rows, Rows):
+    return rows.digest
   found = hashlib.sha256()
   for image in images:
     found.update(np.ascontiguousarray(image).data)

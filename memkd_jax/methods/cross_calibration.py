@@ -18,6 +18,7 @@ import numpy as np
 from memkd_jax.data.sampling import FEWEST_HELD_OUT
 from memkd_jax.data.tiling import Tiling
 from memkd_jax.files.digest import images_digest
+from memkd_jax.files.stored_rows import take
 from memkd_jax.methods import kept_parts, tile_models
 from memkd_jax.methods.base import Method, Task
 from memkd_jax.scoring import held_out
@@ -85,7 +86,7 @@ def fit_folds(
     if not done[k]:
       others = np.delete(np.arange(len(images)), fold)
       of_fold = dataclasses.replace(task.of_images(others), name=names[k])
-      fitted = tile_models.fit(method, tiling, of_fold, images[others], homes[k])
+      fitted = tile_models.fit(method, tiling, of_fold, take(images, others), homes[k])
       kept_parts.write(homes[k], fitted.params, facts[k])
   return tuple(
     functools.partial(kept_parts.read, home, facts_)
@@ -109,7 +110,7 @@ def score_folds(
     folds: int [n_k]; each image in one.
     normalize: see `held_out.score`.
   """
-  parts = [Part(models[k], images[fold]) for k, fold in enumerate(folds)]
+  parts = [Part(models[k], take(images, fold)) for k, fold in enumerate(folds)]
   found = held_out.score(scorer, parts, normalize)
   order = np.argsort(np.concatenate(folds))
   return found._replace(maps=found.maps[order], scores=found.scores[order])
@@ -135,4 +136,4 @@ def _announcement(name: str, images: int, folds: int) -> str:
 
 
 def _without(images: np.ndarray, fold: np.ndarray) -> np.ndarray:
-  return np.delete(images, fold, axis=0)
+  return take(images, np.delete(np.arange(len(images)), fold))

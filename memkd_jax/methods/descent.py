@@ -3,7 +3,9 @@
 It imports the optimizers and the checkpoints, so a method imports it where it is fitted.
 """
 
+import contextlib
 import functools
+import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,13 +16,15 @@ import numpy as np
 import optax
 from ml_collections import ConfigDict
 
+from memkd_jax.data.image_store import Scratch, scratch_of
+from memkd_jax.data.prefetch import Prefetch
 from memkd_jax.data.sampling import batch_indices, number_of_steps
 from memkd_jax.errors import UserError
 from memkd_jax.files.digest import images_digest
 from memkd_jax.methods.base import Task
 from memkd_jax.methods.one_pass import collect, over_batches
 from memkd_jax.runtime import hosts
-from memkd_jax.runtime.devices import Devices
+from memkd_jax.runtime.devices import Devices, backend
 from memkd_jax.teachers.extractor import FeatureExtractor
 from memkd_jax.training import loop, nan_guard
 from memkd_jax.training.feature_cache import FeatureCache, build_cache
@@ -114,12 +118,17 @@ class Descent:
         f'{train.batch_size}; raise --config.train.epochs or lower --config.train.batch_size.'
       )
 
+    reading = contextlib.ExitStack()
+
     def prepare() -> loop.Draw:
       cache = cached()
-      return lambda step: (
-        *self.inputs(cache, *self.draw(task, number, step)),
-        self.course(task, step, steps),
-      )
+      _ = self.teacher_params  # before threads want it
+
+      def draw(step: int) -> tuple[Any, ...]:
+        inputs = self.inputs(cache, *self.draw(task, number, step))
+        return (*inputs, self.course(task, step, steps))
+
+      return reading.enter_context(Prefetch(draw, steps)) if cache.is_stored else draw
 
     def check(step: int, terms: Mapping[str, float]) -> None:
       nan_guard.check(
@@ -132,30 +141,32 @@ class Descent:
         ),
       )
 
-    return loop.train(
-      begin(),
-      self.train_step,
-      prepare,
-      steps,
-      folder,
-      devices=self._devices,
-      metadata={
-        'train_images': number,
-        'train_sha256': images_digest(images),
-        **(metadata or {}),
-      },
-      options=loop.LoopOptions(
-        name=name,
-        batch_size=train.batch_size,
-        checkpoint_steps=train.checkpoint_steps,
-        log_steps=train.log_steps,
-        tensorboard=train.tensorboard,
-        profile=train.profile,
-        check=check,
-        order=self.log_order,
-      ),
-      plateau=plateau,
+    options = loop.LoopOptions(
+      name=name,
+      batch_size=train.batch_size,
+      checkpoint_steps=train.checkpoint_steps,
+      log_steps=train.log_steps,
+      tensorboard=train.tensorboard,
+      profile=train.profile,
+      check=check,
+      order=self.log_order,
     )
+    with reading:
+      return loop.train(
+        begin(),
+        self.train_step,
+        prepare,
+        steps,
+        folder,
+        devices=self._devices,
+        metadata={
+          'train_images': number,
+          'train_sha256': images_digest(images),
+          **(metadata or {}),
+        },
+        options=options,
+        plateau=plateau,
+      )
 
   def feature_cache(self, images: np.ndarray) -> FeatureCache:
     """The training images with the teacher's features; several seeds share them.
@@ -171,6 +182,12 @@ class Descent:
     def compute() -> tuple[np.ndarray, ...]:
       return self._compute_features(images)
 
+    def store(scratch: Scratch) -> tuple[np.ndarray, ...]:
+      what = f"the teacher's features of {len(images):,} images"
+      empty = functools.partial(scratch.array, what=what, field='train.cache_features=disk')
+      return self._compute_features(images, empty)
+
+    scratch = self._disk_for_features()
     cache = build_cache(
       self._devices,
       lambda: (
@@ -179,10 +196,21 @@ class Descent:
       images,
       self._extractor.feature_bytes(images, self._depth),
       wanted=self._config.train.cache_features,
+      store=None if scratch is None else functools.partial(store, scratch),
+      room=0 if scratch is None else min(hosts.exchange(scratch.room())),
     )
     if len(self._config.seeds) > 1:
       self._kept = digest, cache
     return cache
+
+  def _disk_for_features(self) -> Scratch | None:
+    """The folder for features on the disk, where they are wanted or expected to be faster."""
+    place, memory = self._config.train.cache_features, self._config.data.get('memory', 'host')
+    # An accelerator computes them about as fast as a disk gives them.
+    faster = place == 'auto' and memory != 'host' and backend() == 'cpu'
+    if not faster and place != 'disk':
+      return None
+    return self._extractor.scratch or scratch_of(self._config.data, Path(tempfile.gettempdir()))
 
   def over_images(
     self, cache: FeatureCache, look: Callable[..., Any], params: Any
@@ -332,11 +360,13 @@ class Descent:
 
     return self._devices.map(look)  # type: ignore[no-any-return]
 
-  def _compute_features(self, images: np.ndarray) -> tuple[np.ndarray, ...]:
+  def _compute_features(
+    self, images: np.ndarray, empty: Callable[..., Any] = np.empty
+  ) -> tuple[np.ndarray, ...]:
     """The teacher's features of all images, [N, H_k, W_k, C_k] each; see `_teacher_step`."""
     step, size = self._teacher_step, self._config.train.batch_size
     batches = over_batches(self._devices, 'teacher', images, size, step, self.teacher_params)
-    return collect(batches, len(images))  # type: ignore[no-any-return]
+    return collect(batches, len(images), empty)  # type: ignore[no-any-return]
 
   def _bad_teacher_stage(self, images: np.ndarray) -> tuple[str, str] | None:
     """Whether the teacher gave anything that is not finite: what, and the remedy."""

@@ -60,9 +60,10 @@ def fields(epochs: int, batch_size: int, learning_rate: float) -> tuple[Field, .
       'train.cache_features',
       'auto',
       "Where the teacher's features of the training images are kept, which are then computed "
-      'once; auto takes the device where they fit, else the host, else computes them at every '
-      'step',
-      choices=('auto', 'device', 'host', 'off'),
+      'once; auto takes the device where they fit, else the host; else, on a CPU and unless '
+      'data.memory is host, the disk, from which they come sooner than computed; else computes '
+      'them at every step',
+      choices=('auto', 'device', 'host', 'disk', 'off'),
       resumable=True,
     ),
     Field(

@@ -19,6 +19,7 @@ from ml_collections import ConfigDict
 
 from memkd_jax.errors import UserError
 from memkd_jax.files.digest import images_digest
+from memkd_jax.files.stored_rows import is_stored, mapped
 from memkd_jax.methods import kept_parts, tile_models
 from memkd_jax.methods.base import Fitted, Method, Start, Task
 from memkd_jax.methods.one_pass import over_batches
@@ -82,7 +83,7 @@ class Fused(Method):
     params: dict[str, Any] = {}
     for number, name in enumerate(self._inputs):
       rows = self._counting(task, images, number)
-      home, seen = folder / FOLDER / name, np.ascontiguousarray(_layer(images, number)[rows])
+      home, seen = folder / FOLDER / name, _rows_of(images, number, rows)
       facts = {'train_sha256': images_digest(seen)}
       found = kept_parts.read(home, facts)
       if found is None:
@@ -148,7 +149,7 @@ class Fused(Method):
 
   def _counting(self, task: Task, images: np.ndarray, number: int) -> np.ndarray:
     """Which images show anything that counts in a picture; raises UserError where none does."""
-    rows = np.flatnonzero(images[..., 4 * number + 3].any(axis=(1, 2)))
+    rows = np.flatnonzero([image[..., 4 * number + 3].any() for image in images])
     if not len(rows):
       name = self._inputs[number]
       others = ','.join(other for other in self._inputs if other != name)
@@ -217,3 +218,11 @@ def discard(folder: Path) -> None:
 def _layer(images: Any, number: int) -> Any:
   """One of the pictures on a canvas: [..., 4 M] -> [..., 4]."""
   return images[..., 4 * number : 4 * number + 4]
+
+
+def _rows_of(images: np.ndarray, number: int, rows: np.ndarray) -> np.ndarray:
+  """One of the pictures of some objects: [N, H, W, 4 M] -> [n, H, W, 4]."""
+  if is_stored(images):
+    shape = (*images.shape[1:3], 4)
+    return mapped(images, rows, lambda _, image: _layer(image, number), shape)
+  return np.ascontiguousarray(_layer(images, number)[rows])

@@ -16,6 +16,7 @@ import numpy as np
 from memkd_jax.data.sampling import Plan
 from memkd_jax.data.tiling import Tiling
 from memkd_jax.files.digest import images_digest
+from memkd_jax.files.stored_rows import concatenate, take
 from memkd_jax.methods import cross_calibration, fused, kept_parts, tile_models
 from memkd_jax.methods.base import Fitted, Method, Task
 from memkd_jax.runtime import memory
@@ -64,12 +65,12 @@ def pool(
     if balance == 'category':
       rounds = [rng.permutation(plan.kept) for _ in range(-(-most // len(plan.kept)))]
       order = np.concatenate(rounds)[:most]
-    images.append(normal[order])
+    images.append(take(normal, order))
     for k, fold in enumerate(plan.folds):
       folds[k].append(offset + np.flatnonzero(np.isin(order, fold)))
     offset += len(order)
   return Pool(
-    np.concatenate(images),
+    concatenate(images),
     sum(len(plan.kept) for _, plan in parts),
     tuple(np.concatenate(fold) for fold in folds),
     np.repeat(np.arange(len(images)), [len(part) for part in images]),

@@ -1,5 +1,6 @@
 """What methods share that learn in one pass over the images, without taking steps."""
 
+import contextlib
 import functools
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
@@ -9,6 +10,8 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from memkd_jax.config import require
+from memkd_jax.data.prefetch import Prefetch
+from memkd_jax.files.stored_rows import is_stored
 from memkd_jax.runtime import interrupt
 from memkd_jax.runtime.devices import Devices
 from memkd_jax.runtime.progress import progress_bar
@@ -23,12 +26,15 @@ def resolve_stages(config: ConfigDict) -> ConfigDict:
   return config
 
 
-def collect(batches: Iterable[tuple[slice, Any]], number: int) -> Any:
+def collect(
+  batches: Iterable[tuple[slice, Any]], number: int, empty: Callable[..., Any] = np.empty
+) -> Any:
   """Puts what an `ImagePass` yields of all images together, without holding it twice.
 
   Args:
     batches: which images, and a tree of numpy arrays [b, ...] of them.
     number: N, of all images.
+    empty: `(shape, dtype)`, makes an array to be filled, perhaps one of a file.
 
   Returns:
     A tree of numpy arrays [N, ...].
@@ -36,7 +42,7 @@ def collect(batches: Iterable[tuple[slice, Any]], number: int) -> Any:
   whole: Any = None
   for which, found in batches:
     if whole is None:
-      whole = jax.tree.map(lambda x: np.empty((number, *x.shape[1:]), x.dtype), found)
+      whole = jax.tree.map(lambda x: empty((number, *x.shape[1:]), x.dtype), found)
     for array, part in zip(jax.tree.leaves(whole), jax.tree.leaves(found), strict=True):
       array[which] = part
   return whole
@@ -55,7 +61,7 @@ def over_batches(
   Args:
     devices: that share out each batch.
     name: of the progress bar.
-    rows: a tree of arrays [N, ...], images or their features.
+    rows: a tree of arrays [N, ...], images or their features; those of a file are read ahead.
     batch_size: rows of a batch; rounded up to the number of devices.
     step: pmapped, gives a tree of arrays [B, ...].
     others: what it takes beside the batch, replicated.
@@ -67,12 +73,19 @@ def over_batches(
     interrupt.Interrupted: a signal came.
   """
   number, batch_size = len(jax.tree.leaves(rows)[0]), devices.round_up(batch_size)
-  with progress_bar(name, number) as progress:
-    for begin in range(0, number, batch_size):
+  batches = -(-number // batch_size)
+
+  def read(k: int) -> tuple[slice, Any]:
+    which = slice(k * batch_size, min((k + 1) * batch_size, number))
+    return which, jax.tree.map(lambda x: devices.pad_shard(x[which], batch_size), rows)
+
+  stored = any(map(is_stored, jax.tree.leaves(rows)))
+  ahead: Any = Prefetch(read, batches) if stored else contextlib.nullcontext(read)
+  with progress_bar(name, number) as progress, ahead as take:
+    for k in range(batches):
       interrupt.raise_if_asked()
-      which = slice(begin, min(begin + batch_size, number))
+      which, batch = take(k)
       size = which.stop - which.start
-      batch = jax.tree.map(lambda x, w=which: devices.pad_shard(x[w], batch_size), rows)
       unpad = functools.partial(devices.unshard, number=size)
       yield which, jax.tree.map(unpad, step(batch, *others))
       progress.update(size)

@@ -51,20 +51,19 @@ def fit(
     if task.owners is not None:
       task = task.of_images(Mosaic(tiling, canvases).owners)
     return method.fit(task, tiling.cut_all(canvases), folder, *start)
-  tiles: dict[int, list[np.ndarray]] = {}
   owners: dict[int, list[int]] = {}
-  for number, canvas in enumerate(canvases):
-    whole = tiling.cut(canvas)
-    for index, _ in tiling.seen_places(canvas):
-      tiles.setdefault(index, []).append(whole[index])
-      owners.setdefault(index, []).append(number)
+  places: dict[int, tuple[int, int]] = {}
+  for number, index, place in tiling.all_places(canvases):
+    places[index] = place
+    owners.setdefault(index, []).append(number)
   params = {}
-  for index in sorted(tiles):
-    here = np.stack(tiles.pop(index))
+  for index in sorted(owners):
+    here = tiling.take(canvases, owners[index], [places[index]] * len(owners[index]))
     home, facts = folder / FOLDER / str(index), {'train_sha256': images_digest(here)}
     found = kept_parts.read(home, facts)
     if found is None:
-      name = f'{task.name}, tile {index + 1} of {len(tiling.places(canvases[0].shape))}'
+      number = len(tiling.places(canvases[0].shape))
+      name = f'{task.name}, tile {index + 1} of {number}'
       of_tiles = dataclasses.replace(task.of_images(np.array(owners[index])), name=name)
       found = method.fit(of_tiles, here, home).params
       kept_parts.write(home, found, facts)

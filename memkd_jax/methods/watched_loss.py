@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 
 from memkd_jax.data.sampling import holdout_indices
 from memkd_jax.errors import UserError
+from memkd_jax.files.stored_rows import take
 from memkd_jax.methods import losses
 from memkd_jax.methods.base import Task
 from memkd_jax.methods.distillation import Distillation, numbered
@@ -41,7 +42,7 @@ def set_apart(
       f'{task.name}: a single image leaves none whose loss could end the training; give more, '
       'or --config.train.stop=epochs.'
     )
-  return task.of_images(kept), images[kept], images[watched]
+  return task.of_images(kept), take(images, kept), take(images, watched)
 
 
 class WatchedLoss:

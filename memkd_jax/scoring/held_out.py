@@ -91,7 +91,8 @@ def _counting(maps: Mapping[int, np.ndarray], part: Part) -> Mapping[int, np.nda
   found = {}
   for k, values in maps.items():
     # Of several pictures each has a map.
-    seen = part.images[..., 3 if channels == 4 else 4 * k + 3] > 0
+    layer = 3 if channels == 4 else 4 * k + 3
+    seen = np.stack([image[..., layer] > 0 for image in part.images])
     mask = ~np.asarray(seen_positions(seen, values.shape[1:]))
     found[k] = np.ma.array(values, mask=mask)
   return found

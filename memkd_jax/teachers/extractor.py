@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from memkd_jax.data.image_store import Scratch
 from memkd_jax.errors import UserError
 from memkd_jax.models.resnet import ARCHITECTURES, Teacher
 from memkd_jax.ops.normalization import normalize_images
@@ -30,6 +31,7 @@ class FeatureExtractor:
     digest: sha256 of the weights' file in hexadecimal, or 'random'.
     notes: sentences that must stand beside the figures.
     kept: the features of images that others have learned from or will; None where nobody has.
+    scratch: where features that do not fit into memory may be kept in files; None for nowhere.
   """
 
   # The sides of an image must be multiples of this, in pixels.
@@ -53,6 +55,7 @@ class FeatureExtractor:
     if dtype == 'float64' and not jax.config.read('jax_enable_x64'):
       raise UserError('--config.model.dtype=float64 needs JAX_ENABLE_X64=1 in the environment.')
     self.arch, self.kept = arch, kept
+    self.scratch: Scratch | None = None
     self.dtype = jnp.dtype(dtype)
     self.notes: list[str] = []
     if source == RANDOM:

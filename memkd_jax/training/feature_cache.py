@@ -2,7 +2,7 @@
 
 There is no augmentation, so the teacher's features of the training images are
 constants. Images and features live on the device where they fit, and batches are
-gathered there; the host sends indices.
+gathered there; the host sends indices. What is in a file is read ahead of the steps.
 """
 
 import functools
@@ -13,16 +13,22 @@ import jax
 import numpy as np
 
 from memkd_jax.errors import UserError
+from memkd_jax.files.stored_rows import is_stored
 from memkd_jax.runtime.devices import Devices
 from memkd_jax.training.step import Batch
 
-CACHES = ('auto', 'device', 'host', 'off')
+CACHES = ('auto', 'device', 'host', 'disk', 'off')
 # Of the memory that is free: training needs its own, and copying doubles for a while.
 _SHARE = 0.25
+_OF_ROOM = 0.5  # of the disk, where nobody has asked for it
 
 
 class FeatureCache:
-  """The training images of a task, and perhaps the teacher's features of them."""
+  """The training images of a task, and perhaps the teacher's features of them.
+
+  Attributes:
+    is_stored: whether a batch is read from a file.
+  """
 
   def __init__(
     self,
@@ -37,13 +43,15 @@ class FeatureCache:
       devices: the devices that batches are drawn for.
       images: uint8 [N, H, W, 3].
       features: the teacher's stages, [N, H_k, W_k, C_k] each, or None.
-      place: 'host' for the host's memory, else the devices'.
+      place: 'host' for the host's memory, else the devices'. What is of a file stays there.
     """
     self._devices = devices
     self._number = len(images)
     data = Batch(images, None if features is None else tuple(features))
-    self._on_host = data if place == 'host' else None
-    self._on_device = None if place == 'host' else devices.replicate(data)
+    self.is_stored = any(map(is_stored, jax.tree.leaves(data)))
+    on_host = place == 'host' or self.is_stored
+    self._on_host = data if on_host else None
+    self._on_device = None if on_host else devices.replicate(data)
     # A program of its own: the number of images must not be compiled into the step.
     self._gather = devices.map(_take)
 
@@ -76,6 +84,8 @@ def build_cache(
   size: int,
   *,
   wanted: str,
+  store: Callable[[], Sequence[np.ndarray]] | None = None,
+  room: int = 0,
 ) -> FeatureCache:
   """Computes the teacher's features where they fit, and says where they are kept.
 
@@ -85,11 +95,21 @@ def build_cache(
     images: uint8 [N, H, W, 3], the training images.
     size: bytes of the features.
     wanted: one of `CACHES`.
+    store: as `compute`, into a file; None where there is no folder for it.
+    room: bytes that the file may take.
 
   Raises:
     UserError: the place asked for is too small.
   """
-  place = choose_place(wanted, size, *devices.free_memory())
+  device, host = devices.free_memory()
+  if is_stored(images):  # with which the features are read
+    if wanted == 'device':
+      raise UserError(
+        '--config.train.cache_features=device: the images are on the disk '
+        '(data.memory); use auto, host, disk, or off.'
+      )
+    device = 0
+  place = choose_place(wanted, size, device, host, room if store else None)
   features: Sequence[np.ndarray] | None = None
   if place == 'off':
     print("Note: the teacher's features are computed at every step.", flush=True)
@@ -98,28 +118,33 @@ def build_cache(
       f"Note: the teacher's features are kept on the {place}: {size / 1e6:,.0f} MB.",
       flush=True,
     )
-    features = compute()
+    features = store() if store and place == 'disk' else compute()
   return FeatureCache(devices, images, features, place)
 
 
-def choose_place(wanted: str, size: int, device_memory: int, host_memory: int) -> str:
+def choose_place(
+  wanted: str, size: int, device_memory: int, host_memory: int, room: int | None = None
+) -> str:
   """Decides where the teacher's features are kept; it changes no figure.
 
   Args:
-    wanted: of `CACHES`; 'auto' takes the device, else the host, else 'off'.
+    wanted: of `CACHES`; 'auto' takes the device, else the host, else the disk, else 'off'.
     size: bytes of the features.
     device_memory: free bytes of a device.
     host_memory: free bytes of the host.
+    room: bytes that a file may take; None where reading one is not expected to be faster.
 
   Returns:
-    'device', 'host' or 'off'.
+    'device', 'host', 'disk' or 'off'.
 
   Raises:
     UserError: the place asked for is too small.
   """
   free = {'device': device_memory, 'host': host_memory}
   if wanted == 'auto':
-    return next((p for p, memory in free.items() if size <= _SHARE * memory), 'off')
+    found = next((p for p, memory in free.items() if size <= _SHARE * memory), 'off')
+    fits = room is not None and size <= _OF_ROOM * room
+    return 'disk' if found == 'off' and fits else found
   if wanted in free and size > free[wanted]:
     raise UserError(
       f"--config.train.cache_features={wanted}: the teacher's features need {size / 1e6:,.0f} "

@@ -2,14 +2,14 @@
 
 import dataclasses
 import functools
-from typing import Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 from ml_collections import ConfigDict
 
-from memkd_jax.data import bit_depth
+from memkd_jax.data import bit_depth, image_store
 from memkd_jax.data.datasets import Source
-from memkd_jax.data.framing import ALPHA
+from memkd_jax.data.framing import ALPHA, Framing
 from memkd_jax.data.modalities import choose_depth_range
 from memkd_jax.data.sample import Sample
 from memkd_jax.data.sampling import Plan, calibration_plan, joint_plans
@@ -17,6 +17,7 @@ from memkd_jax.data.splits import Split, load_split
 from memkd_jax.data.task_images import TaskImages, describe_leak, image_digests, list_task
 from memkd_jax.data.tiling import framing_of
 from memkd_jax.runtime import hosts
+from memkd_jax.runtime.memory import free_host_memory
 from memkd_jax.workdir.model import Ranges
 from memkd_jax.workdir.region import choose_region, region_digest
 from memkd_jax.workdir.shared import SharedWorkdir
@@ -56,6 +57,7 @@ class TaskReader:
     mode: str,
     force: bool,
     joined: Names = (),
+    sharing: int = 1,
   ):
     """Reads nothing yet.
 
@@ -66,12 +68,19 @@ class TaskReader:
       mode: see `run.run_config`.
       force: whether models that are there will be replaced.
       joined: the categories from all of which one model learns; none where each has its own.
+      sharing: how many readers this host's memory is shared by.
     """
     self._config, self._source, self._folder = config, source, folder
     self._mode, self._force, self._joined = mode, force, joined
+    self._sharing = sharing
+    self._joint_place: Literal['host', 'disk'] | None = (
+      None  # that of the first of the joined categories
+    )
+    self._scratch = image_store.scratch_of(config.data, folder.own.root)
     self._regions: dict[str, np.ndarray] = {}  # by `_region_key`
     self._list = functools.lru_cache(maxsize=1)(self._list_images)
     self._read = functools.lru_cache(maxsize=1)(self._read_images)
+    self._last: tuple[Names, Names, str, Ranges | None] | None = None
 
   def listed(self, task: Task) -> tuple[TaskImages, Digests]:
     """Lists everything, and the digests of all files by split.
@@ -91,7 +100,11 @@ class TaskReader:
       UserError: see `listed`; or files are broken.
     """
     known = None if self._force else self._folder.read_ranges(task.name, task.seed)
-    return self._read(task.train, task.test, self._region_key(task), known)
+    which = (task.train, task.test, self._region_key(task), known)
+    if which != self._last:  # before others take memory, or room on the disk
+      self._read.cache_clear()
+      self._last = which
+    return self._read(*which)
 
   def plan(self, task: Task, number: int) -> Plan:
     """Which of a task's normal images it learns from, and where its threshold comes from.
@@ -161,6 +174,35 @@ class TaskReader:
       of_all = self._samples_of_all if self._joined and found[1] == 'auto' else images.train
       depths = choose_depth_range(data.inputs, found[1], of_all, data.threads)
       framing = dataclasses.replace(framing, depth_range=depths)
-      test = load_split(images.test, framing, data.threads, bits)
-      normal = load_split(images.train, framing, data.threads, bits)
+    scratch = self._place(framing, images)
+    with hosts.raise_together():
+      test = load_split(images.test, framing, data.threads, bits, scratch)
+      normal = load_split(images.train, framing, data.threads, bits, scratch)
     return normal, test, tuple(dict.fromkeys((*normal.notes, *test.notes)))
+
+  def _place(self, framing: Framing, images: TaskImages) -> image_store.Scratch | None:
+    """Where the images are kept, in all processes alike; None for memory.
+
+    Those of all categories from which one model learns are kept in one way.
+    """
+    wanted = self._config.data.get('memory', 'host')
+    own = len(images.train) + len(images.test)
+    # What other categories have taken by now must not speak against the later ones.
+    number = own if not self._joined else sum(self._numbers.values()) + len(images.test)
+    free, room = free_host_memory() // self._sharing, 0
+    with hosts.raise_together():
+      if wanted != 'host':
+        room = self._scratch.room()
+    free, room = (min(found) for found in zip(*hosts.exchange([free, room]), strict=True))
+    with hosts.raise_together():
+      place = image_store.choose_place(wanted, framing, number, free, room)
+      if self._joined and self._joint_place is not None:
+        place = self._joint_place
+      self._joint_place = place
+      if place == 'disk':  # before the first of them is decoded
+        size = image_store.bytes_of(framing, own)
+        self._scratch.check(size, f'{own:,} decoded images', 'data.memory=disk')
+    if place == 'host':
+      return None
+    print(f'Note: decoded images are kept on the disk, in {self._scratch.folder}.', flush=True)
+    return self._scratch
