@@ -1,9 +1,13 @@
 """The commands of README and docs, for the tests that check or run them."""
 
+import importlib
 import re
 import shlex
 from collections.abc import Iterator
 from pathlib import Path
+
+from memkd_jax import main
+from memkd_jax.__main__ import COMMANDS
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / 'README.md'
@@ -26,5 +30,19 @@ def commands(page: Path) -> Iterator[list[str]]:
         continue
       while words and ('=' in words[0] or words[0] in ('srun', 'nohup')):
         words = words[1:]
+      if words[-1:] == ['&']:
+        words = words[:-1]
       if words:
         yield words
+
+
+def check_ours(name, arguments):
+  """The command's own parser takes them, and fields of a config exist and get their values."""
+  if name in ('--help', '--version'):
+    return
+  module = importlib.import_module(f'memkd_jax.{COMMANDS[name].module}')
+  flags, overrides = module._parser().parse_known_args(arguments)
+  if module is main:
+    main.load_config(*main._choose_config(flags, overrides))
+  else:
+    assert not overrides

@@ -1,15 +1,14 @@
 """Every command in README and docs names files, flags and fields that there are."""
 
-import importlib
 import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from documented import PAGES, README, ROOT, commands
+from documented import PAGES, README, ROOT, check_ours, commands
 
-from memkd_jax import main, methods
+from memkd_jax import methods
 from memkd_jax.__main__ import COMMANDS
 from memkd_jax.errors import UserError
 
@@ -59,18 +58,6 @@ def test_command(page, words):
     for argument in arguments:
       if argument.startswith('tests/'):
         assert (ROOT / argument.split('::')[0]).exists()
-
-
-def check_ours(name, arguments):
-  """The command's own parser takes them, and fields of a config exist and get their values."""
-  if name in ('--help', '--version'):
-    return
-  module = importlib.import_module(f'memkd_jax.{COMMANDS[name].module}')
-  flags, overrides = module._parser().parse_known_args(arguments)
-  if module is main:
-    main.load_config(*main._choose_config(flags, overrides))
-  else:
-    assert not overrides
 
 
 def test_a_wrong_command_is_found():

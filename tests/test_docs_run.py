@@ -46,6 +46,9 @@ ELSEWHERE = (
   'coordinator',
   'torch.hub',
   'MAPS',  # of any other method
+  'gcloud',
+  'docker',
+  'nohup',
 )
 
 
