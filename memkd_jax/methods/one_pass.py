@@ -74,7 +74,7 @@ def over_batches(
       size = which.stop - which.start
       batch = jax.tree.map(lambda x, w=which: devices.pad_shard(x[w], batch_size), rows)
       unpad = functools.partial(devices.unshard, number=size)
-      yield which, jax.tree.map(unpad, step(batch, *others))
+      yield which, jax.tree.map(unpad, step(devices.put(batch), *others))
       progress.update(size)
 
 
