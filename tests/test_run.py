@@ -67,6 +67,9 @@ def test_a_run_writes_all_that_it_promises(tiny_config, tmp_path, make_category,
   assert 'THESE FIGURES MEAN NOTHING' in (workdir / 'results.md').read_text()
   assert (workdir / 'results.md').read_text() in output.out
   assert 'img/s' in output.err
+  assert output.out.count('Parameters: teacher') == 1  # of two categories
+  table = (workdir / 'nut' / 'seed_0' / 'parameters.txt').read_text()
+  assert 'memory_m1/keys' in table and 'total frozen' in table
 
 
 def test_the_time_for_which_the_device_waits_is_logged(

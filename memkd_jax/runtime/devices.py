@@ -90,6 +90,11 @@ class Devices:
     """The devices of this process."""
     return list(self._mine)
 
+  @property
+  def first(self) -> bool:
+    """Whether this process's first device is among them."""
+    return jax.local_devices()[0] in self._mine
+
   def free_memory(self) -> tuple[int, int]:
     """How much memory is left, each the least of all processes.
 
