@@ -225,6 +225,7 @@ def test_checkpoints_go_when_the_model_is_there(tiny_config, tmp_path, make_cate
     'metrics.jsonl',
     'model.json',
     'model.safetensors',
+    'parameters.txt',
     'result.json',
     'scores.csv',
   ]

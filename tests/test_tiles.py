@@ -92,7 +92,7 @@ def test_a_place_of_the_grid_may_have_its_own_model(method, make_run, data, tmp_
   assert sorted(trained.params) == [f'tile_{k}' for k in range(6)]
   assert trained.train_images == 6
   left = {path.name for path in (workdir / 'bolt' / 'seed_0' / 'tiles').rglob('*.*')}
-  assert left == ({'metrics.jsonl'} if method == 'memkd' else set())
+  assert left == ({'metrics.jsonl', 'parameters.txt'} if method == 'memkd' else set())
   image = rng.integers(0, 256, (70, 50, 3), np.uint8)
   result = detector([image, image[::-1]])
   # Each place as a detector of its own, of the tiles that lie there.

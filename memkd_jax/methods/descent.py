@@ -20,13 +20,14 @@ from memkd_jax.data.image_store import Scratch, scratch_of
 from memkd_jax.data.prefetch import Prefetch
 from memkd_jax.data.sampling import batch_indices, number_of_steps
 from memkd_jax.errors import UserError
+from memkd_jax.files import atomic
 from memkd_jax.files.digest import images_digest
 from memkd_jax.methods.base import Task
 from memkd_jax.methods.one_pass import collect, over_batches
 from memkd_jax.runtime import hosts
 from memkd_jax.runtime.devices import Devices, backend
 from memkd_jax.teachers.extractor import FeatureExtractor
-from memkd_jax.training import loop, nan_guard
+from memkd_jax.training import loop, nan_guard, overview
 from memkd_jax.training.feature_cache import FeatureCache, build_cache
 from memkd_jax.training.plateau import Plateau
 from memkd_jax.training.schedule import rate_factor
@@ -69,6 +70,7 @@ class Descent:
     self._loss, self._optimizer = loss, optimizer
     self._depth, self._axis_name = depth, axis_name
     self._kept: tuple[str, FeatureCache] | None = None
+    self._said = not devices.first  # of several lanes one says it
 
   def begin(self, params: Any, batch_stats: Any) -> TrainState:
     """The state before the first step, a tree of numpy arrays, the same in all processes.
@@ -118,9 +120,11 @@ class Descent:
         f'{train.batch_size}; raise --config.train.epochs or lower --config.train.batch_size.'
       )
 
+    state = begin()
     reading = contextlib.ExitStack()
 
     def prepare() -> loop.Draw:
+      self._describe(state, folder)
       cache = cached()
       _ = self.teacher_params  # before threads want it
 
@@ -153,7 +157,7 @@ class Descent:
     )
     with reading:
       return loop.train(
-        begin(),
+        state,
         self.train_step,
         prepare,
         steps,
@@ -167,6 +171,14 @@ class Descent:
         options=options,
         plateau=plateau,
       )
+
+  def _describe(self, state: TrainState, folder: Path) -> None:
+    """Writes the table of all parameters, and prints their totals the first time."""
+    parts = overview.parts_of(state.params, self._extractor.params)
+    hosts.on_main(lambda: atomic.write_text(folder / overview.FILE, overview.table(parts)))
+    if not self._said:
+      print(overview.one_line(parts, state), flush=True)
+    self._said = True
 
   def feature_cache(self, images: np.ndarray) -> FeatureCache:
     """The training images with the teacher's features; several seeds share them.

@@ -87,7 +87,7 @@ def over_batches(
       which, batch = take(k)
       size = which.stop - which.start
       unpad = functools.partial(devices.unshard, number=size)
-      yield which, jax.tree.map(unpad, step(batch, *others))
+      yield which, jax.tree.map(unpad, step(devices.put(batch), *others))
       progress.update(size)
 
 

@@ -6,10 +6,12 @@ Every collective names `AXIS`, so that a move to shard_map changes this file alo
 
 import platform
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import jax
 import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from memkd_jax.errors import UserError
 from memkd_jax.runtime import hosts
@@ -42,6 +44,16 @@ def _first_line(error: BaseException) -> str:
   return (str(error).splitlines() or [type(error).__name__])[0].rstrip('.')
 
 
+def explicit_transfers() -> AbstractContextManager[None]:
+  """A context in which nothing moves between host and devices unless it is asked to.
+
+  `Devices.put`, `replicate`, `unreplicate` and `unshard` ask; numpy arrays that are given to a
+  compiled function do not, nor do operations of `jax.numpy` outside of one: JAX raises. It is
+  for the calling thread alone.
+  """
+  return jax.transfer_guard('disallow')  # type: ignore[no-any-return]
+
+
 class Devices:
   """The devices of a run; state lives on each of them, batches are split over them.
 
@@ -67,6 +79,8 @@ class Devices:
     self._rows = slice(begin, begin + owners.count(jax.process_index()))
     self._mine = self._devices[self._rows]
     self._copy = jax.pmap(lambda _, x: x, in_axes=(0, None), devices=self._devices)
+    # As pmap itself would place the arguments of this process.
+    self._placed = NamedSharding(Mesh(np.array(self._mine), (AXIS,)), PartitionSpec(AXIS))
 
   def __len__(self) -> int:
     return len(self._devices)
@@ -75,6 +89,11 @@ class Devices:
   def local(self) -> list[jax.Device]:
     """The devices of this process."""
     return list(self._mine)
+
+  @property
+  def first(self) -> bool:
+    """Whether this process's first device is among them."""
+    return jax.local_devices()[0] in self._mine
 
   def free_memory(self) -> tuple[int, int]:
     """How much memory is left, each the least of all processes.
@@ -94,6 +113,20 @@ class Devices:
       min(device for _, device, _ in known),
       min(host // names.count(name) for name, _, host in known),
     )
+
+  def memory_use(self) -> dict[str, int]:
+    """Bytes that are taken of a device's memory, the most of this process's devices.
+
+    Returns:
+      {'bytes_in_use': now, 'peak_bytes_in_use': the most since the process began}, without
+      those that the backend does not tell; a CPU tells nothing.
+    """
+    known = [device.memory_stats() or {} for device in self._mine]
+    return {
+      name: max(statistics[name] for statistics in known)
+      for name in ('bytes_in_use', 'peak_bytes_in_use')
+      if all(name in statistics for statistics in known)
+    }
 
   def check_divide(self, number: int, field: str) -> None:
     """Checks that something can be shared out equally to the devices.
@@ -133,7 +166,17 @@ class Devices:
 
   def replicate(self, tree: Any) -> Any:
     """Copies a tree to every device: leaves [...] -> [P, ...]."""
-    return self._copy(np.arange(len(self._mine)), tree)
+    with jax.transfer_guard('allow'):  # it is asked for, and pmap knows no other way
+      return self._copy(np.arange(len(self._mine)), tree)
+
+  def put(self, tree: Any) -> Any:
+    """Brings what `map` takes to the devices of this process: leaves [P, ...].
+
+    Leaves that are there already stay as they are.
+    """
+    return jax.tree.map(
+      lambda x: x if isinstance(x, jax.Array) else jax.device_put(x, self._placed), tree
+    )
 
   def unreplicate(self, tree: Any) -> Any:
     """Copies a replicated tree from one device to numpy: leaves [P, ...] -> [...]."""
@@ -143,7 +186,7 @@ class Devices:
     # safe from the donation of its source.
     def copied(array: jax.Array) -> np.ndarray:
       here = next(shard for shard in array.addressable_shards if shard.device == device)
-      return np.array(here.data)[0]
+      return np.array(jax.device_get(here.data))[0]
 
     return jax.tree.map(copied, tree)
 
@@ -162,7 +205,7 @@ class Devices:
 
   def unshard(self, array: Any, number: int) -> np.ndarray:
     """Undoes `pad_shard` in every process: [P, B / D, ...] -> [number, ...]."""
-    array = np.asarray(array)
+    array = jax.device_get(array)
     if len(self._mine) < len(self):
       array = hosts.gather(array)
     return array.reshape(-1, *array.shape[2:])[:number]

@@ -56,10 +56,13 @@ class FeatureCache:
     self._gather = devices.map(_take)
 
   def draw(self, indices: np.ndarray) -> Batch:
-    """The batch of some images, shared out to the devices: leaves [P, B / D, ...]."""
+    """The batch of some images, on the devices that share it: leaves [P, B / D, ...]."""
+    shares = self._devices.shard(indices)
+    batch: Batch
     if self._on_host is not None:
-      return _take(self._on_host, self._devices.shard(indices))
-    batch: Batch = self._gather(self._on_device, self._devices.shard(indices))
+      batch = self._devices.put(_take(self._on_host, shares))
+    else:
+      batch = self._gather(self._on_device, self._devices.put(shares))
     return batch
 
   def batches(self, batch_size: int) -> Iterator[tuple[Batch, int]]:

@@ -7,7 +7,7 @@ from typing import Any
 
 from memkd_jax.errors import UserError
 from memkd_jax.runtime import hosts, interrupt
-from memkd_jax.runtime.devices import Devices
+from memkd_jax.runtime.devices import Devices, explicit_transfers
 from memkd_jax.runtime.progress import progress_bar
 from memkd_jax.training.metrics_log import MetricsLog
 from memkd_jax.training.plateau import Plateau
@@ -64,7 +64,8 @@ def train(
   The order, which resuming relies on: restore or initialise; then for each step
   draw, step, check and log the terms of the step before (so that the device
   is never waited for), and save where it is due, the training ends or a signal came. Only
-  states whose terms were checked are saved.
+  states whose terms were checked are saved. While steps are taken and their terms fetched
+  nothing moves between host and devices unasked, see `devices.explicit_transfers`.
 
   Args:
     state: the state before the first step, numpy arrays.
@@ -82,6 +83,7 @@ def train(
     where nothing was left to do).
 
   Raises:
+    JaxRuntimeError: what is drawn moves something between host and devices unasked.
     UserError: a term was NaN or infinite, or there are checkpoints that are damaged
       or were trained on other images, or began with another model.
     OSError: a checkpoint could not be written.
@@ -118,10 +120,11 @@ def train(
       progress.set_postfix_str('compiling ...')  # until the first step's loss takes its place
       for number in range(start, steps):
         trace.before_step(number, on_devices)
-        logger.begin_input()
-        on_devices, terms = step(on_devices, *draw(number))
         done = number + 1
-        logger.begin(done, terms)
+        with explicit_transfers(), trace.annotated(number):
+          logger.begin_input()
+          on_devices, terms = step(on_devices, *devices.put(draw(number)))
+          logger.begin(done, terms)
         stopping = stop_after()
         ended = done == steps or (plateau is not None and plateau.check(done, on_devices))
         if done % options.checkpoint_steps == 0 or ended or stopping:

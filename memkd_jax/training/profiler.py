@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -60,6 +61,19 @@ class StepTrace:
     elif self._running and step == self._first + _TRACED:
       self._wait(state)
       self._end()
+
+  def annotated(self, step: int) -> AbstractContextManager[Any]:
+    """A context for one step, by whose number XProf groups what host and devices do in it.
+
+    Args:
+      step: its number from 0.
+
+    Returns:
+      One that does nothing where no trace is running.
+    """
+    if not self._running:
+      return nullcontext()
+    return jax.profiler.StepTraceAnnotation('train', step_num=step)
 
   def __enter__(self) -> 'StepTrace':
     return self

@@ -6,8 +6,9 @@ config.json                              the resolved config
 <task>/seed_<seed>/checkpoints/          the training state, until the model is there
 <task>/seed_<seed>/folds/                further models for the threshold, likewise
 <task>/seed_<seed>/tiles/                with data.tile_models=position the models of the
-                                         places, likewise; their metrics.jsonl stay
+                                         places, likewise; their logs stay
 <task>/seed_<seed>/metrics.jsonl         the losses, one object a line
+<task>/seed_<seed>/parameters.txt        every array of the model, its shape and size
 <task>/seed_<seed>/plateau.jsonl         those of watched images, with train.stop=plateau
 <task>/seed_<seed>/result.json           figures and counts; written last
 <task>/seed_<seed>/figure.png            images, ground truth, maps

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from memkd_jax.errors import UserError
-from memkd_jax.runtime.devices import AXIS, Devices
+from memkd_jax.runtime.devices import AXIS, Devices, explicit_transfers
 
 
 def test_four_virtual_devices_are_there():
@@ -44,3 +44,31 @@ def test_a_batch_that_the_devices_do_not_divide_is_refused():
     devices.check_divide(6, 'train.batch_size')
   with pytest.raises(UserError, match=r'batch_size=3 .* 4 devices.*batch_size=4\.'):
     devices.check_divide(3, 'train.batch_size')
+
+
+@pytest.mark.parametrize('number', [1, 4])
+def test_what_is_asked_for_moves_where_nothing_else_may(number):
+  devices = Devices(jax.devices()[:number])
+  double = devices.map(lambda tree: jax.tree.map(lambda x: 2 * x, tree))
+  rows = np.arange(8.0, dtype=np.float32).reshape(number, -1)
+  with explicit_transfers():
+    with pytest.raises(jax.errors.JaxRuntimeError, match='Disallowed host-to-device'):
+      double(rows)
+    there = devices.put({'rows': rows, 'none': None})
+    found = double(there)
+    assert devices.put(found)['rows'] is found['rows']  # it is there already
+    np.testing.assert_array_equal(devices.unshard(found['rows'], 8), 2 * np.arange(8.0))
+    copies = double(devices.replicate(np.float32(3)))
+    assert devices.unreplicate(copies) == 6
+
+
+def test_the_memory_of_devices_is_the_most_that_one_of_them_has_taken():
+  devices = Devices()
+  assert devices.memory_use() == {}  # a CPU does not tell
+
+  class Told:
+    def __init__(self, **statistics):
+      self.memory_stats = lambda: statistics
+
+  devices._mine = [Told(bytes_in_use=3, bytes_limit=9), Told(bytes_in_use=5, bytes_limit=9)]
+  assert devices.memory_use() == {'bytes_in_use': 5}

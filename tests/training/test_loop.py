@@ -2,12 +2,14 @@
 
 import json
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from memkd_jax.errors import UserError
 from memkd_jax.runtime import interrupt
+from memkd_jax.runtime.devices import Devices
 from memkd_jax.training import loop
 from memkd_jax.training.checkpoint import Checkpoints
 from memkd_jax.training.plateau import Plateau
@@ -37,7 +39,7 @@ def train(one_device, tmp_path, start):
 
     def prepare():
       prepared.append(None)
-      return draw or (lambda number: (jnp.full((1,), 10.0**number, np.float32),))
+      return draw or (lambda number: (np.full((1,), 10.0**number, np.float32),))
 
     values = {
       'name': 'bolt',
@@ -90,7 +92,9 @@ def test_every_step_is_taken_checked_and_logged(train, tmp_path):
   ]
   assert [line['step'] for line in logged(tmp_path)] == [2, 4, 5]  # and the last one
   names = ['step', 'loss', 'other', 'images_per_second', 'stall_seconds']
-  assert list(logged(tmp_path)[0]) == names
+  times = ['step_seconds_p50', 'step_seconds_p90', 'step_seconds_p99']
+  assert list(logged(tmp_path)[0]) == names + times  # a CPU does not tell its memory
+  assert all(0 < line[times[0]] <= line[times[2]] for line in logged(tmp_path))
   assert saved_steps(tmp_path) == [4, 5]  # the two newest
 
 
@@ -98,14 +102,14 @@ def test_it_goes_on_from_the_newest_checkpoint(train, tmp_path):
   def fails(number):
     if number == 5:
       raise OSError('no images')
-    return (jnp.full((1,), 10.0**number, np.float32),)
+    return (np.full((1,), 10.0**number, np.float32),)
 
   with pytest.raises(OSError, match='no images'):
     train(8, draw=fails)
   assert saved_steps(tmp_path) == [2, 4]
   drawn = []
   state, _, _ = train(
-    8, draw=lambda n: (drawn.append(n), (jnp.full((1,), 10.0**n, np.float32),))[1]
+    8, draw=lambda n: (drawn.append(n), (np.full((1,), 10.0**n, np.float32),))[1]
   )
   assert drawn == [4, 5, 6, 7]
   assert state.params['sum'] == 11111111
@@ -176,3 +180,47 @@ def test_a_plateau_ends_it_once_and_for_all(train, tmp_path, one_device):
   again, _, prepared = train(20, plateau=plateau())
   assert (int(again.step), prepared) == (8, 0)
   assert int(train(20)[0].step) == 20  # without the rule it goes on
+
+
+@pytest.mark.parametrize('move', ['in', 'operation'])
+def test_what_moves_unasked_to_the_devices_raises(train, one_device, move):
+  """A numpy array given to a compiled function, and an operation outside of one."""
+  double = one_device.map(lambda x: 2 * x)
+
+  def draw(number):
+    given = np.full((1,), 10.0**number, np.float32)
+    return (double(given) if move == 'in' else jnp.asarray(given) + 1,)
+
+  with pytest.raises(jax.errors.JaxRuntimeError, match='Disallowed host-to-device transfer'):
+    train(2, draw=draw)
+  asked = train(2, draw=lambda number: (double(one_device.put(np.full(1, 10.0**number))),))
+  assert asked[0].params['sum'] == 22
+
+
+def test_what_moves_unasked_to_the_host_raises(train):
+  """From several devices: a single CPU device shares its memory with the host."""
+  if jax.__version_info__ < (0, 12):
+    pytest.skip('JAX before 0.12 does not see what a CPU device gives to the host')
+  devices = Devices()
+  spread = devices.map(lambda x: x)(np.ones((len(devices), 1), np.float32))
+  with pytest.raises(jax.errors.JaxRuntimeError, match='Disallowed device-to-host transfer'):
+    train(2, draw=lambda number: (np.asarray(spread)[0],))
+  again = devices.map(lambda x: x)(np.ones((len(devices), 1), np.float32))
+  state, _, _ = train(2, draw=lambda number: (devices.unreplicate(again),))
+  assert state.params['sum'] == 2
+
+
+def test_the_memory_of_a_device_is_logged_where_it_is_told(train, tmp_path, one_device):
+  one_device.memory_use = lambda: {'bytes_in_use': 5, 'peak_bytes_in_use': 7}
+  train(2)
+  for line in logged(tmp_path):
+    assert (line['bytes_in_use'], line['peak_bytes_in_use']) == (5, 7)
+  assert 'step_seconds_p50' not in logged(tmp_path)[0]  # of the first step, which compiles
+  assert 'step_seconds_p50' in logged(tmp_path)[1]
+
+
+def test_a_resumed_training_drops_what_is_logged_later_whatever_it_holds(train, tmp_path):
+  old = [{'step': step, 'loss': 1.0} for step in (1, 2, 3)]  # of the last release
+  (tmp_path / 'metrics.jsonl').write_text(''.join(json.dumps(line) + '\n' for line in old))
+  train(2)
+  assert [line['step'] for line in logged(tmp_path)] == [1, 2]

@@ -1,5 +1,8 @@
 """A trace is of the steps asked for, and only then."""
 
+import gzip
+import json
+
 import jax.numpy as jnp
 import pytest
 
@@ -32,3 +35,16 @@ def test_of_two_at_once_the_first_is_traced(tmp_path):
     assert list(first.glob('profile/**/*.xplane.pb'))
     if first == folders[0]:
       assert not second.exists()
+
+
+def test_each_step_of_a_trace_has_its_number(tmp_path):
+  """XProf groups by the event's argument step_num."""
+  with StepTrace(tmp_path, start=4, on=True) as trace:
+    for step in range(4, 14):
+      trace.before_step(step, jnp.zeros(3) + step)
+      with trace.annotated(step):
+        jnp.ones(3).sum().block_until_ready()
+  (file,) = tmp_path.glob('profile/**/*.trace.json.gz')
+  events = json.loads(gzip.decompress(file.read_bytes()))['traceEvents']
+  steps = [event['args']['step_num'] for event in events if event.get('name') == 'train']
+  assert sorted(map(int, steps)) == [7, 8, 9]
