@@ -2,7 +2,8 @@
 
 S3 is moto's server, GCS is gcp-storage-emulator, each a process of its own. The emulator
 ignores `ifGenerationMatch=0`, GCS's "only where there is none yet"; the proxy answers it as
-GCS does.
+GCS does. moto looks for `If-None-Match: *` whether there is one, and writes after that; the
+proxy lets one such request after the other through, so that it is one step, as in S3.
 """
 
 import contextlib
@@ -164,6 +165,9 @@ class _Handler(BaseHTTPRequestHandler):
     if 'ifGenerationMatch=0' in self.path:
       with service.creating:
         answer = (412, {}, b'{}') if self._is_there(body) else self._ask(body)
+    elif 'If-None-Match' in self.headers:
+      with service.creating:
+        answer = self._ask(body)
     else:
       answer = self._ask(body)
     if fault == 'lose':
