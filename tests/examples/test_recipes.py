@@ -61,7 +61,7 @@ POD = {
 }
 RULE = {
   'action': str,
-  'onPodConditions': [{'type': str}],
+  'onPodConditions': [{'type': str, 'status': str}],
   'onExitCodes': {'containerName': str, 'operator': str, 'values': [int]},
 }
 HEAD = {'apiVersion': str, 'kind': str, 'metadata': NAMED}
