@@ -218,8 +218,7 @@ def test_extras_exist():
   known = set(settings['options.extras_require'])
   text = ''.join(SCRIPTS.values()) + PAGE.read_text()
   named = re.findall(r'\.\[([a-z0-9,]+)\]', text) + re.findall(r'EXTRAS=([a-z0-9,]+)', text)
-  # gcs and s3 belong to runs in a bucket.
-  assert {extra for extras in named for extra in extras.split(',')} <= known | {'gcs', 's3'}
+  assert {extra for extras in named for extra in extras.split(',')} <= known
 
 
 def test_the_unit_is_one_of_systemd(tmp_path):
