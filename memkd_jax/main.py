@@ -134,6 +134,8 @@ def _wrong(reason: str) -> UserError:
 def _run(flags: argparse.Namespace, config: ConfigDict) -> int:
   if flags.mode not in _MODES:
     raise UserError(f'flag --mode={flags.mode}: value should be one of <{"|".join(_MODES)}>.')
+  if flags.compile_only is not None:
+    return _compile_only(flags, config)
   if flags.profile:
     if 'profile' not in config.train:
       raise UserError(f'--profile: {config.method.name} takes no steps; leave the flag out.')
@@ -164,6 +166,19 @@ def _run(flags: argparse.Namespace, config: ConfigDict) -> int:
     page = 'sweep.html' if ablation else 'report.html'
     print(f'Report: {os.path.expanduser(workdir)}/{page}', flush=True)
   return 1 if results['failed'] else 0
+
+
+def _compile_only(flags: argparse.Namespace, config: ConfigDict) -> int:
+  """Nothing is read, trained or written."""
+  if config.sweep.variants:
+    raise UserError('--compile-only is for one config, and this is a sweep of several.')
+  if flags.mode != 'train':
+    raise UserError('--compile-only is for a training; leave --mode out.')
+  from memkd_jax.commands import compile_only
+
+  with interrupt.handled():
+    compile_only.run(config, flags.compile_only)
+  return 0
 
 
 class _Parser(cli.Parser):
@@ -229,6 +244,15 @@ def _parser() -> cli.Parser:
     action=on_or_off,
     default=False,
     help='write a trace of a few steps of each training to its folder, profile/',
+  )
+  add(
+    '--compile-only',
+    nargs='?',
+    const='',
+    metavar='TOPOLOGY',
+    help='train nothing: compile the training step and the scoring, without data, and print '
+    'their FLOPs, memory and collectives; for the devices at hand, or for TPUs that need not '
+    'be there, v5e-8 or v5e:2x4 for example',
   )
   add(
     '--deterministic',

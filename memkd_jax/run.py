@@ -251,6 +251,7 @@ def _run_all(
     write_results(folder.own.root, results)
     method = config.method.name
     default, fields = methods.get_config(method=method), methods.fields(method)
+    default.model.dtype = base.default_dtype()
     write_report(folder.own, claimed, results, default, fields)
     print('\n' + results_table(results), flush=True)
     return results
@@ -288,8 +289,12 @@ def _choose_backbone(config: ConfigDict, folder: SharedWorkdir) -> ConfigDict:
 
 
 def _choose_dtype(config: ConfigDict, folder: SharedWorkdir, origin: str | None) -> ConfigDict:
-  """Says what `model.dtype=auto` is: that of the run in the folder, or of --warm-start."""
-  if config.model.dtype != base.AUTO_DTYPE:
+  """Decides what `model.dtype` is where it is 'auto' or 'default'.
+
+  It is that of the run in the folder, or of --warm-start; said unless it is float32 by default.
+  """
+  asked = config.model.dtype
+  if asked not in (base.AUTO_DTYPE, base.DEFAULT_DTYPE):
     return config
   config = config.copy_and_resolve_references()
 
@@ -297,11 +302,16 @@ def _choose_dtype(config: ConfigDict, folder: SharedWorkdir, origin: str | None)
     there = folder.own.read_of_model('dtype')
     if there is None and origin is not None:
       there = Workdir(origin).read_of_model('dtype')
-    return (there, 'as before') if there else base.choose_dtype()
+    if there:
+      return there, 'as before'
+    if asked == base.AUTO_DTYPE:
+      return base.choose_dtype()
+    return base.default_dtype(), 'the default on a TPU'
 
   # All processes take what the first one has measured.
   config.model.dtype, why = hosts.on_main(decide)
-  print(f'Computing in {config.model.dtype} ({why}; --config.model.dtype=NAME chooses).')
+  if asked == base.AUTO_DTYPE or config.model.dtype != 'float32':
+    print(f'Computing in {config.model.dtype} ({why}; --config.model.dtype=NAME chooses).')
   return config
 
 

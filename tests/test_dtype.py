@@ -9,6 +9,7 @@ import pytest
 
 import memkd_jax
 from memkd_jax import config as base
+from memkd_jax import methods
 from memkd_jax.config import dtype
 from memkd_jax.errors import UserError
 from memkd_jax.run import run_config
@@ -152,3 +153,27 @@ def test_a_model_is_loaded_in_a_dtype_that_there_is(quick_config, tmp_path):
   assert half.trained.config.model.dtype == 'bfloat16'
   with pytest.raises(UserError, match="dtype='int8': give one of float32, bfloat16"):
     memkd_jax.load(tmp_path / 'run', dtype='int8')
+
+
+@pytest.mark.parametrize(('platform', 'default'), [('tpu', 'bfloat16'), ('gpu', 'float32')])
+def test_the_default_is_up_to_the_platform(monkeypatch, platform, default):
+  monkeypatch.setattr('memkd_jax.runtime.devices.backend', lambda: platform)
+  config = methods.get_config('folder', 'knn')
+  assert config.model.dtype == base.DEFAULT_DTYPE
+  assert methods.resolve(config).model.dtype == default
+  config.model.dtype = 'float64'
+  assert methods.resolve(config).model.dtype == 'float64'
+
+
+def test_a_run_goes_on_in_its_dtype_by_default(quick_config, tmp_path, capsys, monkeypatch):
+  assert quick_config.model.dtype == base.DEFAULT_DTYPE
+  monkeypatch.setattr('memkd_jax.runtime.devices.backend', lambda: 'tpu')
+  run_config(quick_config, tmp_path / 'run')
+  assert 'Computing in bfloat16 (the default on a TPU;' in capsys.readouterr().out
+  assert 'model.dtype' not in (tmp_path / 'run' / 'report.html').read_text()
+  monkeypatch.undo()
+  run_config(quick_config, tmp_path / 'run')
+  assert 'Computing in bfloat16 (as before;' in capsys.readouterr().out
+  run_config(quick_config, tmp_path / 'other')
+  assert 'Computing in' not in capsys.readouterr().out
+  assert [dtype_of(tmp_path / name) for name in ('run', 'other')] == ['bfloat16', 'float32']

@@ -10,6 +10,7 @@ DEMO_TEACHER = 'demo'  # a resnet18 that the package brings
 DEMO_TEACHER_FILE = Path(__file__).parents[1] / 'teachers' / 'demo_teacher.safetensors'
 DTYPES = ('float32', 'bfloat16', 'float64')
 AUTO_DTYPE = 'auto'
+DEFAULT_DTYPE = 'default'  # bfloat16 on TPUs
 ALPHA_ROI = 'alpha'  # each image's own
 BACKBONES = ('resnet18', 'resnet34', 'resnet50', 'wide_resnet50_2')
 AUTO_BACKBONE = 'auto'
@@ -224,10 +225,12 @@ FIELDS = (
   ),
   Field(
     'model.dtype',
-    'float32',
-    'Type of all numbers in the model; auto takes bfloat16 where that pays, which on a CPU is '
-    'measured once; float64 needs JAX_ENABLE_X64=1 in the environment',
-    choices=(AUTO_DTYPE, *DTYPES),
+    DEFAULT_DTYPE,
+    'Type of all numbers in the model; default is bfloat16 on a TPU, and float32 elsewhere; '
+    'auto takes bfloat16 where that pays, which on a CPU is measured once; float64 needs '
+    'JAX_ENABLE_X64=1 in the environment',
+    choices=(DEFAULT_DTYPE, AUTO_DTYPE, *DTYPES),
+    before='float32',
   ),
   Field(
     'train.holdout',

@@ -24,6 +24,7 @@ from memkd_jax.config.fields import (
   AUTO_BACKBONE,
   AUTO_DTYPE,
   AUTO_TEACHER,
+  DEFAULT_DTYPE,
   DEMO_TEACHER,
   DEMO_TEACHER_FILE,
   FIELDS,
@@ -84,6 +85,8 @@ def resolve(config: ConfigDict, fields: Iterable[Field]) -> ConfigDict:
     config.model.backbone = choose_backbone()
   if config.model.dtype == AUTO_DTYPE:
     config.model.dtype, _ = choose_dtype()
+  if config.model.dtype == DEFAULT_DTYPE:
+    config.model.dtype = default_dtype()
   _resolve_sizes(config)
   # As the command line reads --config.data.inputs=rgb,depth: one text.
   inputs = ','.join(map(str, config.data.inputs)).split(',')
@@ -219,6 +222,13 @@ def choose_dtype() -> tuple[str, str]:
 
   backend()
   return dtype.choose()
+
+
+def default_dtype() -> str:
+  """What `model.dtype=default` is on the devices that there are."""
+  from memkd_jax.runtime.devices import backend  # imports jax, which --help does without
+
+  return 'bfloat16' if backend() == 'tpu' else 'float32'
 
 
 def resumable(fields: Iterable[Field]) -> set[str]:

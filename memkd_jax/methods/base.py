@@ -114,6 +114,29 @@ class Method(Protocol):
     """
     ...
 
+  def step_shapes(self, canvas: tuple[int, int, int]) -> tuple[Any, tuple[Any, ...]] | None:
+    """The training step, for those who compile it without data; by default there is none.
+
+    Args:
+      canvas: (height, width, channels) of what is looked at, 3 channels or 4 a picture.
+
+    Returns:
+      (the pmapped step, shapes and dtypes of what it takes, leaves [P, ...]); None for a
+      method that takes no steps.
+    """
+    return None
+
+  def param_shapes(self, canvas: tuple[int, int, int]) -> Any | None:
+    """Shapes and dtypes of `Fitted.params`, for those who compile `maps` without a model.
+
+    Args:
+      canvas: see `step_shapes`.
+
+    Returns:
+      The tree; None, as by default, where they are up to the number of training images.
+    """
+    return None
+
   def maps(
     self, params: Any, features: tuple[jax.Array, ...], images: jax.Array
   ) -> dict[int, jax.Array]:

@@ -125,6 +125,32 @@ class CFA(Method):
     )
     return Fitted({**state.params['descriptor'], **state.batch_stats}, {})
 
+  def step_shapes(self, canvas: tuple[int, int, int]) -> tuple[Any, tuple[Any, ...]] | None:
+    """See `Method`."""
+    trained, memory = self._shapes(canvas)
+    descent = self._descent
+    return descent.train_step, descent.step_shapes(trained, {'memory': memory}, canvas)
+
+  def param_shapes(self, canvas: tuple[int, int, int]) -> Any | None:
+    """See `Method`."""
+    trained, memory = self._shapes(canvas)
+    return {**trained['descriptor'], 'memory': memory}
+
+  def _shapes(self, canvas: tuple[int, int, int]) -> tuple[dict[str, Any], Any]:
+    """Of what is trained, and of the memory."""
+    fields, dtype = self._config.method, param_dtype(self._extractor.dtype)
+    channels = sum(self._extractor.channels(k) for k in self.stages)
+    width = max(1, channels // fields.gamma_d)
+    trained: dict[str, Any] = {
+      'descriptor': jax.eval_shape(
+        lambda: init_descriptor(jax.random.key(0), channels, width, dtype)
+      )
+    }
+    if fields.learn_radius:
+      trained['radius'] = jax.ShapeDtypeStruct((), dtype)
+    positions = self._patches.positions(np.empty((1, *canvas), np.uint8))
+    return trained, jax.ShapeDtypeStruct((positions // fields.gamma_c, width), dtype)
+
   def maps(
     self, params: Any, features: tuple[jax.Array, ...], images: jax.Array
   ) -> dict[int, jax.Array]:

@@ -29,6 +29,7 @@ from memkd_jax.runtime.devices import Devices, backend
 from memkd_jax.teachers.extractor import FeatureExtractor
 from memkd_jax.training import loop, nan_guard, overview
 from memkd_jax.training.feature_cache import FeatureCache, build_cache
+from memkd_jax.training.feature_shapes import FeatureShapes
 from memkd_jax.training.plateau import Plateau
 from memkd_jax.training.schedule import rate_factor
 from memkd_jax.training.step import Batch, Course, LossFunction, TrainState, make_train_step
@@ -38,7 +39,7 @@ class Descent:
   """Optimizer, compiled steps and data of one method; all its tasks share them.
 
   The fields of `descent_config.fields` say how it goes about it. A method whose step takes
-  more than a batch of images overrides `draw`, `inputs` and `loss_inputs`; one whose loss
+  more than a batch of images overrides `draw`, `batches` and `loss_inputs`; one whose loss
   depends on the step's number, or on chance, `course`.
   """
 
@@ -80,13 +81,43 @@ class Descent:
       batch_stats: what a step reads beside it, and may replace: running means and variances,
         or constants of the training images.
     """
-    state = TrainState(
+    state = self._before_steps(params, batch_stats)
+    return hosts.broadcast_from_main(jax.tree.map(np.asarray, state))
+
+  def _before_steps(self, params: Any, batch_stats: Any) -> TrainState:
+    return TrainState(
       step=jnp.zeros((), jnp.int32),
       params=params,
       batch_stats=batch_stats,
       opt_state=self._optimizer.init(params),
     )
-    return hosts.broadcast_from_main(jax.tree.map(np.asarray, state))
+
+  def step_shapes(
+    self, params: Any, batch_stats: Any, canvas: tuple[int, int, int]
+  ) -> tuple[Any, ...]:
+    """Shapes and dtypes of what `train_step` takes, leaves [P, ...].
+
+    The teacher's features are among them unless train.cache_features is 'off'.
+
+    Args:
+      params: shapes and dtypes of what is trained.
+      batch_stats: likewise, see `begin`.
+      canvas: (height, width, channels) of an image.
+    """
+    train, task = self._config.train, Task.of_category('', 0)
+    features = None
+    if train.cache_features != 'off':
+      image = jax.ShapeDtypeStruct((1, *canvas), np.uint8)
+      features = jax.eval_shape(self._look, image, self._extractor.params)
+    state = jax.eval_shape(self._before_steps, params, batch_stats)
+    number = max(train.batch_size, train.get('exemplars', 0))
+    shapes = FeatureShapes(self._devices, canvas, features)
+    batches = self.batches(shapes, *self.draw(task, number, 0))
+    course = jax.tree.map(
+      lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), self.course(task, 0, 1)
+    )
+    stacked = self._devices.stacked((state, self._extractor.params))
+    return (*stacked, *batches, course)
 
   def descend(
     self,
@@ -254,13 +285,19 @@ class Descent:
     return (batch_indices(task.seed, task.name, number, size, step),)
 
   def inputs(self, cache: FeatureCache, *drawn: np.ndarray) -> tuple[Any, ...]:
-    """What `train_step` takes beside the state.
+    """What `train_step` takes beside the state; arguments as `batches`."""
+    return (self.teacher_params, *self.batches(cache, *drawn))
+
+  def batches(
+    self, cache: FeatureCache | FeatureShapes, *drawn: np.ndarray
+  ) -> tuple[Batch | None, ...]:
+    """What a step looks at.
 
     Args:
-      cache: the training images.
+      cache: the training images, or the shapes of some.
       drawn: what `draw` gave.
     """
-    return (self.teacher_params, *(cache.draw(indices) for indices in drawn))
+    return tuple(cache.draw(indices) for indices in drawn)
 
   def course(self, task: Task, step: int, steps: int) -> Course:
     """What else a step takes, with a leading axis for the devices of this process.
@@ -359,18 +396,18 @@ class Descent:
 
   @functools.cached_property
   def _teacher_step(self) -> Callable[..., Any]:
-    """Pmapped `(images, teacher_params) -> features` of all stages that a step needs.
+    """Pmapped `_look`."""
+    return self._devices.map(self._look)  # type: ignore[no-any-return]
+
+  def _look(self, images: jax.Array, params: Any) -> tuple[jax.Array, ...]:
+    """The teacher's features of all stages that a step needs.
 
     A row an image, so that they can be drawn by its number: of M pictures [B, M, H, W, C].
     """
-
-    def look(images: jax.Array, params: Any) -> tuple[jax.Array, ...]:
-      found = self._extractor(params, images, self._depth)
-      if images.shape[-1] <= 4:
-        return found
-      return tuple(x.reshape(len(images), -1, *x.shape[1:]) for x in found)
-
-    return self._devices.map(look)  # type: ignore[no-any-return]
+    found = self._extractor(params, images, self._depth)
+    if images.shape[-1] <= 4:
+      return found
+    return tuple(x.reshape(len(images), -1, *x.shape[1:]) for x in found)
 
   def _compute_features(
     self, images: np.ndarray, empty: Callable[..., Any] = np.empty

@@ -116,6 +116,15 @@ class Distillation(Method):
     """Trains by gradient descent; resumes from the newest checkpoint."""
     return self.trainer.fit(task, images, folder, start)
 
+  def step_shapes(self, canvas: tuple[int, int, int]) -> tuple[Any, tuple[Any, ...]] | None:
+    """See `Method`."""
+    trainer = self.trainer
+    return trainer.train_step, trainer.step_shapes(*trainer.variable_shapes(canvas), canvas)
+
+  def param_shapes(self, canvas: tuple[int, int, int]) -> Any | None:
+    """See `Method`."""
+    return jax.eval_shape(self.distiller.fold, *self.trainer.variable_shapes(canvas))
+
   @functools.cached_property
   def trainer(self) -> 'Trainer':
     """What trains; built where something is to be trained."""

@@ -28,6 +28,7 @@ from memkd_jax.models.disturbances import dropout, feature_noise
 from memkd_jax.models.layers import param_dtype
 from memkd_jax.training import loop
 from memkd_jax.training.feature_cache import FeatureCache
+from memkd_jax.training.feature_shapes import FeatureShapes
 from memkd_jax.training.plateau import Plateau
 from memkd_jax.training.step import Batch, Course, TrainState
 
@@ -134,23 +135,42 @@ class Trainer(Descent):
     Raises:
       UserError: the model has other parameters than the method.
     """
-    image = jnp.zeros((1, *images.shape[1:3], 3), self._extractor.dtype)
-    shapes = self._extractor.shapes(images.shape[1:3])
-    pictures = self._method.pictures
-    features = tuple(jnp.zeros((pictures, *f.shape[1:]), f.dtype) for f in shapes)
-    key = jax.random.key(category_seed(task.seed, task.name))
+    given = self._first_inputs(task, images.shape[1:3])
     if start is not None:
-      shapes = jax.eval_shape(self._method.distiller.init, key, image, features)
+      shapes = jax.eval_shape(self._method.distiller.init, *given)
       variables = self._unfold(start, shapes)
     else:
-      variables = self._with_teacher(self._init(key, image, features))
+      variables = self._with_teacher(self._init(*given))
     from_exemplars = self._config.model.memory_init == 'exemplars' and self._method.slots
     if start is None and from_exemplars:
       variables = variables | {'params': self._memories_from_exemplars(variables, task, images)}
+    batch_stats = self._statistics(variables['batch_stats'])
+    return self.begin(variables['params'], batch_stats)
+
+  def _first_inputs(self, task: Task, size: tuple[int, ...]) -> tuple[Any, ...]:
+    """What the distiller is initialised with: a key, one image and its features."""
+    image = jnp.zeros((1, *size, 3), self._extractor.dtype)
+    pictures = self._method.pictures
+    features = tuple(
+      jnp.zeros((pictures, *f.shape[1:]), f.dtype) for f in self._extractor.shapes(size)
+    )
+    return jax.random.key(category_seed(task.seed, task.name)), image, features
+
+  def _statistics(self, batch_stats: Any) -> Any:
     # flax begins with float32 here whatever the dtype in which they go on.
     dtype = param_dtype(self._extractor.dtype)
-    batch_stats = jax.tree.map(lambda x: x.astype(dtype), variables['batch_stats'])
-    return self.begin(variables['params'], batch_stats)
+    return jax.tree.map(lambda x: x.astype(dtype), batch_stats)
+
+  def variable_shapes(self, canvas: tuple[int, int, int]) -> tuple[Any, Any]:
+    """Shapes and dtypes of parameters and running statistics, for images [H, W, channels]."""
+
+    def begin() -> tuple[Any, Any]:
+      given = self._first_inputs(Task.of_category('', 0), canvas[:2])
+      variables: Any = self._method.distiller.init(*given)
+      return variables['params'], self._statistics(variables['batch_stats'])
+
+    shapes: tuple[Any, Any] = jax.eval_shape(begin)
+    return shapes
 
   def fold(self, state: TrainState) -> dict[str, Any]:
     """What `maps` takes of a trained state: BatchNorms and values folded, numpy arrays."""
@@ -168,17 +188,19 @@ class Trainer(Descent):
       )
     return jax.tree.map(lambda x, like: jnp.asarray(x, like.dtype), found, dict(shapes))
 
-  def inputs(self, cache: FeatureCache, *drawn: np.ndarray) -> tuple[Any, ...]:
-    """What `train_step` takes beside the state.
+  def batches(
+    self, cache: FeatureCache | FeatureShapes, *drawn: np.ndarray
+  ) -> tuple[Batch | None, ...]:
+    """What a step looks at.
 
     Args:
-      cache: the training images.
+      cache: the training images, or the shapes of some.
       drawn: int [B], indices of the batch's images; int [N], those of the exemplars, not
         looked at without memories.
     """
     batch, exemplars = drawn
     of_exemplars = cache.draw(exemplars) if self._method.slots else None
-    return self.teacher_params, cache.draw(batch), of_exemplars
+    return cache.draw(batch), of_exemplars
 
   def loss_inputs(self, teacher_params: Any, *batches: Batch) -> tuple[Any, ...]:
     """What `loss` takes beside parameters and statistics, of batch and exemplars."""

@@ -117,6 +117,22 @@ class Ensemble(Method):
     params['usual'] = self._measure(task, images, params)
     return Fitted(params, student.diagnosis, student.unfolding)
 
+  def step_shapes(self, canvas: tuple[int, int, int]) -> tuple[Any, tuple[Any, ...]] | None:
+    """See `Method`."""
+    return self._student.step_shapes(canvas)
+
+  def param_shapes(self, canvas: tuple[int, int, int]) -> Any | None:
+    """See `Method`."""
+    params = {'student': self._student.param_shapes(canvas)}
+    for (name, _), member in self._neighbours.items():
+      params[name] = member.param_shapes(canvas)
+    if any(shapes is None for shapes in params.values()):
+      return None
+    keys = (_STUDENT, *(key for _, key in self._neighbours))
+    one = jax.ShapeDtypeStruct((1,), np.float32)
+    usual = {f'map{key}': {'mean': one, 'deviation': one} for key in keys}
+    return params | {'usual': usual}
+
   def maps(self, params: Any, features: tuple[jax.Array, ...], images: jax.Array) -> _Maps:
     """{0: of neighbours, 1: of the student, all on the grid of its first stage, 2: fine}."""
     found = self._student.maps(params['student'], features, images)

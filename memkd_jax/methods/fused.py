@@ -93,6 +93,10 @@ class Fused(Method):
       params[name] = found
     return params
 
+  def step_shapes(self, canvas: tuple[int, int, int]) -> tuple[Any, tuple[Any, ...]] | None:
+    """See `Method`."""
+    return self._member.step_shapes((*canvas[:2], 4))  # one picture after the other
+
   def maps(
     self, params: Any, features: tuple[jax.Array, ...], images: jax.Array
   ) -> dict[int, jax.Array]:
@@ -178,6 +182,10 @@ class OneStudent(Fused):
     """As `Fused`; the member learns and scores all pictures together."""
     super().__init__(*given)
     self.name += ', one bottleneck'
+
+  def step_shapes(self, canvas: tuple[int, int, int]) -> tuple[Any, tuple[Any, ...]] | None:
+    """See `Method`."""
+    return self._member.step_shapes(canvas)
 
   def _learn(self, task: Task, images: np.ndarray, folder: Path) -> dict[str, Any]:
     return {_STUDENT: self._member.fit(task, images, folder).params}

@@ -171,6 +171,14 @@ class PatchCore(Method):
       return _Found(rows, None)
     return _Found(rows, jnp.matmul(rows, matrix, precision='highest'))
 
+  def param_shapes(self, canvas: tuple[int, int, int]) -> Any | None:
+    """See `Method`; of a bounded coreset, which images enough fill."""
+    most = self._config.method.most
+    if not most:
+      return None
+    _, channels = self._patches.shape(np.empty((1, *canvas), np.uint8))
+    return {'memory': jax.ShapeDtypeStruct((most, channels), np.float32)}
+
   def maps(
     self, params: Any, features: tuple[jax.Array, ...], images: jax.Array
   ) -> dict[int, jax.Array]:

@@ -106,6 +106,46 @@ class Students(Method):
     found = self._descent.over_images(cached(), self._maps_moments, params)
     return Fitted({**params, **over_all_images(found)}, {})
 
+  def step_shapes(self, canvas: tuple[int, int, int]) -> tuple[Any, tuple[Any, ...]] | None:
+    """See `Method`."""
+    trained, statistics = self._variable_shapes(canvas)
+    given = {'students': statistics, 'target': self._moments_shapes()}
+    descent = self._descent
+    return descent.train_step, descent.step_shapes(trained, given, canvas)
+
+  def param_shapes(self, canvas: tuple[int, int, int]) -> Any | None:
+    """See `Method`."""
+    folded = jax.eval_shape(jax.vmap(self._student.fold), *self._variable_shapes(canvas))
+    params = {
+      f'student{i}': jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), folded)
+      for i in range(self._config.method.students)
+    }
+    of_maps = self._moments_shapes(of_maps=True)
+    target = self._moments_shapes()
+    return params | {'target': target, 'error': of_maps, 'variance': of_maps}
+
+  def _variable_shapes(self, canvas: tuple[int, int, int]) -> tuple[Any, Any]:
+    """Of all students' parameters and running statistics, leaves [M, ...]."""
+    dtype = param_dtype(self._extractor.dtype)
+
+    def begin() -> tuple[Any, Any]:
+      image = jnp.zeros((1, *canvas[:2], 3), self._extractor.dtype)
+      keys = jax.random.split(jax.random.key(0), self._config.method.students)
+      variables: Any = jax.vmap(lambda one: self._student.init(one, image, ()))(keys)
+      statistics = jax.tree.map(lambda x: x.astype(dtype), variables['batch_stats'])
+      return variables['params'], statistics
+
+    shapes: tuple[Any, Any] = jax.eval_shape(begin)
+    return shapes
+
+  def _moments_shapes(self, of_maps: bool = False) -> _Stages:
+    """Of what `standardize` takes for each stage's channels, or for a map of each."""
+    found: _Stages = {}
+    for k in self.stages:
+      one = jax.ShapeDtypeStruct((1 if of_maps else self._extractor.channels(k),), np.float32)
+      found[f'stage{k}'] = {'mean': one, 'deviation': one}
+    return found
+
   def maps(
     self, params: Any, features: tuple[jax.Array, ...], images: jax.Array
   ) -> dict[int, jax.Array]:

@@ -178,6 +178,28 @@ class Devices:
       lambda x: x if isinstance(x, jax.Array) else jax.device_put(x, self._placed), tree
     )
 
+  def stacked(self, tree: Any) -> Any:
+    """Shapes of what `replicate` makes of a tree of arrays or shapes: leaves [P, ...]."""
+    number = len(self._mine)
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct((number, *x.shape), x.dtype), tree)
+
+  def lower(self, mapped: Any, arguments: Sequence[Any], platform: str | None = None) -> Any:
+    """Lowers what `map` gave, without running it.
+
+    Args:
+      mapped: the function.
+      arguments: trees of arrays or of their shapes, leaves [P, ...].
+      platform: that it is lowered for; that of the devices if None. For another one it can be
+        looked at, and not compiled.
+
+    Returns:
+      A `jax.stages.Lowered`.
+    """
+    if platform is None:
+      return mapped.lower(*arguments)
+    traced = jax.jit(lambda *given: mapped(*given)).trace(*arguments)
+    return traced.lower(lowering_platforms=(platform,))
+
   def unreplicate(self, tree: Any) -> Any:
     """Copies a replicated tree from one device to numpy: leaves [P, ...] -> [...]."""
     device = self._mine[0]
