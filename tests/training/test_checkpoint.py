@@ -272,3 +272,24 @@ def test_what_a_kill_left_of_discarded_checkpoints_is_none(tmp_path, state, monk
     assert checkpoints.latest_step() is None
   atomic.remove_orphans([tmp_path])
   assert os.listdir(tmp_path) == ['checkpoints']
+
+
+def test_the_next_api_of_orbax_reads_them(tmp_path, state):
+  """Both items, by their names; it is experimental, and another release may lack it."""
+  name = 'orbax.checkpoint.experimental.v1'
+  v1 = pytest.importorskip(name, reason=f'this orbax-checkpoint has no {name}')
+  with Checkpoints(tmp_path) as checkpoints:
+    checkpoints.save(7, state, {'images': 3})
+  assert v1.is_orbax_checkpoint(tmp_path / '7')
+  found = v1.load_checkpointables(tmp_path / '7')
+  assert sorted(found) == ['metadata', 'state']
+  assert found['metadata']['metadata'] == {'images': 3}
+  assert found['metadata']['format'] == checkpoint.FORMAT
+  expected = checkpoint._by_name(state)
+  assert found['state'].keys() == expected.keys()
+  for leaf, array in expected.items():
+    np.testing.assert_array_equal(np.asarray(found['state'][leaf]), array)
+    assert found['metadata']['arrays'][leaf] == [array.dtype.name, list(array.shape)]
+  with v1.training.Checkpointer(tmp_path) as checkpointer:
+    assert checkpointer.latest.step == 7
+    assert sorted(checkpointer.load_checkpointables(7)) == ['metadata', 'state']
