@@ -2,9 +2,9 @@
 
 Nothing in a bucket can be locked, appended to or renamed, so a run writes to a folder of this
 machine, as it always does, and what it has written is copied to the bucket in the background:
-at each checkpoint, model and result, and at the end. The order is such that what lies in the
-bucket is at every moment a folder from which a run can go on: what is referred to comes first,
-and what a new file replaces goes last.
+at each checkpoint, model and result, and at the end. The order is such that a run can go on
+from what lies in the bucket: what is referred to comes first, and what a new file replaces goes
+last. A training's first checkpoint has none before it while it is copied.
 
 Below `home()`, for each place a folder with
   folder/      the run
