@@ -34,7 +34,7 @@ def show_as(folder: Path | str, name: str) -> None:
 def shown(text: Path | str) -> str:
   """A path, or a text with paths, in which folders have the names that `show_as` gave them."""
   text = str(text)
-  for folder, name in _NAMES.items():
+  for folder, name in sorted(_NAMES.items(), reverse=True):  # the longer one first
     text = text.replace(folder, name)
   return text
 
@@ -44,7 +44,10 @@ def explain(error: Exception) -> str:
 
   A name that others chose can neither break the line nor command the terminal.
   """
-  text = shown(_sentence(error))
+  text = _sentence(error)
+  # What is full or closed is a folder of this machine, whatever the user calls it.
+  if not (isinstance(error, OSError) and error.errno in _REMEDIES):
+    text = shown(text)
   return ''.join(c if c.isprintable() else _escape(c) for c in text)
 
 

@@ -164,7 +164,7 @@ def _run(flags: argparse.Namespace, config: ConfigDict) -> int:
     cli.start_jax()
     results = runner(config, workdir, flags.mode, flags.dump_maps, flags.force, **origin)
     page = 'sweep.html' if ablation else 'report.html'
-    print(f'Report: {os.path.expanduser(workdir)}/{page}', flush=True)
+    print(f'Report: {os.path.expanduser(workdir).rstrip("/")}/{page}', flush=True)
   return 1 if results['failed'] else 0
 
 

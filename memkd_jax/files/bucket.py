@@ -5,7 +5,7 @@ import logging
 import random
 import time
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -57,8 +57,12 @@ class Bucket:
     patience: seconds.
   """
 
-  def __init__(self, url: str, patience: float = PATIENCE):
+  def __init__(self, url: str, patience: float | None = None):
     """Connects to nothing yet.
+
+    Args:
+      url: the place.
+      patience: see the class; `PATIENCE` if None.
 
     Raises:
       UserError: the URL is of another kind, or the package for it is not installed.
@@ -78,7 +82,7 @@ class Bucket:
 
     logging.getLogger(package).setLevel(logging.CRITICAL)  # what it logs is raised as well
     self.url = f'{protocol}{_MARK}{path.strip("/")}'
-    self.patience = patience
+    self.patience = PATIENCE if patience is None else patience
     self._prefix = path.strip('/') + '/'
     # Each listing is to tell what is there now, also what other machines have changed.
     self._service = fsspec.filesystem(protocol, use_listings_cache=False)
@@ -177,8 +181,12 @@ class Bucket:
 
   def _each(self, function: Callable[..., None], arguments: list[tuple[Any, ...]]) -> None:
     with ThreadPoolExecutor(_THREADS) as pool:
-      for future in [pool.submit(function, *those) for those in arguments]:
-        future.result()
+      try:
+        for future in as_completed([pool.submit(function, *those) for those in arguments]):
+          future.result()
+      except BaseException:
+        pool.shutdown(cancel_futures=True)  # each would be as patient as this one was
+        raise
 
   def _attempt(self, function: Callable[[], _T]) -> _T:
     """Calls a function until it succeeds or the patience has an end."""

@@ -41,8 +41,9 @@ def write(
     folder: made if missing.
     params: nested dicts of numpy arrays.
     facts: JSON values.
-    others: folders of models that may hold the same arrays. Where one does, its file gets a
-      further name in place of a copy; no file is ever written to again, only replaced.
+    others: folders, beside `folder` itself, of models that may hold the same arrays. Where one
+      does, its file gets a further name in place of a copy; no file is ever written to again,
+      only replaced.
 
   Raises:
     OSError: it cannot be written.
@@ -52,7 +53,7 @@ def write(
   }
   found = tree_digest(tensors)
   with atomic.atomic_write(folder / TENSORS) as temporary:
-    if not any(_link(other, found, temporary) for other in others):
+    if not any(_link(other, found, temporary) for other in (folder, *others)):
       save_file(tensors, temporary)
   write_facts(folder, dict(facts) | {_TENSORS_DIGEST: found})
 

@@ -123,6 +123,12 @@ def ask(reason: str) -> None:
     _Together.tell()
 
 
+def take_back(reason: str) -> None:
+  """Undoes `ask`, where the run has ended for that reason, and further ones may follow."""
+  if _Asked.name == reason:
+    _Asked.name = None
+
+
 def raise_if_asked() -> None:
   """Raises `Interrupted` if a signal came, also one whose exception got lost.
 

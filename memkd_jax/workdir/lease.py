@@ -10,6 +10,7 @@ import datetime
 import json
 import os
 import platform
+import threading
 import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -58,6 +59,8 @@ class Lease:
     """
     self._bucket, self._owner, self._say = bucket, owner, say
     self.number = 0
+    self._ended = False
+    self._writing = threading.Lock()  # of what is renewed in one thread and ended in another
 
   def look(self) -> Found:
     """The lease that is there now."""
@@ -92,8 +95,10 @@ class Lease:
     )
 
   def renew(self) -> None:
-    """Says that the holder is at work."""
-    self._bucket.write(_name(self.number), self._content())
+    """Says that the holder is at work, until it has said that it is not."""
+    with self._writing:
+      if not self._ended:
+        self._bucket.write(_name(self.number), self._content())
 
   def is_lost(self) -> bool:
     """Whether another process has taken the lease."""
@@ -101,7 +106,9 @@ class Lease:
 
   def end(self) -> None:
     """Lets the next one in at once."""
-    self._bucket.write(_name(self.number), self._content(ended=True))
+    with self._writing:
+      self._ended = True
+      self._bucket.write(_name(self.number), self._content(ended=True))
 
   def _outlast(self, found: Found) -> None:
     """Returns when a lease was not renewed for its term, by the clock of this machine alone."""

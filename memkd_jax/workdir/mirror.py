@@ -4,7 +4,7 @@ Nothing in a bucket can be locked, appended to or renamed, so a run writes to a 
 machine, as it always does, and what it has written is copied to the bucket in the background:
 at each checkpoint, model and result, and at the end. The order is such that a run can go on
 from what lies in the bucket: what is referred to comes first, and what a new file replaces goes
-last. A training's first checkpoint has none before it while it is copied.
+last.
 
 Below `home()`, for each place a folder with
   folder/      the run
@@ -15,10 +15,12 @@ Below `home()`, for each place a folder with
 import hashlib
 import json
 import os
+import platform
 import secrets
+import shutil
 import threading
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 
 from memkd_jax import errors
@@ -30,14 +32,21 @@ from memkd_jax.runtime import hosts, interrupt
 from memkd_jax.wording import counted
 from memkd_jax.workdir.lease import RENEWAL, Lease
 
-# They say that something else is there: copied last, and removed first.
+# They say that something else is there: copied last, and removed before it.
 _MARKERS = ('config.json', model.FACTS, 'result.json')
+_CHECKPOINTS, _WHOLE = 'checkpoints', '_CHECKPOINT_METADATA'  # the marker of a checkpoint
+# These go at once, for they are of a config that is no more; others once what replaces them is
+# there.
+_FIRST_TO_GO = ('config.json', 'result.json')
+_REMOVED_ON_NFS = '.nfs'
+_LOSS = 'the loss of its place in the bucket'
 _LOGS = ('.jsonl',)  # not copied for their own sake alone
 _EVENTS = 'tensorboard'
 _OF_MODELS = ('config.json', model.FACTS, model.TENSORS)
 _HIDDEN = ('.lock', '.lease')
 _UNFINISHED = '.orbax-checkpoint-tmp'
 _EVERY = 3.0  # seconds from one look for new files to the next
+_READS = 5  # of models that change meanwhile
 _AT_THE_END = 300.0  # seconds for which the last copy is tried
 
 Stamp = tuple[int, int]  # bytes, and nanoseconds of the last change
@@ -85,7 +94,7 @@ def copy_of_models(workdir: Path | str) -> Path:
   mirror.home.mkdir(parents=True, exist_ok=True)
   with lock.in_turn(mirror.home):
     atomic.remove_orphans([mirror.home])
-    mirror.pull(lambda name: PurePosixPath(name).name in _OF_MODELS and name.count('/') <= 2)
+    mirror.pull_models()
   return mirror.folder
 
 
@@ -115,8 +124,6 @@ class Mirror:
       errors.show_as(path, self._bucket.url)
     self._known: dict[str, tuple[int, int, str]] = {}  # what lies in the bucket: stamp, tag
     self._pulled_under = 0  # the number of the lease
-    self._lost = False
-    self._told = ''
 
   @contextmanager
   def held(self) -> Iterator[None]:
@@ -131,74 +138,40 @@ class Mirror:
         lease = Lease(self._bucket, self._owner())
         left = lease.look()
         lease.acquire()
-        # Where a process of this machine died, its folder is ahead of the bucket.
-        ahead = left.number == lease.number == self._pulled_under
-        if not ahead:
-          self.folder.mkdir(exist_ok=True)
-          self.pull()
-          self._pulled_under = lease.number
-          self._write_state()
-        with self._at_work(lease):
-          yield
+        with _repeated(RENEWAL, lambda: _renew(lease)):
+          # Where a process of this machine died, its folder is ahead of the bucket.
+          if not left.number == lease.number == self._pulled_under:
+            self.folder.mkdir(exist_ok=True)
+            self.pull()
+            self._pulled_under = lease.number
+            self._write_state()
+          try:
+            with _repeated(_EVERY, lambda: self.push(lease)):
+              yield
+          finally:
+            with interrupt.postponed():
+              self._finish(lease)
     except BucketError as error:
       raise UserError(explain(error).rstrip('.') + '.') from error
-
-  @contextmanager
-  def _at_work(self, lease: Lease) -> Iterator[None]:
-    stop = threading.Event()
-    tasks = ((RENEWAL, lambda: self._renew(lease)), (_EVERY, self.push))
-    threads = [
-      threading.Thread(target=self._repeat, args=(stop, *task), name='bucket', daemon=True)
-      for task in tasks
-    ]
-    for thread in threads:
-      thread.start()
-    try:
-      yield
-    finally:
-      with interrupt.postponed():
-        stop.set()
-        for thread in threads:
-          thread.join()
-        self._finish(lease)
 
   def _finish(self, lease: Lease) -> None:
     self._bucket.patience = _AT_THE_END
     try:
-      self._lost = self._lost or lease.is_lost()
-      if not self._lost:
-        self.push(last=True)
+      self.push(lease, last=True)
+      lost = lease.is_lost()
+      if not lost:
         lease.end()
-    except BucketError as error:
+    except (BucketError, UserError) as error:
       raise UserError(
-        f'{explain(error)}; what the run has written is complete on this machine alone, in its '
-        'cache. The same command here copies it, and goes on.'
+        f'{explain(error).rstrip(".")}; what the run has written is complete on this machine '
+        f'alone, below {home()}. The same command here copies it, and goes on.'
       ) from error
-    if self._lost:
+    if lost:
+      interrupt.take_back(_LOSS)
       raise UserError(
         f'{self._bucket.url} was taken over by another process, since for some time this one '
         'could not say that it was at work; that one goes on from what was copied by then.'
       )
-
-  def _renew(self, lease: Lease) -> None:
-    if self._lost:
-      return
-    if lease.is_lost():
-      self._lost = True
-      interrupt.ask('the loss of its place in the bucket')
-    else:
-      lease.renew()
-
-  def _repeat(self, stop: threading.Event, pause: float, function: Callable[[], None]) -> None:
-    while not stop.wait(pause):
-      try:
-        function()
-        self._told = ''
-      except (OSError, UserError) as error:
-        # At the end it counts; until then there are further attempts.
-        if not self._told:
-          self._say(f'Note: {explain(error).rstrip(".")}; the run goes on, and copies later.')
-        self._told = explain(error)
 
   def pull(self, wanted: Callable[[str], bool] = lambda name: True) -> None:
     """Makes the folder what the place is.
@@ -211,15 +184,14 @@ class Mirror:
       UserError: it refuses.
       OSError: the folder cannot be written.
     """
-    self._read_state()
-    there = {
-      name: found
-      for name, found in self._bucket.find().items()
-      if not _is_hidden(name) and wanted(name)
-    }
+    there = self._listed(wanted)
     here = _scan(self.folder)
     for name in here.keys() - there.keys():
       (self.folder / name).unlink()
+    for root, *_ in os.walk(self.folder, topdown=False):  # orbax takes one for a checkpoint
+      with suppress(OSError):
+        os.rmdir(root)
+    self.folder.mkdir(exist_ok=True)
     new = {
       name: found
       for name, found in there.items()
@@ -227,7 +199,7 @@ class Mirror:
     }
     if new:
       size = sum(found.size for found in new.values())
-      self._say(
+      _say(
         f'Copying {counted(len(new), "file")} ({size / 1e6:.0f} MB) from {self._bucket.url} ...'
       )
     self._download(new)
@@ -235,33 +207,61 @@ class Mirror:
     self._known = {name: (*stamps[name], found.tag) for name, found in there.items()}
     self._write_state()
 
-  def push(self, last: bool = False) -> None:
+  def pull_models(self) -> None:
+    """`pull` of trained models alone, which a run may be about to replace."""
+    self._read_state()
+    for _ in range(_READS):
+      with suppress(FileNotFoundError):
+        self.pull(_is_of_model)
+        tags = {name: facts[2] for name, facts in self._known.items()}
+        if tags == {name: found.tag for name, found in self._listed(_is_of_model).items()}:
+          return
+    raise BucketError(f'{self._bucket.url} changes while it is read; try again in a minute')
+
+  def _listed(self, wanted: Callable[[str], bool]) -> dict[str, Object]:
+    """What there is to be copied; not checkpoints whose copying a kill has ended."""
+    found = self._bucket.find()
+    left_out = _unfinished_steps(found.keys())
+    return {
+      name: object_
+      for name, object_ in found.items()
+      if not _is_hidden(name) and wanted(name) and name not in left_out
+    }
+
+  def push(self, lease: Lease, last: bool = False) -> None:
     """Makes the place what the folder is, if it has changed in more than its logs.
 
     Args:
-      last: whether logs count as well.
+      lease: where another process has it, nothing is done.
+      last: whether logs count as well, and whether all that was copied is looked at again.
 
     Raises: see `pull`.
     """
-    if self._lost:
-      return
     # Whoever writes a marker has written before what it speaks of.
     markers = {name: stamp for name, stamp in _scan(self.folder).items() if _is_marker(name)}
     stamps = _scan(self.folder)
+    if last:
+      there = self._bucket.find()
+      tags = {name: found.tag for name, found in there.items()}
+      self._known = {n: facts for n, facts in self._known.items() if tags.get(n) == facts[2]}
     changed = {name for name, stamp in stamps.items() if self._known.get(name, ())[:2] != stamp}
     gone = self._known.keys() - stamps.keys()
-    if not gone and all(_is_log(name) and not last for name in changed):
+    if (not gone and all(_is_log(name) and not last for name in changed)) or lease.is_lost():
       return
-    self._remove([name for name in gone if _is_marker(name)])
+    self._remove([name for name in gone if PurePosixPath(name).name in _FIRST_TO_GO])
     # A model's facts are of its arrays: no moment may have the old ones beside new arrays.
-    self._remove([name for name in self._facts_of(changed) if name in self._known])
+    self._remove([name for name in _facts_of(changed) if name in self._known])
     uploaded = self._upload(sorted(name for name in changed if not _is_marker(name)))
-    complete = uploaded >= {name for name in changed if not _is_marker(name)}
-    if complete:
-      still = _scan(self.folder)
+    if lease.is_lost():
+      return
+    if uploaded >= {name for name in changed if not _is_marker(name)}:
+      now = _scan(self.folder)
       uploaded |= self._upload(
-        sorted(n for n in changed & markers.keys() if markers[n] == still.get(n))
+        sorted(name for name in changed & markers.keys() if markers[name] == now.get(name))
       )
+    if uploaded >= changed:  # else what is gone may be all that there is
+      gone &= self._known.keys()
+      self._remove([name for name in gone if _is_marker(name)])
       self._remove([name for name in gone if not _is_marker(name)])
     there = self._bucket.find()
     for name in uploaded & there.keys():
@@ -274,34 +274,30 @@ class Mirror:
   def _remove(self, names: list[str]) -> None:
     self._bucket.remove(names)
     for name in names:
-      del self._known[name]
-
-  def _facts_of(self, names: Iterable[str]) -> list[str]:
-    arrays = [PurePosixPath(name) for name in names if name.endswith(model.TENSORS)]
-    return [str(path.with_name(model.FACTS)) for path in arrays]
+      self._known.pop(name, None)
 
   def _download(self, objects: dict[str, Object]) -> None:
     for name in objects:
       path = PurePosixPath(name)
-      if path.is_absolute() or '..' in path.parts:
+      if path.is_absolute() or '..' in path.parts or str(path) != name or '\0' in name:
         raise UserError(f'{self._bucket.url} has an object named {name}; remove it.')
+    incoming = self.home / 'incoming'  # beside the folder, where a killed one does no harm
+    shutil.rmtree(incoming, ignore_errors=True)
+    incoming.mkdir()
+    files = {name: incoming / str(number) for number, name in enumerate(objects)}
+    self._bucket.download(files.items())
+    for name in sorted(files, key=lambda name: (_is_marker(name), name)):
+      if files[name].stat().st_size != objects[name].size:
+        raise BucketError(f'{self._bucket.url}/{name} changed while it was read')
       (self.folder / name).parent.mkdir(parents=True, exist_ok=True)
-    files = {name: atomic.temporary_beside(self.folder / name) for name in objects}
-    try:
-      self._bucket.download(files.items())
-      for name, file in files.items():
-        if file.stat().st_size != objects[name].size:
-          raise BucketError(f'{self._bucket.url}/{name} changed while it was read')
-        file.replace(self.folder / name)
-    finally:
-      for file in files.values():
-        file.unlink(missing_ok=True)
+      files[name].replace(self.folder / name)
+    incoming.rmdir()
 
   def _owner(self) -> str:
     path = self.home / 'id'
     if not path.exists():
       atomic.write_text(path, secrets.token_hex(16))
-    return path.read_text()
+    return f'{path.read_text()} {platform.node()}'  # of a copied disk the id alone is not one
 
   def _read_state(self) -> None:
     try:
@@ -315,8 +311,64 @@ class Mirror:
     state = {'lease': self._pulled_under, 'files': self._known}
     atomic.write_text(self.home / 'mirror.json', json.dumps(state))
 
-  def _say(self, sentence: str) -> None:
+
+@contextmanager
+def _repeated(pause: float, function: Callable[[], None]) -> Iterator[None]:
+  """Calls a function in a thread of its own, again and again, while the body runs."""
+  stop = threading.Event()
+
+  def repeat() -> None:
+    told = False
+    while not stop.wait(pause):
+      try:
+        function()
+        told = False
+      except Exception as error:  # at the end it counts; until then there are further attempts
+        if not told:
+          _say(f'Note: {explain(error).rstrip(".")}; the run goes on, and copies later.')
+        told = True
+
+  thread = threading.Thread(target=repeat, name='bucket', daemon=True)
+  try:
+    thread.start()
+    yield
+  finally:
+    with interrupt.postponed():
+      stop.set()
+      thread.join()
+
+
+def _renew(lease: Lease) -> None:
+  if lease.is_lost():
+    interrupt.ask(_LOSS)
+  else:
+    lease.renew()
+
+
+def _say(sentence: str) -> None:
+  with suppress(OSError):  # of a terminal that is gone
     print(sentence, flush=True)
+
+
+def _facts_of(names: Iterable[str]) -> list[str]:
+  """The facts of models whose arrays are among the names."""
+  arrays = [PurePosixPath(name) for name in names if name.endswith(model.TENSORS)]
+  return [str(path.with_name(model.FACTS)) for path in arrays]
+
+
+def _step_of(name: str) -> str | None:
+  """The folder of the checkpoint that a file belongs to, if it does to any."""
+  parts = PurePosixPath(name).parts
+  for number, part in enumerate(parts[:-2]):
+    if part == _CHECKPOINTS:
+      return '/'.join(parts[: number + 2])
+  return None
+
+
+def _unfinished_steps(names: Collection[str]) -> set[str]:
+  """Files of checkpoints that were not copied to their end."""
+  steps = {name: step for name in names if (step := _step_of(name)) is not None}
+  return {name for name, step in steps.items() if f'{step}/{_WHOLE}' not in names}
 
 
 def _scan(folder: Path) -> dict[str, Stamp]:
@@ -339,13 +391,21 @@ def _scan(folder: Path) -> dict[str, Stamp]:
 
 def _is_hidden(name: str) -> bool:
   return any(
-    part in _HIDDEN or atomic.is_temporary(part) or _UNFINISHED in part
+    part in _HIDDEN
+    or atomic.is_temporary(part)
+    or _UNFINISHED in part
+    or part.startswith(_REMOVED_ON_NFS)
     for part in PurePosixPath(name).parts
   )
 
 
 def _is_marker(name: str) -> bool:
-  return PurePosixPath(name).name in _MARKERS
+  path = PurePosixPath(name)
+  return path.name in _MARKERS or f'{_step_of(name)}/{_WHOLE}' == name
+
+
+def _is_of_model(name: str) -> bool:
+  return PurePosixPath(name).name in _OF_MODELS and name.count('/') <= 2
 
 
 def _is_log(name: str) -> bool:

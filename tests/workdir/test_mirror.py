@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+import os
+import shutil
 import threading
 import time
 import types
@@ -14,6 +16,7 @@ import pytest
 from memkd_jax.errors import UserError, explain
 from memkd_jax.files import model
 from memkd_jax.files.bucket import Bucket, BucketError, Object
+from memkd_jax.runtime import interrupt
 from memkd_jax.workdir import lease as lease_module
 from memkd_jax.workdir import mirror as mirror_module
 from memkd_jax.workdir.lease import FOLDER, Lease
@@ -250,18 +253,71 @@ def test_a_new_file_is_copied_while_the_run_goes_on(url):
 def test_what_a_new_file_replaces_is_removed_after_it(service, url, monkeypatch):
   with opened(url) as root:
     monkeypatch.setattr(mirror_module, '_EVERY', 1e9)
-    write(root, 'part/checkpoints/20/state', '20')
+    checkpoint(root, 20)
+    write(root, 'part/tiles/0/model.json', 'facts of a part')
   first = len(service.requests)
   with opened(url) as root:
-    (root / 'part/checkpoints/20/state').unlink()
-    write(root, 'part/checkpoints/40/state', '40')
+    shutil.rmtree(root / 'part/checkpoints/20')
+    shutil.rmtree(root / 'part/tiles')
+    checkpoint(root, 40)
     write(root, 'part/model.safetensors', 'arrays')
     write(root, 'part/model.json', 'facts')
   changes = [path for method, path in service.requests[first:] if method not in ('GET', 'HEAD')]
-  wanted = ('40/state', 'model.safetensors', 'model.json', '20/state')
+  whole = '_CHECKPOINT_METADATA'
+  wanted = ('40/state', f'40/{whole}', '20/state', f'20/{whole}')
+  wanted += ('part/model.safetensors', 'part/model.json', 'tiles/0/model.json')
   order = [name for path in map(unquote, changes) for name in wanted if name in path]
-  assert sorted(order[:2]) == ['40/state', 'model.safetensors']
-  assert order[2:] == ['model.json', '20/state']
+  assert [set(order[:2]), set(order[2:4]), set(order[4:6]), set(order[6:])] == [
+    {'40/state', 'part/model.safetensors'},
+    {f'40/{whole}', 'part/model.json'},
+    {f'20/{whole}', 'tiles/0/model.json'},
+    {'20/state'},
+  ]
+
+
+def test_half_a_checkpoint_counts_as_none(url, monkeypatch, tmp_path):
+  with opened(url) as root:
+    write(root, 'part/checkpoints/20/state', 'the rest was never copied')
+    checkpoint(root, 40)
+  other_machine(monkeypatch, tmp_path)
+  with opened(url) as root:
+    assert os.listdir(root / 'part/checkpoints') == ['40']
+
+
+def test_what_is_removed_in_the_bucket_leaves_no_empty_folder(url):
+  with opened(url) as root:
+    checkpoint(root, 20)
+  Bucket(url).remove(Bucket(url).find('part/'))
+  with opened(url) as root:
+    assert os.listdir(root) == []
+
+
+@pytest.mark.parametrize('slow', ['download', 'upload'])
+def test_the_lease_is_renewed_in_the_first_copy_and_in_the_last(url, monkeypatch, slow):
+  monkeypatch.setattr(mirror_module, 'RENEWAL', 0.1)
+  monkeypatch.setattr(mirror_module, '_EVERY', 1e9)
+  with opened(url) as root:
+    write(root, 'config.json', '{}')
+  shutil.rmtree(root)
+  copy, renewals = getattr(Bucket, slow), []
+  renew = Lease.renew
+
+  def slowly(self, files):
+    renewals.clear()
+    time.sleep(2)
+    return copy(self, files)
+
+  monkeypatch.setattr(Bucket, slow, slowly)
+  monkeypatch.setattr(Lease, 'renew', lambda self: renewals.append(renew(self)))
+  with opened(url) as root:
+    write(root, 'config.json', '{"a": 1}')
+    seen = len(renewals)
+  assert (seen if slow == 'download' else len(renewals)) >= 3
+
+
+def checkpoint(root, step):
+  write(root, f'part/checkpoints/{step}/state', f'{step}')
+  write(root, f'part/checkpoints/{step}/_CHECKPOINT_METADATA', 'all is there')
 
 
 def test_logs_alone_are_not_copied_before_the_end(url):
@@ -304,13 +360,15 @@ def test_the_same_command_here_copies_what_could_not_be_copied(service, url):
   assert Bucket(url).read('part/result.json') == b'{"done": 1}'
 
 
-def test_a_cut_in_between_is_noted_once_and_made_up_for(service, url, capsys, monkeypatch):
+def test_a_cut_in_between_is_noted_and_made_up_for(service, url, capsys, monkeypatch):
   monkeypatch.setattr('memkd_jax.files.bucket.PATIENCE', 0.1)
   with opened(url) as root:
     service.fault = lambda *_: 'cut'
     write(root, 'part/seed_0/checkpoints/20/state', '20')
-    time.sleep(2)
+    time.sleep(4)
     service.fault = lambda *_: None
+  assert 'cannot be reached' in (said := capsys.readouterr().out)
+  assert said.count('the run goes on, and copies later') == 1
   assert Bucket(url).read('part/seed_0/checkpoints/20/state') == b'20'
 
 
@@ -323,8 +381,11 @@ def test_another_machine_takes_over_and_the_first_one_writes_no_more(
     other_machine(monkeypatch, tmp_path)
     with opened(url) as second:
       write(second, 'config.json', '{"by": 2}')
-    write(root, 'config.json', '{"by": 1}')
+    for number in range(9):  # also before this one has asked for its lease
+      write(root, 'config.json', f'{{"by": 1, "again": {number}}}')
+      time.sleep(0.1)
   assert Bucket(url).read('config.json') == b'{"by": 2}'
+  interrupt.raise_if_asked()  # what follows in this process is not ended as well
 
 
 def test_two_processes_of_a_machine_keep_each_other_out(url):
@@ -351,8 +412,9 @@ def test_models_alone_are_copied_for_reading(url, capsys):
   assert 'config.json' not in contents(copy_of_models(url))
 
 
-def test_no_object_can_be_written_elsewhere(url, monkeypatch):
-  find, evil = Bucket.find, {'../../evil': Object(1, 'tag')}
+@pytest.mark.parametrize('name', ['../../evil', '/evil', 'a//evil', './evil'])
+def test_no_object_can_be_written_elsewhere(url, monkeypatch, name):
+  find, evil = Bucket.find, {name: Object(1, 'tag')}
   monkeypatch.setattr(Bucket, 'find', lambda self, below='': find(self, below) | evil)
   with pytest.raises(UserError, match='evil; remove it'), opened(url):
     pass
