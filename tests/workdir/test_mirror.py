@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import re
 import shutil
 import threading
 import time
@@ -48,7 +49,8 @@ def service(running, monkeypatch, tmp_path):
 
 @pytest.fixture
 def url(service, request):
-  return service.url(f'runs/{request.node.callspec.id}-{request.node.originalname}')
+  kind = re.sub(r'\W', '-', request.node.callspec.id)
+  return service.url(f'runs/{kind}-{request.node.originalname}')
 
 
 def other_machine(monkeypatch, tmp_path, name='other'):
