@@ -15,12 +15,13 @@ import pytest
 from conftest import make_tiny_config, write_category
 from quick import QUICK
 from test_scaling import FLAGS, ROOT, finish, free_port
-from whole_runs import assert_same, final_state, stop_after
+from whole_runs import STEPS, assert_same, final_state, stop_after
 
 import memkd_jax
 from memkd_jax import calibrate, main, predict
 from memkd_jax.files import model
 from memkd_jax.files.bucket import Bucket
+from memkd_jax.methods import descent
 from memkd_jax.run import run_config
 from memkd_jax.workdir import copy_of_models
 
@@ -101,7 +102,10 @@ def test_a_training_goes_on_on_another_machine_from_the_bucket_alone(
   stop_after(monkeypatch, config, url, 3)
   shutil.rmtree(tmp_path / 'first')
   machines('second')
+  order, calls = descent.batch_indices, []
+  monkeypatch.setattr(descent, 'batch_indices', lambda *a: calls.append(a) or order(*a))
   run_config(config, url)
+  assert len(calls) == STEPS - 2  # from the checkpoint, not from 0
   (home,) = (tmp_path / 'second/memkd_jax/workdirs').iterdir()
   states = [final_state(config, folder) for folder in (tmp_path / 'whole', home / 'folder')]
   assert_same(*states)
@@ -262,7 +266,6 @@ def test_two_machines_that_want_the_same_run_do_not_meet(service, machines, tmp_
   assert f'{url} is in use by process {first.pid} on' in refused
   first.kill()
   first.communicate()
-  config.train.epochs = 400
   second = start(flags_of(config, url), tmp_path / 'b')
   finish(second)
   assert promised(url)[1] == {'bolt/seed_0/model.json', 'bolt/seed_0/result.json'}

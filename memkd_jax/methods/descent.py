@@ -227,20 +227,28 @@ class Descent:
 
     def store(scratch: Scratch) -> tuple[np.ndarray, ...]:
       what = f"the teacher's features of {len(images):,} images"
-      empty = functools.partial(scratch.array, what=what, field='train.cache_features=disk')
+      field = 'train.cache_features=disk'
+      with hosts.raise_together():  # before the others wait for this one's share of a batch
+        scratch.check(size, what, field)
+      empty = functools.partial(scratch.array, what=what, field=field)
       return self._compute_features(images, empty)
 
-    scratch = self._disk_for_features()
+    size = self._extractor.feature_bytes(images, self._depth)
+    scratch, room = self._disk_for_features(), 0
+    if scratch is not None:
+      with hosts.raise_together():
+        room = scratch.room()
+      room = min(hosts.exchange(room))
     cache = build_cache(
       self._devices,
       lambda: (
         self._extractor.kept_features(images, self._depth, self._devices, compute) or compute()
       ),
       images,
-      self._extractor.feature_bytes(images, self._depth),
+      size,
       wanted=self._config.train.cache_features,
       store=None if scratch is None else functools.partial(store, scratch),
-      room=0 if scratch is None else min(hosts.exchange(scratch.room())),
+      room=room,
     )
     if len(self._config.seeds) > 1:
       self._kept = digest, cache
