@@ -251,7 +251,6 @@ def _run_all(
     write_results(folder.own.root, results)
     method = config.method.name
     default, fields = methods.get_config(method=method), methods.fields(method)
-    default.model.dtype = base.default_dtype()
     write_report(folder.own, claimed, results, default, fields)
     print('\n' + results_table(results), flush=True)
     return results

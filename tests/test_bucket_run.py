@@ -12,7 +12,6 @@ from pathlib import Path
 
 import bucket_servers
 import pytest
-from conftest import make_tiny_config, write_category
 from quick import QUICK
 from test_scaling import FLAGS, ROOT, finish, free_port
 from whole_runs import STEPS, assert_same, final_state, stop_after
@@ -91,10 +90,10 @@ def test_a_run_in_a_bucket_is_used_on_other_machines(
 
 
 def test_a_training_goes_on_on_another_machine_from_the_bucket_alone(
-  one_service, machines, tmp_path, make_category, monkeypatch
+  one_service, machines, tmp_path, make_category, monkeypatch, make_config
 ):
   make_category(tmp_path / 'data')
-  config = make_tiny_config(tmp_path / 'data')
+  config = make_config(tmp_path / 'data')
   config.train.checkpoint_steps = 2
   config.train.keep_checkpoints = True
   run_config(config, tmp_path / 'whole')
@@ -112,10 +111,10 @@ def test_a_training_goes_on_on_another_machine_from_the_bucket_alone(
 
 
 def test_a_training_goes_on_from_a_model_in_a_bucket(
-  one_service, machines, tmp_path, make_category, capsys
+  one_service, machines, tmp_path, make_category, capsys, make_config
 ):
   make_category(tmp_path / 'data')
-  config = make_tiny_config(tmp_path / 'data')
+  config = make_config(tmp_path / 'data')
   config.train.epochs = 1
   first, second = one_service.url('old'), one_service.url('new')
   run_config(config, first)
@@ -198,11 +197,13 @@ def promised(url):
 
 
 @pytest.mark.slow
-def test_kills_and_cuts_at_random_moments_lose_nothing(service, machines, tmp_path):
+def test_kills_and_cuts_at_random_moments_lose_nothing(
+  service, machines, tmp_path, make_config, make_category
+):
   """Twenty of them; about ten minutes for each service."""
   for name in ('bolt', 'nut'):
-    write_category(tmp_path / 'data', name)
-  config = make_tiny_config(tmp_path / 'data')
+    make_category(tmp_path / 'data', name)
+  config = make_config(tmp_path / 'data')
   config.train.epochs = 60
   config.train.checkpoint_steps = 2
   finish(start(flags_of(config, tmp_path / 'whole'), tmp_path / 'cache-0'))
@@ -251,10 +252,12 @@ def test_kills_and_cuts_at_random_moments_lose_nothing(service, machines, tmp_pa
 
 
 @pytest.mark.slow
-def test_two_machines_that_want_the_same_run_do_not_meet(service, machines, tmp_path):
+def test_two_machines_that_want_the_same_run_do_not_meet(
+  service, machines, tmp_path, make_config, make_category
+):
   """One minute: the second one is told so, and gets the place when the first one is killed."""
-  write_category(tmp_path / 'data')
-  config = make_tiny_config(tmp_path / 'data')
+  make_category(tmp_path / 'data')
+  config = make_config(tmp_path / 'data')
   config.train.epochs = 400
   url = service.url('two-machines')
   first = start(flags_of(config, url), tmp_path / 'a')
@@ -272,10 +275,12 @@ def test_two_machines_that_want_the_same_run_do_not_meet(service, machines, tmp_
 
 
 @pytest.mark.slow
-def test_two_processes_of_two_devices_write_to_a_bucket(service, machines, tmp_path):
+def test_two_processes_of_two_devices_write_to_a_bucket(
+  service, machines, tmp_path, make_config, make_category
+):
   """Two minutes: as one process with four devices in a local folder, and after SIGTERM."""
-  write_category(tmp_path / 'data')
-  config = make_tiny_config(tmp_path / 'data')
+  make_category(tmp_path / 'data')
+  config = make_config(tmp_path / 'data')
   config.train.epochs = 100
   config.model.dtype = 'float64'
   x64 = {'JAX_ENABLE_X64': '1'}

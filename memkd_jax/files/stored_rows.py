@@ -136,14 +136,14 @@ class RowFile(Rows):
     expected = self.shape[1:] if not isinstance(which, slice) else (len(data), *self.shape[1:])
     if data.shape != expected or not 0 <= begin <= len(self):
       raise ValueError(f'rows of {expected} are written, not {data.shape} at {begin}')
-    view = memoryview(data.reshape(-1).view(np.uint8))
+    view = data.reshape(-1).view(np.uint8).data
     offset = begin * self._row_bytes
     while view:
       written = os.pwrite(self._handle, view, offset)
       view, offset = view[written:], offset + written
 
   def read_into(self, i: int, out: np.ndarray) -> None:
-    view = memoryview(out.reshape(-1).view(np.uint8))
+    view = out.reshape(-1).view(np.uint8).data
     offset = i * self._row_bytes
     while view:
       number = os.preadv(self._handle, [view], offset)

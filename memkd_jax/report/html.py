@@ -15,7 +15,7 @@ from typing import Any
 import jinja2
 from ml_collections import ConfigDict
 
-from memkd_jax.config import Field, flatten, resumable
+from memkd_jax.config import DEFAULT_DTYPE, Field, flatten, resumable
 from memkd_jax.data.decoding import decode
 from memkd_jax.data.tiling import describe_size
 from memkd_jax.files import atomic
@@ -162,11 +162,13 @@ def _remarks(
 
 def _changed(config: ConfigDict, default: ConfigDict, fields: Sequence[Field]) -> list[str]:
   """Fields that change figures and have another value than by default."""
-  ours = _flatten(config)
+  ours, defaults = _flatten(config), _flatten(default)
+  if defaults.get('model.dtype') == DEFAULT_DTYPE:
+    defaults['model.dtype'] = 'float32'  # of the paper, wherever the run was made
   ignored = {*resumable(fields), 'data.dataset', 'model.backbone'}
   return [
     f'{path} {_show(ours[path])} (default {_show(value)})'
-    for path, value in _flatten(default).items()
+    for path, value in defaults.items()
     if path in ours and path not in ignored and ours[path] != value
   ]
 

@@ -76,6 +76,11 @@ def test_what_made_the_figures_is_told(write):
   assert all(row[0] != 'preset' for row in page.rows)  # a field that was renamed
 
 
+def test_bfloat16_is_told_wherever_it_is_the_default(write):
+  page, _ = write('folder', {'bolt': FIGURES}, dtype='bfloat16')
+  assert 'Other than the defaults: model.dtype bfloat16 (default float32).' in page.text
+
+
 def test_a_method_without_training_has_no_epochs(write):
   page, _ = write('visa', {'candle': FIGURES}, method='SPADE')
   assert 'SPADE on VisA' in page.text
