@@ -36,7 +36,14 @@ from memkd_jax.teachers import cache
 from memkd_jax.teachers.extractor import FeatureExtractor
 from memkd_jax.teachers.kept_features import KeptFeatures
 from memkd_jax.training import lanes, metrics_log
-from memkd_jax.workdir import ORIGIN, SharedWorkdir, Workdir, copy_of_models, opened
+from memkd_jax.workdir import (
+  ORIGIN,
+  SharedWorkdir,
+  Workdir,
+  copy_of_models,
+  local_folder,
+  opened,
+)
 from memkd_jax.workdir.region import check_roi
 from memkd_jax.worker import Worker
 
@@ -322,14 +329,11 @@ def _choose_origin(
     return hosts.on_main(folder.own.read_origin)
   if mode == 'evaluate':
     raise UserError(f'--warm-start={warm_start}: an evaluation trains nothing; leave it out.')
-  if is_url(warm_start):
-    return str(warm_start)
-  origin = Path(warm_start).expanduser().absolute()
-  if origin.resolve() == folder.own.root.resolve():
+  if local_folder(warm_start).resolve() == folder.own.root.resolve():
     raise UserError(
       f'--warm-start={warm_start} is the folder of this run itself; name another --workdir.'
     )
-  return str(origin)
+  return str(warm_start if is_url(warm_start) else Path(warm_start).expanduser().absolute())
 
 
 def _what_counts(claimed: ConfigDict) -> dict[str, Any]:

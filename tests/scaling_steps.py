@@ -78,6 +78,8 @@ def check_agreement(process):
   hosts.check_same(lambda: {'a': [1]}, 'flags')
   with pytest.raises(UserError, match='Process 0 and process 1 have different flags'):
     hosts.check_same(lambda: process, 'flags')
+  with pytest.raises(UserError, match=r'different flags \(of process 1, 0 became 1\); start'):
+    hosts.check_same(lambda: process, 'flags', lambda a, b: f'{a} became {b}')
 
   devices = Devices()
   images = np.arange(5 * 2, dtype=np.uint8).reshape(5, 2)

@@ -18,6 +18,7 @@ from whole_runs import STEPS, assert_same, final_state, stop_after
 
 import memkd_jax
 from memkd_jax import calibrate, main, predict
+from memkd_jax.errors import UserError
 from memkd_jax.files import model
 from memkd_jax.files.bucket import Bucket
 from memkd_jax.methods import descent
@@ -79,7 +80,7 @@ def test_a_run_in_a_bucket_is_used_on_other_machines(
   assert calibrate.main([*named, '--threshold=0.5']) == 0
 
   machines('third')
-  assert memkd_jax.load(url, 'bolt').threshold.value == 0.5
+  assert memkd_jax.load(Path(url), 'bolt').threshold.value == 0.5  # with one slash
   capsys.readouterr()
   assert main.main(flags) == 0
   assert 'finished already' in capsys.readouterr().out
@@ -122,6 +123,8 @@ def test_a_training_goes_on_from_a_model_in_a_bucket(
   run_config(config, second, warm_start=first)
   told = json.loads(Bucket(second).read('config.json'))['warm_start']
   assert told == first
+  with pytest.raises(UserError, match=f'--warm-start={first} is the folder of this run itself'):
+    run_config(config, f'{first}/', warm_start=first)
   assert f'bolt goes on from {first}' in capsys.readouterr().out
 
 

@@ -209,8 +209,10 @@ def test_two_processes_are_one_run(tiny_config, tmp_path, make_category):
 
   both = start_two(tiny_config, (two, gone), free_port(), own=own)
   output = finish(both[0], 1)
-  assert 'nut failed: Process 1: ' in output
-  assert 'nut/train/good/003.png is not a readable image' in output
+  assert (
+    'nut failed: Process 0 and process 1 have different images of nut (of process 1, ' in output
+  )
+  assert '1 has another content (train/good/003.png)); start all of them' in output
   assert 'failed' not in finish(both[1], 1)  # only the first one speaks
   broken.write_bytes(content)
   both = start_two(tiny_config, (two, gone), free_port(), own=own)

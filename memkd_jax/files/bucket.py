@@ -3,6 +3,7 @@
 import importlib
 import logging
 import random
+import re
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -15,7 +16,8 @@ from memkd_jax.errors import UserError, is_disk_full
 _T = TypeVar('_T')
 # Of each protocol what fsspec needs, and the extra of this package that brings it.
 _PACKAGES = {'gs': ('gcsfs', 'gcs'), 's3': ('s3fs', 's3')}
-_MARK = '://'
+# A `Path` has but one slash of the two; a drive of Windows but one letter.
+_URL = re.compile('([a-z][a-z0-9]+):/+(.*)', re.DOTALL)
 # What tells one content of an object from another, by the first that a service gives.
 _TAGS = ('generation', 'etag', 'ETag', 'created', 'mtime')
 _THREADS = 8
@@ -43,7 +45,7 @@ class BucketError(OSError):
 
 def is_url(path: Path | str) -> bool:
   """Whether this names a place in a bucket, and not a folder."""
-  return _MARK in str(path)
+  return _URL.fullmatch(str(path)) is not None
 
 
 class Bucket:
@@ -67,7 +69,8 @@ class Bucket:
     Raises:
       UserError: the URL is of another kind, or the package for it is not installed.
     """
-    protocol, _, path = url.partition(_MARK)
+    found = _URL.fullmatch(url)
+    protocol, path = found.groups() if found else ('', '')
     if protocol not in _PACKAGES or not path.strip('/'):
       raise UserError(
         f'{url}: give a local folder, or a place in a bucket, gs://BUCKET/FOLDER or '
@@ -81,7 +84,7 @@ class Bucket:
     import fsspec
 
     logging.getLogger(package).setLevel(logging.CRITICAL)  # what it logs is raised as well
-    self.url = f'{protocol}{_MARK}{path.strip("/")}'
+    self.url = f'{protocol}://{path.strip("/")}'
     self.patience = PATIENCE if patience is None else patience
     self._prefix = path.strip('/') + '/'
     # Each listing is to tell what is there now, also what other machines have changed.

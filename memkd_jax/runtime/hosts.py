@@ -172,20 +172,25 @@ def bytes_from_main(content: bytes) -> bytes:
   return np.asarray(multihost_utils.broadcast_one_to_all(array), np.uint8).tobytes()
 
 
-def check_same(describe: Callable[[], Any], what: str) -> None:
+def check_same(
+  describe: Callable[[], Any], what: str, compare: Callable[[Any, Any], str] | None = None
+) -> None:
   """Raises UserError in all processes unless they have something in common.
 
   Args:
     describe: returns what is compared, a JSON value; called where there are several processes.
     what: name of what is compared, for the error.
+    compare: what another process has that the first one has not, for the error.
   """
   if count() == 1:
     return
   values = exchange(describe())
-  different = [str(i) for i, other in enumerate(values) if other != values[0]]
+  different = {str(i): other for i, other in enumerate(values) if other != values[0]}
   if different:
+    first, other = next(iter(different.items()))
+    how = '' if compare is None else f' (of process {first}, {compare(values[0], other)})'
     raise UserError(
-      f'Process 0 and process {", ".join(different)} have different {what}; start all of '
+      f'Process 0 and process {", ".join(different)} have different {what}{how}; start all of '
       'them with the same flags, on the same data and weights.'
     )
 

@@ -25,7 +25,7 @@ A task is a category, as a rule.
 """
 
 from memkd_jax.workdir.folder import ORIGIN, Workdir
-from memkd_jax.workdir.mirror import copy_of_models, opened
+from memkd_jax.workdir.mirror import copy_of_models, local_folder, opened
 from memkd_jax.workdir.model import (
   UNFOLDING,
   TrainedModel,
@@ -44,6 +44,7 @@ __all__ = [
   'Workdir',
   'copy_of_models',
   'damage_explained',
+  'local_folder',
   'opened',
   'read_model_folder',
   'read_model_in_all',

@@ -58,6 +58,17 @@ def home() -> Path:
   return Path(os.path.expanduser(base)).absolute() / 'memkd_jax' / 'workdirs'
 
 
+def local_folder(workdir: Path | str) -> Path:
+  """The folder of this machine in which a run of `workdir` works; nothing need be there.
+
+  Raises:
+    UserError: it is a URL of another kind than those of buckets.
+  """
+  if not is_url(workdir):
+    return Path(workdir).expanduser()
+  return Mirror(str(workdir)).folder
+
+
 @contextmanager
 def opened(workdir: Path | str) -> Iterator[Path]:
   """The folder in which to write what is to lie in `workdir`, a folder or a place in a bucket.

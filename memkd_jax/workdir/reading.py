@@ -14,7 +14,13 @@ from memkd_jax.data.modalities import choose_depth_range
 from memkd_jax.data.sample import Sample
 from memkd_jax.data.sampling import Plan, calibration_plan, joint_plans
 from memkd_jax.data.splits import Split, load_split
-from memkd_jax.data.task_images import TaskImages, describe_leak, image_digests, list_task
+from memkd_jax.data.task_images import (
+  TaskImages,
+  describe_changes,
+  describe_leak,
+  image_digests,
+  list_task,
+)
 from memkd_jax.data.tiling import framing_of
 from memkd_jax.runtime import hosts
 from memkd_jax.runtime.memory import free_host_memory
@@ -68,7 +74,7 @@ class TaskReader:
       mode: see `run.run_config`.
       force: whether models that are there will be replaced.
       joined: the categories from all of which one model learns; none where each has its own.
-      sharing: how many readers this host's memory is shared by.
+      sharing: how many readers share this host's memory, and the room on its disk.
     """
     self._config, self._source, self._folder = config, source, folder
     self._mode, self._force, self._joined = mode, force, joined
@@ -144,7 +150,8 @@ class TaskReader:
       if leak := describe_leak(images.train, images.test, threads):
         notes = (*images.notes, f'{", ".join(test_names)}: {leak}')
         images = dataclasses.replace(images, notes=notes)
-    hosts.check_same(lambda: [digests], f'images of {", ".join(test_names or train_names)}')
+    what = f'images of {", ".join(test_names or train_names)}'
+    hosts.check_same(lambda: digests, what, _compare)
     return images, digests
 
   def _region_key(self, task: Task) -> str:
@@ -192,7 +199,7 @@ class TaskReader:
     free, room = free_host_memory() // self._sharing, 0
     with hosts.raise_together():
       if wanted != 'host':
-        room = self._scratch.room()
+        room = self._scratch.room() // self._sharing
     free, room = (min(found) for found in zip(*hosts.exchange([free, room]), strict=True))
     with hosts.raise_together():
       place = image_store.choose_place(wanted, framing, number, free, room)
@@ -206,3 +213,9 @@ class TaskReader:
       return None
     print(f'Note: decoded images are kept on the disk, in {self._scratch.folder}.', flush=True)
     return self._scratch
+
+
+def _compare(ours: Digests, theirs: Digests) -> str:
+  """In which images another process's digests differ."""
+  changes = (describe_changes(ours[split], theirs[split]) for split in ours)
+  return ', '.join(filter(None, changes))

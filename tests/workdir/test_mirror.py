@@ -135,7 +135,7 @@ def test_a_bucket_that_is_not_there_is_named(service):
     pass
 
 
-@pytest.mark.parametrize('place', ['ftp://a/b', 'gs://', '://x'])
+@pytest.mark.parametrize('place', ['ftp://a/b', 'gs://', '://x', 'x'])
 def test_other_urls_are_refused(place):
   with pytest.raises(UserError, match='give a local folder, or a place in a bucket'):
     Bucket(place)
