@@ -64,6 +64,8 @@ class Dataset:
     notes: `(root, category) -> sentences` on how the files were read, and what is left out.
     list_categories: `root -> categories` of one's own, which are known where they are there.
     is_listed: whether the root is one category, and may be a file that lists its images.
+    object_of: names the object that an image shows, where objects have several images each;
+      None where each image is of an object of its own.
   """
 
   categories: tuple[str, ...] | None
@@ -75,3 +77,4 @@ class Dataset:
   notes: Callable[..., Sequence[str]] = lambda root, category, **options: ()
   list_categories: Callable[..., list[str]] | None = None
   is_listed: bool = False
+  object_of: Callable[[Sample], str] | None = None
