@@ -11,10 +11,9 @@ import jax
 import numpy as np
 
 from memkd_jax import metrics
-from memkd_jax.data.framing import CROP, seen_of
-from memkd_jax.data.images import decode_mask
+from memkd_jax.data.framing import seen_of
 from memkd_jax.data.mosaic import Mosaic
-from memkd_jax.data.sample import GOOD
+from memkd_jax.data.sample import Dataset
 from memkd_jax.data.splits import Split
 from memkd_jax.data.tiling import Tiling
 from memkd_jax.files import atomic
@@ -28,13 +27,13 @@ from memkd_jax.runtime import hosts, interrupt
 from memkd_jax.runtime.devices import Devices
 from memkd_jax.runtime.progress import progress_bar
 from memkd_jax.scoring.calibration import Calibration, Threshold, pixel_threshold
-from memkd_jax.scoring.figures import compute_defined, count_decisions
+from memkd_jax.scoring.figures import count_decisions
 from memkd_jax.scoring.normalization import Statistics
 from memkd_jax.scoring.pipeline import Pipeline
-from memkd_jax.scoring.resolution import dump_maps, masks_and_maps
+from memkd_jax.scoring.resolution import dump_maps
+from memkd_jax.scoring.split_figures import figures_of
 from memkd_jax.scoring.tile_params import params_of
 from memkd_jax.training import metrics_log
-from memkd_jax.wording import counted
 
 # matplotlib is not made for threads.
 _DRAWING = threading.Lock()
@@ -196,7 +195,7 @@ def evaluate(
   held_out: Scored | None = None,
   maps_folder: Path | None = None,
   statistics: Statistics | None = None,
-  smallest: bool = False,
+  benchmark: Dataset | None = None,
 ) -> dict[str, Any]:
   """Scores a test split, and writes its figure, its curves, and what its memories do.
 
@@ -217,7 +216,7 @@ def evaluate(
     held_out: the normal images that the threshold was made of, where they are at hand.
     maps_folder: where the maps go as TIFF files, None for nowhere.
     statistics: of normal images, where maps are normalised.
-    smallest: see `figures.compute_metrics`.
+    benchmark: the data set, for the figures of some benchmarks alone; None for those of all.
 
   Returns:
     {'metrics': the figures by their names in the protocol, all in [0, 1], 'defects': {kind of
@@ -234,13 +233,13 @@ def evaluate(
   def report() -> dict[str, Any]:
     if maps_folder is not None:
       dump_maps(maps_folder, test, maps)
-    pixels = _pixel_scores(test, maps, resolution)
     above = pixel_threshold(calibration, threshold)
-    figures, notes = compute_defined(name, test.labels, scores, pixels, above, smallest)
+    held_maps = None if held_out is None else (held_out.split, held_out.maps)
+    found = figures_of(name, test, maps, scores, resolution, above, held_maps, benchmark)
     result: dict[str, Any] = {
-      'metrics': figures,
-      'defects': _per_defect(test, maps, scores),
-      'notes': notes + _unseen_defects(name, test),
+      'metrics': found.metrics,
+      'defects': found.defects,
+      'notes': found.notes,
       'images_per_second': speed,
     }
     if threshold is not None and len(scores):
@@ -251,66 +250,13 @@ def evaluate(
       inputs = test.framing.inputs
       several = len(inputs) > 1 and scorer.tiling.is_whole and diagnosis
       parts = {name: diagnosis[name] for name in inputs} if several else {}
-      _draw(folder, test, maps, scores, pixels, held_out, threshold, parts)
+      _draw(folder, test, maps, scores, found.pixels, held_out, threshold, parts)
       cases.write_cases(folder / cases.FOLDER, test, maps)
       if diagnosis and fitted_diagnosis:
         _report_memories(fitted_diagnosis, diagnosis, test, scorer.tiling, folder)
     return result
 
   return hosts.on_main(report)
-
-
-def _pixel_scores(test: Split, maps: np.ndarray, resolution: str) -> metrics.PixelScores | None:
-  """The pixels whose label is known; None where they are not of both classes."""
-  if test.masks is None:
-    return None
-  known = np.flatnonzero(test.has_pixel_labels)
-  pixels = metrics.PixelScores()
-  found: set[bool] = set()
-  for mask, map_ in masks_and_maps(test.take(known), maps[known], resolution):
-    pixels.add(mask, map_)
-    found |= set(np.unique(np.ma.compressed(mask)).tolist())
-  return pixels if len(found) == 2 else None
-
-
-def _unseen_defects(name: str, test: Split) -> list[str]:
-  """Says of how many anomalous images no part that is marked was looked at, if of any."""
-  everything = test.framing.resize != CROP and test.framing.channels == 3
-  if test.masks is None or everything:
-    return []
-  unseen = 0
-  for i in np.flatnonzero(test.labels & test.has_pixel_labels).tolist():
-    mask, seen = test.samples[i].mask, test.seen(i)
-    if mask is None or (test.masks[i] if seen is None else test.masks[i] & seen).any():
-      continue
-    marked = decode_mask(mask)  # which may be too small for a canvas
-    size = (marked.shape[1], marked.shape[0])
-    _, shown = test.framing.to_image(np.zeros(test.masks[i].shape), size, seen=seen)
-    unseen += shown is not None and not (marked & shown).any()
-  if not unseen:
-    return []
-  images = counted(unseen, 'anomalous image')
-  they = 'it counts' if unseen == 1 else 'they count'
-  return [
-    f'{name}: of {images} nothing that is marked was looked at (data.resize, data.roi); {they} '
-    'as anomalous all the same.'
-  ]
-
-
-def _per_defect(
-  test: Split, maps: np.ndarray, scores: np.ndarray
-) -> dict[str, dict[str, float]]:
-  """Each kind's figures; of pixels only where all labels are known, at the model's size."""
-  if len(np.unique(test.labels)) < 2:
-    return {}
-  kinds = [sample.defect for sample in test.samples]
-  marked = test.masks is not None and bool(test.has_pixel_labels.all())
-  pixels: tuple[Any, ...] = ()
-  if marked:
-    masks = [mask for mask, _ in masks_and_maps(test, maps, 'model')]
-    found = {kind for kind, mask in zip(kinds, masks, strict=True) if mask.any()}
-    pixels = (masks, maps) if found >= set(kinds) - {GOOD} else ()
-  return metrics.per_defect(kinds, scores, *pixels)
 
 
 def _write_scores(

@@ -11,7 +11,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from memkd_jax import methods
-from memkd_jax.config import flatten
+from memkd_jax.config import VALIDATION, flatten
 from memkd_jax.data import bit_depth
 from memkd_jax.data.benchmarks.counts import count, differences
 from memkd_jax.data.datasets import DATASETS, Source
@@ -164,7 +164,7 @@ class Worker:
       held_out=held_out,
       maps_folder=maps_folder,
       statistics=trained.statistics,
-      smallest='inputs' in DATASETS[self.config.data.dataset].options,
+      benchmark=DATASETS[self.config.data.dataset],
     )
     result['costs'] = {
       'fit_seconds': trained.fit_seconds,
@@ -183,6 +183,8 @@ class Worker:
       number = len(plan.kept)
     result['counts'] = count(number, test.samples)
     all_counts = result['counts'] | {'train': number + len(plan.held)}
+    if self.config.train.calibration == VALIDATION:
+      all_counts |= {'train': number, 'validation': len(plan.held)}
     missing = differences(self.config.data.dataset, task.name, all_counts)
     diverged = hosts.on_main(
       lambda: tile_models.diverged(folder, task.name) + fused.diverged(folder, task.name)

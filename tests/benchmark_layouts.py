@@ -139,4 +139,64 @@ def eyecandies(root: Path, categories: tuple[str, ...] = ('CandyCane', 'GummyBea
             make.mask(f'{name}_{kind}_mask.png', 255 * values[kind])
 
 
-LAYOUTS = {f.__name__: f for f in (mvtec_ad, visa, mpdd, mvtec_3d, eyecandies)}
+def mvtec_loco(root: Path, categories: tuple[str, ...] = ('breakfast_box', 'pushpins')) -> None:
+  make = Maker(root)
+  logical, structural = 'logical_anomalies', 'structural_anomalies'
+  entries = [
+    {
+      'defect_name': 'missing_almonds',
+      'pixel_value': 255,
+      'saturation_threshold': 20,
+      'relative_saturation': False,
+    },
+    {
+      'defect_name': 'nuts_everywhere',
+      'pixel_value': 245,
+      'saturation_threshold': 0.5,
+      'relative_saturation': True,
+    },
+    {
+      'defect_name': 'contamination',
+      'pixel_value': 244,
+      'saturation_threshold': 1.0,
+      'relative_saturation': True,
+    },
+  ]
+  for category in categories:
+    for name in ('license.txt', 'readme.txt'):
+      make.text(f'{category}/{name}', '')
+    make.text(f'{category}/defects_config.json', json.dumps(entries))
+    splits = {'train/good': 9, 'validation/good': 2, 'test/good': 3}
+    for folder, number in (splits | {f'test/{logical}': 2, f'test/{structural}': 2}).items():
+      for i in range(number):
+        make.image(f'{category}/{folder}/{i:03}.png')
+    for i in range(2):
+      truth = f'{category}/ground_truth'
+      make.mask(f'{truth}/{logical}/{i:03}/000.png', 255 if i else 245)
+      make.mask(f'{truth}/{structural}/{i:03}/000.png', 244)
+    make.mask(f'{category}/ground_truth/{logical}/001/001.png', 245)  # a second defect
+
+
+def mvtec_ad_2(root: Path, categories: tuple[str, ...] = ('can', 'vial')) -> None:
+  make = Maker(root)
+  lights = ('regular', 'overexposed', 'underexposed', 'shift_1', 'shift_2', 'shift_3')
+  for name in ('license.txt', 'readme.txt'):
+    make.text(name, '')
+  for category in categories:
+    mode = 'L' if category == 'vial' else 'RGB'
+    for folder, number in {'train': 9, 'validation': 2}.items():
+      for i in range(number):
+        make.image(f'{category}/{folder}/good/{i:03}_regular.png', mode)
+    for i, light in enumerate(lights):
+      kind = 'bad' if i % 2 else 'good'
+      make.image(f'{category}/test_public/{kind}/{i // 2:03}_{light}.png', mode)
+      if kind == 'bad':
+        make.mask(f'{category}/test_public/ground_truth/bad/{i // 2:03}_{light}_mask.png')
+    for split, light in {'test_private': 'regular', 'test_private_mixed': 'mixed'}.items():
+      for i in range(3):
+        make.image(f'{category}/{split}/{i:03}_{light}.png', mode, size=SIZE + 8)
+
+
+LAYOUTS = {
+  f.__name__: f for f in (mvtec_ad, visa, mpdd, mvtec_3d, eyecandies, mvtec_loco, mvtec_ad_2)
+}

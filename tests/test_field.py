@@ -20,7 +20,7 @@ import memkd_jax
 from memkd_jax import __main__ as memkd
 from memkd_jax import main, predict
 from memkd_jax.commands import prepare_tfds, score_maps, weights
-from memkd_jax.data.images import decode_mask
+from memkd_jax.data.masks import decode_mask
 from memkd_jax.metrics import evaluate_pixels
 
 

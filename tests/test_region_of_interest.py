@@ -12,7 +12,7 @@ from whole_runs import tiny_of
 import memkd_jax
 from memkd_jax import calibrate, methods, metrics, predict
 from memkd_jax.data import folder
-from memkd_jax.data.images import decode_mask
+from memkd_jax.data.masks import decode_mask
 from memkd_jax.errors import UserError
 from memkd_jax.run import run_config
 from memkd_jax.workdir import Workdir

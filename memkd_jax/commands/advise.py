@@ -78,8 +78,8 @@ def _describe(sizes: list[tuple[int, int]]) -> str:
 
 def _narrowest(folder: Path) -> float:
   from memkd_jax.data.advice import narrowest
-  from memkd_jax.data.images import decode_mask
   from memkd_jax.data.listing import list_images_below
+  from memkd_jax.data.masks import decode_mask
 
   paths, _ = list_images_below(folder)
   found = narrowest(decode_mask(path) for path in paths)

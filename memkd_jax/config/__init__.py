@@ -17,6 +17,7 @@ from memkd_jax.config.fields import (
   FIELDS,
   RANDOM_TEACHER,
   TINY_BACKBONES,
+  VALIDATION,
 )
 from memkd_jax.config.values import (
   build,
@@ -46,6 +47,7 @@ __all__ = [
   'FIELDS',
   'RANDOM_TEACHER',
   'TINY_BACKBONES',
+  'VALIDATION',
   'Field',
   'build',
   'by_short_names',

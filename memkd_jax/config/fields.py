@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from memkd_jax.config.field import Field
+from memkd_jax.data.names import MODULES
 
 AUTO_TEACHER = 'auto'  # found, or downloaded, where a run begins
 RANDOM_TEACHER = 'random'
@@ -10,6 +11,7 @@ DEMO_TEACHER = 'demo'  # a resnet18 that the package brings
 DEMO_TEACHER_FILE = Path(__file__).parents[1] / 'teachers' / 'demo_teacher.safetensors'
 DTYPES = ('float32', 'bfloat16', 'float64')
 AUTO_DTYPE = 'auto'
+VALIDATION = 'validation'  # of train.calibration: the publisher's images for it
 DEFAULT_DTYPE = 'default'  # bfloat16 on TPUs
 ALPHA_ROI = 'alpha'  # each image's own
 BACKBONES = ('resnet18', 'resnet34', 'resnet50', 'wide_resnet50_2')
@@ -44,17 +46,7 @@ FIELDS = (
     'data.dataset',
     'mvtec_ad',
     'The data set, which says how its files are laid out',
-    choices=(
-      'mvtec_ad',
-      'visa',
-      'mpdd',
-      'mvtec_3d',
-      'eyecandies',
-      'folder',
-      'folder_3d',
-      'images',
-      'demo',
-    ),
+    choices=tuple(MODULES),
   ),
   Field(
     'data.source',
@@ -243,8 +235,9 @@ FIELDS = (
     'holdout',
     'Where the threshold comes from: the images that train.holdout keeps out; train.folds '
     'further models, each of which scores the images that it has not learned from, while the '
-    'model itself learns from all of them; or the first of these that has enough images',
-    choices=('holdout', 'folds', 'auto'),
+    'model itself learns from all of them; auto, the first of these that has enough images; or '
+    'the validation images that a benchmark brings along, while all others are learned from',
+    choices=('holdout', 'folds', 'auto', VALIDATION),
   ),
   Field(
     'train.folds',

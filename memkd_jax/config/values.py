@@ -29,6 +29,7 @@ from memkd_jax.config.fields import (
   DEMO_TEACHER_FILE,
   FIELDS,
   RANDOM_TEACHER,
+  VALIDATION,
 )
 from memkd_jax.errors import UserError
 
@@ -103,7 +104,7 @@ def resolve(config: ConfigDict, fields: Iterable[Field]) -> ConfigDict:
   if train.scope == 'joint':
     what = 'is batch where one model learns from all categories'
     require('parallel.axis', config.parallel.axis, config.parallel.axis == 'batch', what)
-  none_held_out = train.holdout == 0 and train.calibration != 'folds'
+  none_held_out = train.holdout == 0 and train.calibration not in ('folds', VALIDATION)
   if maps.normalize != 'none' and none_held_out:
     raise UserError(
       f'--config.anomaly_map.normalize={maps.normalize}: maps are normalised by normal images '

@@ -2,12 +2,12 @@
 
 import dataclasses
 import functools
+import importlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from memkd_jax.data import folder, folder_3d, image_list
-from memkd_jax.data.benchmarks import demo_textures, eyecandies, mpdd, mvtec_3d, mvtec_ad, visa
+from memkd_jax.data import image_list
 from memkd_jax.data.framing import RGB
 from memkd_jax.data.listing import (
   category_folder,
@@ -16,23 +16,16 @@ from memkd_jax.data.listing import (
   list_folders,
   list_images_below,
 )
+from memkd_jax.data.names import MODULES
 from memkd_jax.data.sample import Dataset, Sample
 from memkd_jax.errors import UserError
 
 SOURCES = ('folder', 'tfds')
 
 
-# Each is described by its reader. A further one is a file and a line here.
-DATASETS = {
-  'mvtec_ad': mvtec_ad.DATASET,
-  'visa': visa.DATASET,
-  'mpdd': mpdd.DATASET,
-  'mvtec_3d': mvtec_3d.DATASET,
-  'eyecandies': eyecandies.DATASET,
-  'folder': folder.DATASET,
-  'folder_3d': folder_3d.DATASET,
-  'images': image_list.DATASET,
-  'demo': demo_textures.DATASET,
+DATASETS: dict[str, Dataset] = {
+  name: importlib.import_module(f'memkd_jax.data.{module}').DATASET
+  for name, module in MODULES.items()
 }
 
 

@@ -215,3 +215,10 @@ def _raw_modes(file: ImageFile) -> list[Any]:
 
 def _open(path: Readable) -> IO[bytes]:
   return open_regular(path) if isinstance(path, Path) else path.open('rb')
+
+
+def reason_of(error: Exception) -> str:
+  """Why decoding failed, in one line."""
+  if isinstance(error, OSError) and error.strerror:
+    return error.strerror
+  return ' '.join(str(error).split()) or type(error).__name__

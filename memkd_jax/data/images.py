@@ -1,4 +1,4 @@
-"""Decodes one image or mask file to an array of a given size (protocol, data to arrays)."""
+"""Decodes one image file to an array of a given size (protocol, data to arrays)."""
 
 from collections.abc import Callable, Sequence
 
@@ -6,20 +6,16 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from memkd_jax.data.bit_depth import FULL, to_8_bits
-from memkd_jax.data.decoding import DEEP_COLOR, decode
+from memkd_jax.data.decoding import DEEP_COLOR, decode, reason_of
 from memkd_jax.data.framing import Framing, Size
 from memkd_jax.data.sample import Readable
 from memkd_jax.errors import UserError
 
 # What may be remarkable about a file, for a `notice`: it has 16 bits per channel and is read
-# with fewer; some of its values exceed these; a mask has more than two values; it has no alpha
-# channel, which was asked for.
-SCALED, CLIPPED, SOFT_MASK, NO_ALPHA = 'scaled', 'clipped', 'soft mask', 'no alpha'
+# with fewer; some of its values exceed these; it has no alpha channel, which was asked for.
+SCALED, CLIPPED, NO_ALPHA = 'scaled', 'clipped', 'no alpha'
 
 _LARGEST_REGION = 4096  # pixels of its longer side
-_CLASSES = 64  # below which the values of a mask are ids of classes
-_LOSSY = ('JPEG', 'MPO')
-_NOT_ADDITIVE = ('CMYK', 'YCbCr', 'LAB', 'HSV')  # modes in which black is not zero
 
 Notice = Callable[[str], None]
 
@@ -40,12 +36,12 @@ def size_value(size: Size) -> int | list[int]:
   return size[0] if size[0] == size[1] else list(size)
 
 
-def _ignore(remark: str) -> None:
+def ignore(remark: str) -> None:
   """Takes a remark that nobody wants."""
 
 
 def read_image(
-  path: Readable, size: Sizing, bits: int = FULL, notice: Notice = _ignore
+  path: Readable, size: Sizing, bits: int = FULL, notice: Notice = ignore
 ) -> tuple[np.ndarray, tuple[int, int]]:
   """Reads an image of any format and mode that Pillow opens.
 
@@ -79,7 +75,7 @@ def read_image(
 def read_rgb(
   path: Readable,
   bits: int = FULL,
-  notice: Notice = _ignore,
+  notice: Notice = ignore,
   page: int | None = None,
   *,
   alpha: bool = False,
@@ -115,12 +111,12 @@ def read_rgb(
   # Pillow's plugins raise nearly anything on broken and hostile files.
   except Exception as error:
     raise UserError(
-      f'{path} is not a readable image ({_reason(error)}); replace or remove it.'
+      f'{path} is not a readable image ({reason_of(error)}); replace or remove it.'
     ) from error
 
 
 def read_pillow(
-  image: Image.Image, bits: int = FULL, notice: Notice = _ignore, *, alpha: bool = False
+  image: Image.Image, bits: int = FULL, notice: Notice = ignore, *, alpha: bool = False
 ) -> Image.Image:
   """Makes RGB, or RGBA, of an image that Pillow has opened, as `read_rgb` does of a file.
 
@@ -131,11 +127,11 @@ def read_pillow(
     upright = ImageOps.exif_transpose(image)
     return _to_rgb(upright, bits, notice, alpha)
   except Exception as error:
-    raise UserError(f'A Pillow image cannot be read ({_reason(error)}).') from error
+    raise UserError(f'A Pillow image cannot be read ({reason_of(error)}).') from error
 
 
 def to_size(
-  image: np.ndarray, size: Sizing, bits: int = FULL, notice: Notice = _ignore
+  image: np.ndarray, size: Sizing, bits: int = FULL, notice: Notice = ignore
 ) -> np.ndarray:
   """Resizes an array as `read_image` does a file.
 
@@ -196,29 +192,6 @@ def checked(image: np.ndarray) -> np.ndarray:
   return array
 
 
-def read_mask(
-  path: Readable, size: Sizing, notice: Notice = _ignore
-) -> tuple[np.ndarray, tuple[int, int]]:
-  """Reads a mask, makes it binary, and resizes it, in this order.
-
-  The other way round, masks that store class ids 1, 2, ... would be lost.
-
-  Args:
-    path: the file.
-    size: of the result.
-    notice: see `decode_mask`.
-
-  Returns:
-    bool [height, width], True where defective, and the original (width, height).
-
-  Raises:
-    UserError: the file cannot be decoded.
-  """
-  defect = decode_mask(path, notice)
-  binary = Image.fromarray(np.where(defect, 255, 0).astype(np.uint8))
-  return as_framing(size).lay(binary) >= 128, binary.size
-
-
 def read_region(path: Readable) -> np.ndarray:
   """Reads a region of interest, a picture that is white inside.
 
@@ -247,60 +220,13 @@ def read_region(path: Readable) -> np.ndarray:
   return inside
 
 
-def decode_mask(path: Readable, notice: Notice = _ignore) -> np.ndarray:
-  """Reads a mask, whatever numbers it stands for defects with.
-
-  Any non-zero value is defect in a mask of two values, in one with a palette, and in one of
-  class ids: whole numbers below 64, in a file that is no JPEG. Other masks have soft edges,
-  from a lossy format or from resizing: there, defect is what exceeds half of the highest value.
-  The value of a coloured pixel is that of its brightest channel, and alpha says nothing.
-
-  Args:
-    path: the file.
-    notice: is told SOFT_MASK where a mask has soft edges.
-
-  Returns:
-    bool [H, W] at the original size, True where defective.
-
-  Raises:
-    UserError: the file cannot be decoded, holds several pages, or exceeds the bounds of
-      `decoding`.
-  """
-  try:
-    file = decode(path, reject_16_bit_color=True)
-    lossy = file.format in _LOSSY
-    if file.mode in _NOT_ADDITIVE:
-      file = file.convert('RGB')
-    values = np.asarray(file)
-    if file.mode in ('LA', 'PA', 'La', 'RGBA', 'RGBa'):
-      values = values[..., :-1]
-  except UserError:
-    raise
-  except Exception as error:
-    raise UserError(f'{path} is not a readable mask ({_reason(error)}); replace it.') from error
-  if values.ndim == 3:
-    values = values.max(axis=-1)
-  low, high = values.min(), values.max()
-  is_binary = ((values == low) | (values == high)).all()
-  if (
-    file.mode in ('P', 'PA') or is_binary or (high < _CLASSES and not lossy and _whole(values))
-  ):
-    return np.asarray(values != 0)
-  notice(SOFT_MASK)
-  return np.asarray(values > high / 2)
-
-
-def _whole(values: np.ndarray) -> bool:
-  return values.dtype.kind in 'biu' or bool((values == np.floor(values)).all())
-
-
 def as_framing(size: Sizing) -> Framing:
   """What brings images to a size: stretching, where it is no framing."""
   return size if isinstance(size, Framing) else Framing(size)
 
 
 def _to_rgb(
-  image: Image.Image, bits: int = FULL, notice: Notice = _ignore, alpha: bool = False
+  image: Image.Image, bits: int = FULL, notice: Notice = ignore, alpha: bool = False
 ) -> Image.Image:
   if image.mode.startswith('I'):
     # Pillow's own conversion of 16 and 32 bit integers clips at 255.
@@ -324,10 +250,3 @@ def _scale(values: np.ndarray, bits: int, notice: Notice) -> np.ndarray:
   if bits != FULL:
     notice(CLIPPED if values.max() >= 2**bits else SCALED)
   return to_8_bits(values, bits)
-
-
-def _reason(error: Exception) -> str:
-  """Why decoding failed, in one line."""
-  if isinstance(error, OSError) and error.strerror:
-    return error.strerror
-  return ' '.join(str(error).split()) or type(error).__name__

@@ -18,6 +18,53 @@ class Readable(Protocol):
 
 
 @dataclasses.dataclass(frozen=True)
+class Saturation:
+  """How much of a defect has to be found (Bergmann et al., IJCV 2022, section 4.2).
+
+  Attributes:
+    value: of the pixels that are marked as such a defect.
+    threshold: how many pixels of the original image suffice; or which share of the defect.
+    relative: whether it is a share.
+  """
+
+  value: int
+  threshold: float
+  relative: bool
+
+  def area(self, pixels: int) -> int:
+    """The pixels that suffice, of a defect of so many; between one and all of them."""
+    wanted = self.threshold * pixels if self.relative else self.threshold
+    return min(max(1, int(wanted)), pixels)
+
+
+@dataclasses.dataclass(frozen=True)
+class LayeredMask:
+  """The ground truth of an image in several files, of one defect each, which may overlap.
+
+  Attributes:
+    layers: the files, at least one; where a pixel is not zero, its value names the defect.
+    saturations: of all kinds of defects of the category.
+  """
+
+  layers: tuple[Readable, ...]
+  saturations: tuple[Saturation, ...]
+
+  def __str__(self) -> str:
+    first, *more = map(str, self.layers)
+    return f'{first} and {len(more)} more' if more else first
+
+
+Mask = Readable | LayeredMask
+
+
+def files_of(mask: Mask | None) -> tuple[Readable, ...]:
+  """The files that a mask consists of, if any."""
+  if mask is None:
+    return ()
+  return mask.layers if isinstance(mask, LayeredMask) else (mask,)
+
+
+@dataclasses.dataclass(frozen=True)
 class Sample:
   """One object of a split: its image, and what else was recorded of it.
 
@@ -25,13 +72,13 @@ class Sample:
     id: path of the image relative to the category, unique within it.
     inputs: the files by what they are, paths as a rule: 'rgb', the image, always; beside it
       what `modalities` reads.
-    mask: the ground-truth file, None for a normal image or a set without masks.
+    mask: the ground-truth file or files, None for a normal image or a set without masks.
     defect: name of the kind of defect, 'good' for a normal image.
   """
 
   id: str
   inputs: Mapping[str, Readable]
-  mask: Readable | None
+  mask: Mask | None
   defect: str
 
   @property
@@ -64,6 +111,10 @@ class Dataset:
     notes: `(root, category) -> sentences` on how the files were read, and what is left out.
     list_categories: `root -> categories` of one's own, which are known where they are there.
     is_listed: whether the root is one category, and may be a file that lists its images.
+    has_validation: whether there is a third split, 'validation', of normal images to set
+      thresholds with.
+    three_sigma: whether its publisher's baseline calls pixels anomalous that lie three standard
+      deviations above the mean of those of the validation images.
     object_of: names the object that an image shows, where objects have several images each;
       None where each image is of an object of its own.
   """
@@ -77,4 +128,6 @@ class Dataset:
   notes: Callable[..., Sequence[str]] = lambda root, category, **options: ()
   list_categories: Callable[..., list[str]] | None = None
   is_listed: bool = False
+  has_validation: bool = False
+  three_sigma: bool = False
   object_of: Callable[[Sample], str] | None = None

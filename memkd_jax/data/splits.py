@@ -15,11 +15,10 @@ from memkd_jax.data.images import (
   CLIPPED,
   NO_ALPHA,
   SCALED,
-  SOFT_MASK,
   Sizing,
   as_framing,
-  read_mask,
 )
+from memkd_jax.data.masks import SOFT_MASK, read_mask
 from memkd_jax.data.modalities import read_sample
 from memkd_jax.data.sample import Sample
 from memkd_jax.errors import UserError

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from memkd_jax.data.datasets import Source
-from memkd_jax.data.sample import Readable, Sample
+from memkd_jax.data.sample import Readable, Sample, files_of
 from memkd_jax.errors import UserError
 
 _CHUNK = 1 << 20  # bytes
@@ -19,7 +19,8 @@ class TaskImages:
   """The samples of a task.
 
   Attributes:
-    train: normal samples, to learn from and to set a threshold with; at least one.
+    train: normal samples, to learn from and to set a threshold with; at least one. Those that
+      the publisher sets apart for it come last.
     test: samples to be scored, perhaps none.
     notes: sentences on how the files were read, and what is left out.
   """
@@ -29,22 +30,30 @@ class TaskImages:
   notes: tuple[str, ...]
 
 
-def list_task(source: Source, train: Sequence[str], test: Sequence[str]) -> TaskImages:
+def list_task(
+  source: Source, train: Sequence[str], test: Sequence[str], validation: bool = False
+) -> TaskImages:
   """Lists the samples of a task.
 
   Args:
     source: the opened data set.
     train: names of the categories whose normal images are learned from.
     test: names of the categories that are scored.
+    validation: whether normal images are also those of the split 'validation'.
 
   Raises:
     UserError: images are missing, or the training would see defects.
   """
   samples = {
     split: tuple(s for c in categories for s in source.list_samples(c, split))
-    for split, categories in (('train', train), ('test', test))
+    for split, categories in (
+      ('train', train),
+      ('validation', train if validation else ()),
+      ('test', test),
+    )
   }
-  for sample in samples['train']:
+  normal = (*samples['train'], *samples['validation'])
+  for sample in normal:
     if sample.label:
       raise UserError(
         f'{", ".join(train)}: {sample.image} is among the training images but not normal; '
@@ -53,7 +62,7 @@ def list_task(source: Source, train: Sequence[str], test: Sequence[str]) -> Task
   notes = [
     note for category in dict.fromkeys((*train, *test)) for note in source.notes(category)
   ]
-  return TaskImages(samples['train'], samples['test'], tuple(notes))
+  return TaskImages(normal, samples['test'], tuple(notes))
 
 
 def image_digests(samples: Sequence[Sample], threads: int, region: str = '') -> dict[str, str]:
@@ -77,8 +86,8 @@ def image_digests(samples: Sequence[Sample], threads: int, region: str = '') -> 
     combined = hashlib.sha256(sample.defect.encode() + shared)
     for name, file in sorted(sample.inputs.items()):
       combined.update(name.encode() + _file_digest(file))
-    if sample.mask is not None:
-      combined.update(b'mask' + _file_digest(sample.mask))
+    for file in files_of(sample.mask):
+      combined.update(b'mask' + _file_digest(file))
     return combined.hexdigest()[:_DIGITS]
 
   with ThreadPoolExecutor(threads) as pool:

@@ -12,12 +12,14 @@ from memkd_jax.metrics.pimo import aupimo
 from memkd_jax.metrics.pixels import PixelMetrics, PixelScores
 from memkd_jax.metrics.pro import aupro, pro_curve
 from memkd_jax.metrics.scalars import auroc, average_precision, f1_max
+from memkd_jax.metrics.spro import SaturatedOverlaps
 
 __all__ = [
   'BinnedPixelMetrics',
   'BinnedPixelScores',
   'PixelMetrics',
   'PixelScores',
+  'SaturatedOverlaps',
   'aupimo',
   'aupro',
   'auroc',

@@ -19,8 +19,8 @@ from memkd_jax import metrics
 from memkd_jax.data import folder
 from memkd_jax.data.bit_depth import FULL
 from memkd_jax.data.decoding import MAX_BYTES, decode, read_size
-from memkd_jax.data.images import decode_mask
-from memkd_jax.data.sample import Readable, Sample
+from memkd_jax.data.masks import decode_mask
+from memkd_jax.data.sample import Mask, Sample
 from memkd_jax.data.splits import describe_remarks
 from memkd_jax.errors import UserError
 from memkd_jax.files.reading import read_bytes
@@ -165,7 +165,7 @@ def _read_mask(
 
 
 def _check_size(
-  path: Path, shape: tuple[int, ...], reference: Readable | None, expected: tuple[int, ...]
+  path: Path, shape: tuple[int, ...], reference: Mask | None, expected: tuple[int, ...]
 ) -> None:
   """Raises UserError where a map, of `shape`, has not the size of its mask or image."""
   if shape != expected:

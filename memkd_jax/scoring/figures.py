@@ -1,13 +1,26 @@
 """The figures of the evaluation protocol, by the names that tables and files use."""
 
+from collections.abc import Mapping, Sequence
+
 import numpy as np
 
 from memkd_jax import metrics
 from memkd_jax.errors import UserError
 
 IMAGE_METRICS = ('I-AUC', 'I-AP', 'I-F1max')
+# Of some benchmarks alone: over objects with several images, over kinds of defects.
+OBJECT_AUC, MEAN_AUC = 'S-AUC', 'I-mAUC'
+SATURATED = {'P-sPRO': 0.3, 'P-sPRO5': 0.05}  # limits of the false-positive rate
+SEG_F1_3SD = 'SegF1-3sd'
 PIXEL_METRICS = ('P-AUC', 'P-AP', 'P-PRO', 'P-PRO5', 'P-PRO1', 'P-F1max', 'SegF1')
-METRICS = (*IMAGE_METRICS, *PIXEL_METRICS)
+METRICS = (
+  *IMAGE_METRICS,
+  MEAN_AUC,
+  OBJECT_AUC,
+  *PIXEL_METRICS,
+  *SATURATED,
+  SEG_F1_3SD,
+)
 
 
 def compute_metrics(
@@ -82,6 +95,61 @@ def compute_defined(
   except ValueError as error:
     raise UserError(f'{category} cannot be scored: {error}.') from error
   return figures, [f'{category} has {missing}: no {", ".join(IMAGE_METRICS)}.']
+
+
+def object_auroc(
+  objects: Sequence[str], labels: np.ndarray, scores: np.ndarray
+) -> dict[str, float]:
+  """The AUROC over objects that have several images each (Real-IAD's sample level).
+
+  An object's score is the highest of its images, and it is anomalous where any of them is.
+
+  Args:
+    objects: of each image the object that it shows, N names.
+    labels: [N], 1 for anomalous.
+    scores: image scores [N].
+
+  Returns:
+    {'S-AUC': in [0, 1]}, nothing where there are no normal or no anomalous objects.
+  """
+  names, of = np.unique(np.asarray(objects), return_inverse=True)
+  highest, anomalous = np.full(len(names), -np.inf), np.zeros(len(names), int)
+  np.maximum.at(highest, of, scores)
+  np.maximum.at(anomalous, of, labels)
+  if len(np.unique(anomalous)) < 2:
+    return {}
+  return {OBJECT_AUC: metrics.auroc(anomalous, highest)}
+
+
+def saturated(overlaps: metrics.SaturatedOverlaps) -> dict[str, dict[str, float]]:
+  """AU-sPRO of each kind of defect, against the normal images.
+
+  Returns:
+    {kind: {'P-sPRO': up to a false-positive rate of 0.3, 'P-sPRO5': up to 0.05}}.
+  """
+  found = {}
+  for kind in overlaps.kinds:
+    areas = overlaps.area(SATURATED.values(), kind)
+    found[kind] = {name: areas[limit] for name, limit in SATURATED.items()}
+  return found
+
+
+def over_kinds(kinds: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
+  """What a benchmark prints as the mean over its kinds of defects (MVTec LOCO).
+
+  Args:
+    kinds: the figures of each kind against the normal images.
+
+  Returns:
+    {'I-mAUC': mean of their I-AUC, 'P-sPRO', 'P-sPRO5': means of theirs}, of those that all
+    kinds have.
+  """
+  named = {MEAN_AUC: 'I-AUC', **{name: name for name in SATURATED}}
+  return {
+    name: float(np.mean([figures[of] for figures in kinds.values()]))
+    for name, of in named.items()
+    if kinds and all(of in figures for figures in kinds.values())
+  }
 
 
 def count_decisions(labels: np.ndarray, scores: np.ndarray, threshold: float) -> dict[str, int]:

@@ -6,7 +6,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from memkd_jax.data.images import decode_mask
+from memkd_jax import metrics
+from memkd_jax.data.masks import decode_mask, decode_regions
+from memkd_jax.data.sample import LayeredMask
 from memkd_jax.data.splits import Split
 from memkd_jax.files import atomic
 
@@ -37,6 +39,68 @@ def masks_and_maps(
     map_, seen = _at_original(test, maps, i)
     mask = np.zeros(map_.shape, bool) if sample.mask is None else decode_mask(sample.mask)
     yield _known(mask, seen), map_
+
+
+def saturated_overlaps(
+  test: Split, maps: np.ndarray
+) -> tuple[metrics.SaturatedOverlaps | None, str]:
+  """The defects of a test set one by one, at the size of its images, for sPRO.
+
+  Args:
+    test: the decoded split, whose anomalous images have masks with layers.
+    maps: [N, H, W].
+
+  Returns:
+    The collected maps and defects, or None; and why, where parts of images do not count.
+
+  Raises:
+    UserError: a mask cannot be read, or is not one of the data set's.
+  """
+  overlaps = metrics.SaturatedOverlaps()
+  for i, sample in enumerate(test.samples):
+    map_, seen = _at_original(test, maps, i)
+    if seen is not None and not seen.all():
+      return None, 'parts of images do not count'
+    regions: list[tuple[np.ndarray, int]] = []
+    if isinstance(sample.mask, LayeredMask):
+      regions = decode_regions(sample.mask)
+    found, areas = [region for region, _ in regions], [area for _, area in regions]
+    overlaps.add(map_, found, areas, sample.defect if sample.label else '')
+  return overlaps, ''
+
+
+def three_sigma(split: Split, maps: np.ndarray, resolution: str) -> float:
+  """Mean and three standard deviations of the pixels of normal images (MVTec AD 2's baseline).
+
+  Args:
+    split: normal images that the model has not learned from.
+    maps: [n, H, W].
+    resolution: one of `RESOLUTIONS`.
+
+  Returns:
+    The threshold, above which a pixel is called anomalous.
+  """
+  number, mean, squares = 0, 0.0, 0.0
+  for i in range(len(split.samples)):
+    map_, seen = maps[i], split.seen(i)
+    if resolution == 'original':
+      map_, seen = _at_original(split, maps, i)
+    values = (map_ if seen is None else map_[seen]).astype(np.float64)
+    if not values.size:
+      continue
+    # Of two groups of values together, without the cancellation of large squares.
+    step = values.mean() - mean
+    squares += values.var() * values.size
+    squares += step**2 * number * values.size / (number + values.size)
+    mean += step * values.size / (number + values.size)
+    number += values.size
+  return mean + 3 * np.sqrt(squares / number)
+
+
+def has_layers(test: Split) -> bool:
+  """Whether all anomalous images tell their defects apart, and there are any."""
+  anomalous = [sample for sample in test.samples if sample.label]
+  return bool(anomalous) and all(isinstance(s.mask, LayeredMask) for s in anomalous)
 
 
 def _known(mask: np.ndarray, seen: np.ndarray | None) -> np.ndarray:

@@ -7,8 +7,9 @@ from typing import Literal, Protocol
 import numpy as np
 from ml_collections import ConfigDict
 
+from memkd_jax.config import VALIDATION
 from memkd_jax.data import bit_depth, image_store
-from memkd_jax.data.datasets import Source
+from memkd_jax.data.datasets import DATASETS, Source
 from memkd_jax.data.framing import ALPHA, Framing
 from memkd_jax.data.modalities import choose_depth_range
 from memkd_jax.data.sample import Sample
@@ -22,6 +23,7 @@ from memkd_jax.data.task_images import (
   list_task,
 )
 from memkd_jax.data.tiling import framing_of
+from memkd_jax.errors import UserError
 from memkd_jax.runtime import hosts
 from memkd_jax.runtime.memory import free_host_memory
 from memkd_jax.workdir.model import Ranges
@@ -75,10 +77,20 @@ class TaskReader:
       force: whether models that are there will be replaced.
       joined: the categories from all of which one model learns; none where each has its own.
       sharing: how many readers share this host's memory, and the room on its disk.
+
+    Raises:
+      UserError: the data set has no validation images, and thresholds were to come from them.
     """
     self._config, self._source, self._folder = config, source, folder
     self._mode, self._force, self._joined = mode, force, joined
     self._sharing = sharing
+    self._validates = config.train.calibration == VALIDATION
+    if self._validates and not DATASETS[config.data.dataset].has_validation:
+      those = ', '.join(name for name, known in DATASETS.items() if known.has_validation)
+      raise UserError(
+        f'--config.train.calibration={VALIDATION}: {config.data.dataset} has no images for it; '
+        f'these have: {those}. Leave it out, or take holdout or folds.'
+      )
     self._joint_place: Literal['host', 'disk'] | None = (
       None  # that of the first of the joined categories
     )
@@ -120,10 +132,17 @@ class TaskReader:
       number: of its normal images, 0 where they are not looked at.
     """
     options = self._config.train
+    if self._validates and number:
+      held = self._set_apart(task.train)
+      return Plan(np.arange(number - held), np.arange(number - held, number), ())
     how = (options.holdout, options.calibration, options.folds)
     if not (self._joined and number):
       return calibration_plan(task.seed, task.name, number, *how)
     return joint_plans(task.seed, self._numbers, *how)[task.name]
+
+  def _set_apart(self, categories: Names) -> int:
+    """How many normal images the publisher has for thresholds."""
+    return sum(len(self._source.list_samples(c, 'validation')) for c in categories)
 
   @functools.cached_property
   def _samples_of_all(self) -> list[Sample]:
@@ -140,9 +159,11 @@ class TaskReader:
   ) -> tuple[TaskImages, Digests]:
     threads = self._config.data.threads
     # Scoring alone needs them only for a threshold.
-    with_train = self._mode == 'train' or self._config.train.holdout > 0
+    with_train = self._mode == 'train' or self._config.train.holdout > 0 or self._validates
     with hosts.raise_together():
-      images = list_task(self._source, train_names if with_train else (), test_names)
+      images = list_task(
+        self._source, train_names if with_train else (), test_names, self._validates
+      )
       digests = {
         split: image_digests(samples, threads, region)
         for split, samples in (('train', images.train), ('test', images.test))

@@ -11,7 +11,8 @@ from bad_input.outcome import check
 from bad_input.target import Target, as_nobody
 from memkd_jax.data import folder as reader
 from memkd_jax.data.decoding import count_pages, decode
-from memkd_jax.data.images import as_framing, read_mask, read_rgb
+from memkd_jax.data.images import as_framing, read_rgb
+from memkd_jax.data.masks import read_mask
 from memkd_jax.data.splits import load_split
 from memkd_jax.report import html
 from memkd_jax.scoring.external_maps import read_map

@@ -14,8 +14,9 @@ from PIL import Image, ImageFile, TiffImagePlugin
 
 from memkd_jax.data import decoding
 from memkd_jax.data.decoding import count_pages, decode
-from memkd_jax.data.images import read_image, read_mask, read_rgb
+from memkd_jax.data.images import read_image, read_rgb
 from memkd_jax.data.listing import list_images
+from memkd_jax.data.masks import read_mask
 from memkd_jax.errors import UserError
 
 SIGNATURE = b'\x89PNG\r\n\x1a\n'

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from memkd_jax.data.images import SOFT_MASK, decode_mask, read_image, read_mask
+from memkd_jax.data.images import read_image
+from memkd_jax.data.masks import SOFT_MASK, decode_mask, read_mask
 from memkd_jax.errors import UserError
 
 SIZE = 8

@@ -11,7 +11,7 @@ from PIL import Image
 
 from memkd_jax import metrics
 from memkd_jax.data import folder
-from memkd_jax.data.images import decode_mask
+from memkd_jax.data.masks import decode_mask
 from memkd_jax.errors import UserError
 from memkd_jax.scoring import external_maps
 

@@ -28,7 +28,7 @@ def differences(dataset: str, category: str, counts: dict[str, int]) -> str | No
   Args:
     dataset: the data set's name.
     category: the category's name.
-    counts: numbers of images, as `count` returns them.
+    counts: numbers of images, as `count` returns them, and 'validation' where it is known.
 
   Returns:
     A sentence where they differ; None where they agree or none are published.
@@ -38,7 +38,7 @@ def differences(dataset: str, category: str, counts: dict[str, int]) -> str | No
   wrong = [
     f'{found[name]} {name} images instead of {number}'
     for name, number in published.items()
-    if found[name] != number
+    if found.get(name, number) != number
   ]
   if not wrong:
     return None
@@ -48,7 +48,7 @@ def differences(dataset: str, category: str, counts: dict[str, int]) -> str | No
 @functools.cache
 def _published() -> dict[tuple[str, str], dict[str, int]]:
   """{(data set, category): {'train': ..., 'test': ...}}, of each what is published."""
-  names = ('train', 'test_normal', 'test_anomalous', 'test')
+  names = ('train', 'validation', 'test_normal', 'test_anomalous', 'test')
   with Path(__file__).with_name('counts.csv').open(newline='', encoding='utf-8') as file:
     return {
       (row['dataset'], row['category']): {n: int(row[n]) for n in names if row[n]}

@@ -103,4 +103,5 @@ DATASET = Dataset(
   LAYOUT,
   list_samples,
   options=('inputs',),
+  has_validation=True,
 )

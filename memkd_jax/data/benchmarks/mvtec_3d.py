@@ -70,4 +70,5 @@ DATASET = Dataset(
   LAYOUT,
   list_samples,
   options=('inputs',),
+  has_validation=True,
 )

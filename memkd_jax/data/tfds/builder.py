@@ -5,6 +5,7 @@ This module imports TFDS, which is slow, so import it only to prepare.
 """
 
 import contextlib
+import dataclasses
 import functools
 import io
 import tempfile
@@ -16,13 +17,12 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from memkd_jax.data.datasets import DATASETS
-from memkd_jax.data.sample import Readable, Sample
+from memkd_jax.data.sample import LayeredMask, Readable, Sample, files_of
 from memkd_jax.data.task_images import describe_changes, image_digests
 from memkd_jax.data.tfds import source
 from memkd_jax.errors import UserError
 from memkd_jax.runtime.progress import progress_bar
 
-SPLITS = ('train', 'test')
 _THREADS = 8  # that compare files
 
 
@@ -43,11 +43,12 @@ def prepare(dataset: str, category: str, root: Path, out: str) -> None:
       there already is damaged or of other images.
   """
   path = source.category_path(out, dataset, category)
+  names = ('train', 'test', *(['validation'] if DATASETS[dataset].has_validation else []))
   if path.exists():
-    prepared = {s: source.list_samples(out, dataset, category, s) for s in SPLITS}
+    prepared = {s: source.list_samples(out, dataset, category, s) for s in names}
     if not root.exists():
       return
-  splits = {s: DATASETS[dataset].list_samples(root, category, s) for s in SPLITS}
+  splits = {s: DATASETS[dataset].list_samples(root, category, s) for s in names}
   if path.exists():
     for split, samples in splits.items():
       old, new = (image_digests(s, _THREADS) for s in (prepared[split], samples))
@@ -107,7 +108,7 @@ class _Builder(tfds.core.ShardBasedBuilder, skip_registration=True):  # type: ig
 
   def _info(self) -> tfds.core.DatasetInfo:
     # `Image` keeps encoded bytes as they are, in any format; its shape is what TFDS's own
-    # decoding makes of them. Not every sample has a mask, so there are none or one.
+    # decoding makes of them. There are no masks, one, or several of one defect each.
     features = {
       'id': tfds.features.Text(),
       'image': tfds.features.Image(),
@@ -122,11 +123,20 @@ class _Builder(tfds.core.ShardBasedBuilder, skip_registration=True):  # type: ig
       # What `source` lists without reading any image.
       metadata=tfds.core.MetadataDict(
         {
-          split: [(s.id, s.defect, s.mask is not None) for s in samples]
+          split: [(s.id, s.defect, len(files_of(s.mask))) for s in samples]
           for split, samples in self._splits.items()
         }
+        | {source.SATURATIONS: self._saturations()}
       ),
     )
+
+  def _saturations(self) -> list[tuple[int, float, bool]]:
+    """Those of the category's kinds of defects, where masks have layers."""
+    for samples in self._splits.values():
+      for sample in samples:
+        if isinstance(sample.mask, LayeredMask):
+          return [dataclasses.astuple(known) for known in sample.mask.saturations]
+    return []
 
   def _shard_iterators_per_split(
     self, dl_manager: tfds.download.DownloadManager
@@ -140,7 +150,7 @@ class _Builder(tfds.core.ShardBasedBuilder, skip_registration=True):  # type: ig
     for i, sample in enumerate(samples):
       # TFDS keeps the examples of a shard until its end, but closed streams are empty.
       with contextlib.ExitStack() as stack:
-        sources = [sample.image] if sample.mask is None else [sample.image, sample.mask]
+        sources = (sample.image, *files_of(sample.mask))
         image, *masks = (stack.enter_context(_read(source)) for source in sources)
         yield (
           i,

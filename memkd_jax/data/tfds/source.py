@@ -12,10 +12,11 @@ from typing import IO, Any
 
 from etils import epath
 
-from memkd_jax.data.sample import Sample
+from memkd_jax.data.sample import LayeredMask, Mask, Sample, Saturation
 from memkd_jax.errors import UserError
 
 VERSION = '1.0.0'  # of the features in `builder`
+SATURATIONS = 'saturations'  # beside the names of splits, in the metadata
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,6 +30,7 @@ class Encoded:
     id: the sample's id.
     split: the split's name.
     path: folder of the prepared category.
+    layer: of several masks, which.
   """
 
   records: Sequence[Mapping[str, Any]] = dataclasses.field(repr=False)
@@ -37,6 +39,7 @@ class Encoded:
   id: str
   split: str
   path: epath.Path
+  layer: int = 0
 
   def open(self, mode: str = 'rb') -> IO[bytes]:
     """Gives the encoded bytes, whatever the mode.
@@ -46,7 +49,7 @@ class Encoded:
     """
     try:
       value = self.records[self.index][self.feature]
-      return io.BytesIO(value if self.feature == 'image' else value[0])
+      return io.BytesIO(value if self.feature == 'image' else value[self.layer])
     except Exception as error:
       raise _damaged(self.path, error) from error
 
@@ -83,7 +86,7 @@ def list_samples(directory: str, dataset: str, category: str, split: str) -> lis
     directory: the TFDS directory, on a disk or in a bucket (gs://bucket/folder needs gcsfs).
     dataset: the data set's name in `datasets.DATASETS`.
     category: name of the category.
-    split: 'train' or 'test'.
+    split: 'train' or 'test', and 'validation' where there is one.
 
   Returns:
     At least one sample, equal but for `inputs` and `mask` to those of
@@ -100,26 +103,34 @@ def list_samples(directory: str, dataset: str, category: str, split: str) -> lis
   if not prepared:
     raise UserError(f'There is no {path}; prepare it with `{_command(path)}`.')
   try:
-    rows, records = _open(path, split)
+    rows, records, known = _open(path, split)
     if len(rows) != len(records):
       raise ValueError(f'{len(rows)} samples are listed but {len(records)} are stored')
 
-    def encoded(index: int, feature: str) -> Encoded:
-      return Encoded(records, index, feature, rows[index][0], split, path)
+    saturations = tuple(Saturation(*those) for those in known)
+
+    def encoded(index: int, feature: str, layer: int = 0) -> Encoded:
+      return Encoded(records, index, feature, rows[index][0], split, path, layer)
+
+    def mask_of(index: int, masks: int) -> Mask | None:
+      layers = tuple(encoded(index, 'masks', layer) for layer in range(masks))
+      if saturations and layers:
+        return LayeredMask(layers, saturations)
+      return layers[0] if layers else None
 
     return [
-      Sample(
-        id, {'rgb': encoded(i, 'image')}, encoded(i, 'masks') if has_mask else None, defect
-      )
-      for i, (id, defect, has_mask) in enumerate(rows)
+      Sample(id, {'rgb': encoded(i, 'image')}, mask_of(i, int(masks)), defect)
+      for i, (id, defect, masks) in enumerate(rows)
     ]
   # TFDS, protobuf and array_record raise what they like on damaged files.
   except Exception as error:
     raise _damaged(path, error) from error
 
 
-def _open(path: epath.Path, split: str) -> tuple[list[Any], Sequence[Mapping[str, Any]]]:
-  """The rows (id, defect, whether there is a mask), and the records beside them."""
+def _open(
+  path: epath.Path, split: str
+) -> tuple[list[Any], Sequence[Mapping[str, Any]], list[Any]]:
+  """The rows (id, defect, number of masks), the records beside them, and the saturations."""
   import tensorflow_datasets as tfds  # slow to import, and only this source needs it
 
   class Undecoded(tfds.decode.SkipDecoding):
@@ -130,7 +141,8 @@ def _open(path: epath.Path, split: str) -> tuple[list[Any], Sequence[Mapping[str
 
   builder = tfds.builder_from_directory(path)
   decoders = {'image': Undecoded(), 'masks': Undecoded()}
-  return builder.info.metadata[split], builder.as_data_source(split, decoders=decoders)
+  metadata, records = builder.info.metadata, builder.as_data_source(split, decoders=decoders)
+  return metadata[split], records, metadata.get(SATURATIONS, [])
 
 
 def _damaged(path: epath.Path, error: Exception) -> UserError:

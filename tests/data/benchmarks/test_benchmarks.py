@@ -7,6 +7,7 @@ from benchmark_layouts import LAYOUTS
 
 from memkd_jax.data.benchmarks import counts
 from memkd_jax.data.datasets import DATASETS
+from memkd_jax.data.sample import files_of
 from memkd_jax.data.splits import load_split
 from memkd_jax.errors import UserError
 
@@ -16,6 +17,8 @@ FIRST = {
   'mpdd': 'tubes',
   'mvtec_3d': 'bagel',
   'eyecandies': 'CandyCane',
+  'mvtec_loco': 'pushpins',
+  'mvtec_ad_2': 'can',
 }
 DEFECTS = {
   'mvtec_ad': {'good', 'broken_large', 'contamination'},
@@ -23,6 +26,8 @@ DEFECTS = {
   'mpdd': {'good', 'broken_large', 'contamination'},
   'mvtec_3d': {'good', 'combined', 'hole'},
   'eyecandies': {'good', 'bumps+colors', 'colors', 'colors+dents'},
+  'mvtec_loco': {'good', 'logical_anomalies', 'structural_anomalies'},
+  'mvtec_ad_2': {'good', 'bad'},
 }
 
 
@@ -47,7 +52,7 @@ def test_every_layout_is_read(tmp_path, name):
   assert not {str(s.image) for s in test} & {str(s.image) for s in train}
 
 
-@pytest.mark.parametrize('name', ['mvtec_3d', 'eyecandies'])
+@pytest.mark.parametrize('name', [n for n in LAYOUTS if DATASETS[n].has_validation])
 def test_the_validation_split_is_listed(tmp_path, name):
   LAYOUTS[name](tmp_path)
   assert [s.label for s in list_samples(name, tmp_path, 'validation')] == [0, 0]
@@ -63,12 +68,14 @@ def test_the_first_light_of_eyecandies_is_taken(tmp_path):
 @pytest.mark.parametrize('name', LAYOUTS)
 def test_masks_are_all_there_or_none(tmp_path, name):
   LAYOUTS[name](tmp_path)
-  masks = [s.mask for s in list_samples(name, tmp_path) if s.label]
+  masks = [f for s in list_samples(name, tmp_path) if s.label for f in files_of(s.mask)]
   masks[0].unlink()
-  with pytest.raises(UserError, match=rf'has no mask: .*{masks[0].name} is expected'):
+  expected = r'\*\.png are' if name == 'mvtec_loco' else f'{masks[0].name} is'
+  with pytest.raises(UserError, match=rf'has no masks?: .*{expected} expected'):
     list_samples(name, tmp_path)
-  if name in ('mvtec_ad', 'mpdd'):
-    shutil.rmtree(masks[0].parents[1])
+  if name in ('mvtec_ad', 'mpdd', 'mvtec_loco'):
+    truth = next(p for p in masks[0].parents if p.name == 'ground_truth')
+    shutil.rmtree(truth)
   for mask in masks:
     mask.unlink(missing_ok=True)
   samples = list_samples(name, tmp_path)

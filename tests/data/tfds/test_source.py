@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from memkd_jax.data import folder
-from memkd_jax.data.sample import Sample
+from memkd_jax.data.sample import Dataset, Sample
 from memkd_jax.data.splits import load_split
 from memkd_jax.data.tfds import builder
 from memkd_jax.data.tfds.builder import prepare
@@ -161,7 +161,7 @@ def test_a_directory_that_cannot_be_written(root, tmp_path):
 def test_a_source_image_that_went_missing(root, out, monkeypatch):
   samples = folder.list_samples(root, 'bolt', 'train')
   samples[1] = Sample('x', {'rgb': root / 'gone.png'}, None, 'good')
-  dataset = type('Dataset', (), {'where': '', 'list_samples': lambda *_: samples})
+  dataset = Dataset(None, '', '', lambda *_: samples)
   monkeypatch.setitem(builder.DATASETS, 'folder', dataset)
   with pytest.raises(UserError, match=r'^\S*gone\.png cannot be read \(No such file'):
     prepare('folder', 'bolt', root, out)
