@@ -39,6 +39,9 @@ COMMANDS = {
   'weights': Command('commands.weights', "convert a teacher's weights"),
   'score-maps': Command('commands.score_maps', 'score anomaly maps of any method'),
   'prepare-tfds': Command('commands.prepare_tfds', 'prepare a data set for TFDS'),
+  'submission': Command(
+    'commands.submission', 'write the archive for the server of MVTec AD 2', computes=True
+  ),
 }
 
 

@@ -11,6 +11,7 @@ from memkd_jax.data.masks import decode_mask, decode_regions
 from memkd_jax.data.sample import LayeredMask
 from memkd_jax.data.splits import Split
 from memkd_jax.files import atomic
+from memkd_jax.scoring.spread import Spread
 
 # Masks resized to the maps, as RD's code does, or maps resized to untouched masks.
 RESOLUTIONS = ('model', 'original')
@@ -80,21 +81,13 @@ def three_sigma(split: Split, maps: np.ndarray, resolution: str) -> float:
   Returns:
     The threshold, above which a pixel is called anomalous.
   """
-  number, mean, squares = 0, 0.0, 0.0
+  spread = Spread()
   for i in range(len(split.samples)):
     map_, seen = maps[i], split.seen(i)
     if resolution == 'original':
       map_, seen = _at_original(split, maps, i)
-    values = (map_ if seen is None else map_[seen]).astype(np.float64)
-    if not values.size:
-      continue
-    # Of two groups of values together, without the cancellation of large squares.
-    step = values.mean() - mean
-    squares += values.var() * values.size
-    squares += step**2 * number * values.size / (number + values.size)
-    mean += step * values.size / (number + values.size)
-    number += values.size
-  return mean + 3 * np.sqrt(squares / number)
+    spread.add(map_ if seen is None else map_[seen])
+  return spread.three_sigma
 
 
 def has_layers(test: Split) -> bool:
