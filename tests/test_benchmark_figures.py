@@ -18,6 +18,7 @@ from memkd_jax.data.sample import LayeredMask, Saturation
 from memkd_jax.data.tfds import builder, source
 from memkd_jax.errors import UserError
 from memkd_jax.run import run_config
+from memkd_jax.scoring import external_maps
 
 KINDS = ('logical_anomalies', 'structural_anomalies')
 
@@ -63,6 +64,17 @@ def test_figures_of_loco_are_those_of_its_files(loco):
   for name, of in (('I-mAUC', 'I-AUC'), ('P-sPRO', 'P-sPRO'), ('P-sPRO5', 'P-sPRO5')):
     assert figures[name] == pytest.approx(np.mean([kinds[kind][of] for kind in KINDS]))
   assert figures.keys() >= {'I-AUC', 'P-AUC', 'P-PRO'}
+
+
+def test_maps_of_others_are_scored_in_the_same_way(loco):
+  results, folder, data, _ = loco
+  maps = folder / 'anomaly_maps' / 'seed_0'
+  found = external_maps.score_category(maps, data, 'pushpins', 'mvtec_loco')
+  ours = results['categories']['pushpins']
+  for name in ('P-sPRO', 'P-sPRO5', 'P-AUC', 'P-PRO'):
+    assert found['metrics'][name] == pytest.approx(ours[name], abs=1e-9)
+  kinds = results['defects']['pushpins']
+  assert found['per_defect'][KINDS[0]]['P-sPRO5'] == pytest.approx(kinds[KINDS[0]]['P-sPRO5'])
 
 
 def test_thresholds_come_from_the_validation_images(loco):

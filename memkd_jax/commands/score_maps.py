@@ -1,9 +1,9 @@
 """Scores a folder of anomaly maps, whoever made them, at original size.
 
-  memkd score-maps --maps=MAPS --data=DATA [--categories=a,b] [--out=FILE.json]
+  memkd score-maps --maps=MAPS --data=DATA [--dataset=NAME] [--categories=a,b] [--out=FILE.json]
 
-MAPS/<category>/test/<defect>/<id>.tiff (or .npy) are the maps, and
-DATA/<category>/{test,ground_truth}/ the data set in the layout of MVTec AD.
+MAPS/<category>/test/<defect>/<id>.tiff (or .npy) are the maps, and DATA is the data set in the
+layout of MVTec AD, DATA/<category>/{test,ground_truth}/, or of the one that is named.
 """
 
 import argparse
@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from memkd_jax import cli
+from memkd_jax.data.names import MODULES
 from memkd_jax.errors import UserError, explain
 
 
@@ -33,7 +34,7 @@ def _run(flags: argparse.Namespace) -> int:
   scored, failed = {}, {}
   for category in categories:
     try:
-      scored[category] = external_maps.score_category(maps, data, category)
+      scored[category] = external_maps.score_category(maps, data, category, flags.dataset)
     except (UserError, OSError) as error:
       failed[category] = explain(error)
   results = assemble(data.name, '', [], [scored], failed, [])
@@ -55,6 +56,13 @@ def _parser() -> cli.Parser:
   add = parser.add_argument
   add('--maps', required=True, metavar='FOLDER', help='the maps')
   add('--data', required=True, metavar='FOLDER', help='the data set')
+  add(
+    '--dataset',
+    default='folder',
+    choices=[name for name, module in MODULES.items() if name == 'folder' or '.' in module],
+    metavar='NAME',
+    help='whose layout the data set has; that of MVTec AD if left out',
+  )
   add(
     '--categories',
     default='',

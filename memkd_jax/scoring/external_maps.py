@@ -1,7 +1,7 @@
 """Scores anomaly maps that any method has written, at original size.
 
-The maps lie as MVTec's own evaluation expects them, the masks as its publisher
-ships them:
+The maps lie as MVTec's own evaluation expects them, the masks as their publisher
+ships them, those of MVTec AD for example:
 
   MAPS/<category>/test/<defect>/<id>.{tiff,tif,npy}
   DATA/<category>/ground_truth/<defect>/<id>_mask.*
@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 
 from memkd_jax import metrics
-from memkd_jax.data import folder
 from memkd_jax.data.bit_depth import FULL
+from memkd_jax.data.datasets import DATASETS
 from memkd_jax.data.decoding import MAX_BYTES, decode, read_size
 from memkd_jax.data.masks import decode_mask
 from memkd_jax.data.sample import Mask, Sample
@@ -25,19 +25,23 @@ from memkd_jax.data.splits import describe_remarks
 from memkd_jax.errors import UserError
 from memkd_jax.files.reading import read_bytes
 from memkd_jax.runtime.progress import progress_bar
-from memkd_jax.scoring.figures import compute_metrics
+from memkd_jax.scoring.figures import compute_metrics, over_kinds, saturated
+from memkd_jax.scoring.resolution import add_saturated, has_layers
 
 _SUFFIXES = ('.tiff', '.tif', '.npy')
 AUPRO_LIMITS = (0.3, 0.05, 0.01)
 
 
-def score_category(maps_root: Path, data_root: Path, category: str) -> dict[str, Any]:
+def score_category(
+  maps_root: Path, data_root: Path, category: str, dataset: str = 'folder'
+) -> dict[str, Any]:
   """Scores one category; maps are read one by one.
 
   Args:
     maps_root: MAPS above.
     data_root: DATA above.
     category: name of both folders.
+    dataset: a name in `datasets.DATASETS`, whose layout `data_root` has.
 
   Returns:
     {'metrics': the protocol's figures, 'counts', 'aupro': {limit: value},
@@ -48,9 +52,9 @@ def score_category(maps_root: Path, data_root: Path, category: str) -> dict[str,
     UserError: a map or mask is missing, broken, or of another size, or a metric
       is undefined.
   """
-  samples = folder.list_samples(data_root, category, 'test')
+  samples = DATASETS[dataset].list_samples(data_root, category, 'test')
   if all(s.mask is None for s in samples):
-    raise UserError(f'There are no masks in {data_root / category / "ground_truth"}.')
+    raise UserError(f'There are no masks of {category} in {data_root}.')
   for sample in samples:
     if sample.label and sample.mask is None:
       raise UserError(
@@ -58,6 +62,7 @@ def score_category(maps_root: Path, data_root: Path, category: str) -> dict[str,
       )
   paths = [_find_map(maps_root / category, sample) for sample in samples]
   pixels, scores = metrics.PixelScores(), []
+  overlaps = metrics.SaturatedOverlaps() if has_layers(samples) else None
   shapes: list[tuple[int, ...]] = []
   unknown: list[Path] = []  # maps of images whose size cannot be read
   remarks: list[str] = []
@@ -71,6 +76,8 @@ def score_category(maps_root: Path, data_root: Path, category: str) -> dict[str,
       elif sample.mask is None:
         unknown.append(path)
       pixels.add(mask, map_)
+      if overlaps is not None:
+        add_saturated(overlaps, sample, map_)
       scores.append(float(map_.max()))
       shapes.append(map_.shape)
       progress.update()
@@ -88,6 +95,10 @@ def score_category(maps_root: Path, data_root: Path, category: str) -> dict[str,
     per_defect = metrics.per_defect([s.defect for s in samples], scores, masks, maps)
   except ValueError as error:
     raise UserError(f'{category} cannot be scored: {error}.') from error
+  if overlaps is not None:
+    for kind, areas in saturated(overlaps).items():
+      per_defect[kind] |= areas
+    figures |= over_kinds(per_defect)
   return {
     'metrics': figures,
     'counts': {

@@ -1,6 +1,6 @@
 """At which size maps are scored, and maps as files for other people's scoring."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +8,7 @@ from PIL import Image
 
 from memkd_jax import metrics
 from memkd_jax.data.masks import decode_mask, decode_regions
-from memkd_jax.data.sample import LayeredMask
+from memkd_jax.data.sample import LayeredMask, Sample
 from memkd_jax.data.splits import Split
 from memkd_jax.files import atomic
 from memkd_jax.scoring.spread import Spread
@@ -62,12 +62,19 @@ def saturated_overlaps(
     map_, seen = _at_original(test, maps, i)
     if seen is not None and not seen.all():
       return None, 'parts of images do not count'
-    regions: list[tuple[np.ndarray, int]] = []
-    if isinstance(sample.mask, LayeredMask):
-      regions = decode_regions(sample.mask)
-    found, areas = [region for region, _ in regions], [area for _, area in regions]
-    overlaps.add(map_, found, areas, sample.defect if sample.label else '')
+    add_saturated(overlaps, sample, map_)
   return overlaps, ''
+
+
+def add_saturated(
+  overlaps: metrics.SaturatedOverlaps, sample: Sample, map_: np.ndarray
+) -> None:
+  """Adds the map of an image at its size, with the defects that its mask tells apart."""
+  regions: list[tuple[np.ndarray, int]] = []
+  if isinstance(sample.mask, LayeredMask):
+    regions = decode_regions(sample.mask)
+  found, areas = [region for region, _ in regions], [area for _, area in regions]
+  overlaps.add(map_, found, areas, sample.defect if sample.label else '')
 
 
 def three_sigma(split: Split, maps: np.ndarray, resolution: str) -> float:
@@ -90,9 +97,9 @@ def three_sigma(split: Split, maps: np.ndarray, resolution: str) -> float:
   return spread.three_sigma
 
 
-def has_layers(test: Split) -> bool:
-  """Whether all anomalous images tell their defects apart, and there are any."""
-  anomalous = [sample for sample in test.samples if sample.label]
+def has_layers(samples: Iterable[Sample]) -> bool:
+  """Whether the masks of all anomalous images tell their defects apart, and there are any."""
+  anomalous = [sample for sample in samples if sample.label]
   return bool(anomalous) and all(isinstance(s.mask, LayeredMask) for s in anomalous)
 
 

@@ -76,7 +76,7 @@ def figures_of(
     figures |= object_auroc(objects, test.labels, scores)
   if benchmark is not None and benchmark.three_sigma and held_out is not None and pixels:
     figures[SEG_F1_3SD] = pixels.f1_above(three_sigma(*held_out, resolution))
-  if has_layers(test):
+  if has_layers(test.samples):
     notes += _add_saturated(name, kinds, test, maps, resolution)
     figures |= over_kinds(kinds)
   return SplitFigures(figures, kinds, notes + _unseen_defects(name, test), pixels)

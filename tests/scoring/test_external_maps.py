@@ -112,7 +112,7 @@ def test_bad_maps_are_named(data, content, message):
 
 def test_without_masks_there_is_nothing_to_score(tmp_path, make_category):
   make_category(tmp_path / 'data', masks=False)
-  with pytest.raises(UserError, match='no masks in'):
+  with pytest.raises(UserError, match='no masks of bolt in'):
     external_maps.score_category(tmp_path / 'maps', tmp_path / 'data', 'bolt')
 
 
