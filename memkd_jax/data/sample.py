@@ -66,6 +66,7 @@ class Dataset:
     is_listed: whether the root is one category, and may be a file that lists its images.
     object_of: names the object that an image shows, where objects have several images each;
       None where each image is of an object of its own.
+    config: the config that the package brings for it, where it is not called as the data set.
   """
 
   categories: tuple[str, ...] | None
@@ -78,3 +79,4 @@ class Dataset:
   list_categories: Callable[..., list[str]] | None = None
   is_listed: bool = False
   object_of: Callable[[Sample], str] | None = None
+  config: str = ''

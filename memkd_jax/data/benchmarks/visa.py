@@ -6,6 +6,7 @@ from pathlib import Path, PurePosixPath
 
 from memkd_jax.data.listing import category_folder, with_masks
 from memkd_jax.data.sample import GOOD, Dataset, Sample
+from memkd_jax.data.survey import MISSING, refuse
 from memkd_jax.errors import UserError
 from memkd_jax.files.reading import read_text
 
@@ -45,9 +46,12 @@ def list_samples(root: Path, category: str, split: str) -> list[Sample]:
   for row in rows:
     image = root / row['image']
     if not image.is_file():
-      raise UserError(
-        f'{image}, which {_split_file(root)} lists, is missing; extract the whole of VisA.'
+      refuse(
+        MISSING,
+        image,
+        f'{image}, which {_split_file(root)} lists, is missing; extract the whole of VisA.',
       )
+      continue
     defect = GOOD if row['label'] == 'normal' else 'anomaly'
     name = image.relative_to(folder).as_posix()
     mask = root / row['mask'] if row['mask'] else None
