@@ -1,7 +1,8 @@
 """Asks a reader for all that is missing, where it would end at the first thing that is.
 
 Who trains wants to be stopped by a file that is missing; who looks a data set over wants to
-know of all. So a reader says what it cannot go without by raising, and what it could by `refuse`.
+know of all. So a reader says what it cannot go without by raising, and what it could by
+`refuse`.
 """
 
 from collections.abc import Iterator
