@@ -127,7 +127,8 @@ def test_a_screen_is_enough(run, tmp_path, name):
   code, lines = run('check', tmp_path, '--fast')
   assert code == 1  # a miniature
   assert lines[0].startswith(f'{tmp_path} holds {name}: 2 of ')
-  assert len(lines) < len(DATASETS[name].categories) + 16
+  assert f'  {DATASETS[name].where}.' in lines
+  assert len(lines) < len(DATASETS[name].categories) + 18
 
 
 @pytest.mark.parametrize(

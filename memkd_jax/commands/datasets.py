@@ -70,6 +70,7 @@ def _check(flags: argparse.Namespace) -> int:
 
 def _describe(found: 'Inspection', every: bool, was_named: bool) -> list[str]:
   """What is there, as lines: a heading, the table of categories, and what was found."""
+  from memkd_jax.data.datasets import DATASETS
   from memkd_jax.data.findings import KINDS, by_kind
 
   rows = _rows(found)
@@ -83,6 +84,8 @@ def _describe(found: 'Inspection', every: bool, was_named: bool) -> list[str]:
     lines += [f'  {_relative(found.root, finding)}' for finding in shown]
     if more := len(findings) - len(shown):
       lines.append(f'  and {more} more')
+    if kind == 'missing category':
+      lines.append(f'  {DATASETS[found.dataset].where}.')
   return lines
 
 

@@ -19,9 +19,9 @@ from memkd_jax.errors import UserError
 def recognise(root: Path) -> str:
   """The data set that lies in a folder, a key of `DATASETS`.
 
-  It is the published one of whose categories most are there, as its reader finds them, with no
-  more images than were published; or a layout of one's own images, where that has more than
-  twice as many.
+  It is the published one of whose categories most are there; where that is less than half, or
+  several have some, as their readers find them, with no more images than were published. Or it
+  is a layout of one's own images, where that has more than twice as many categories.
 
   Args:
     root: the folder, or a file that lists images.

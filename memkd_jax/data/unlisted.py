@@ -61,7 +61,8 @@ class Tree:
     companions = _Companions(categories if dataset.categories else ())
     beside = {path.parent for path in listed}
     others = [path for path in self._others if path.parent in beside]
-    unlisted = [path for path in self._images if path not in listed]
+    named = {f.path for c in categories for f in c.findings}
+    unlisted = [p for p in self._images if p not in listed and str(p) not in named]
     for path in sorted([*unlisted, *others]):
       findings = self._findings_of(path, categories, rest)
       failed = any(c.failed for c in categories if c.findings is findings)
