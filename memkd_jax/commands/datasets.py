@@ -105,7 +105,8 @@ def _heading(found: 'Inspection', was_named: bool) -> str:
   if not looked_at and not was_named and 2 * there < known:
     looked_at = ' If these are images of your own, add --dataset=folder.'
   here = sum((found.root / name).exists() for name in dataset.categories)
-  return f'{found.root} holds {found.dataset}: {here} of {known} categories.{looked_at}'
+  number = f'{max(here, there)} of {known} categories'
+  return f'{found.root} holds {found.dataset}: {number}.{looked_at}'
 
 
 def _rows(found: 'Inspection') -> list[list[str]]:
