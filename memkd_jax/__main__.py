@@ -36,6 +36,7 @@ COMMANDS = {
   'export': Command('export', 'write a trained model as one file, its own or ONNX'),
   'serve': Command('serve', 'serve trained models on a web page', computes=True),
   'calibrate': Command('calibrate', 'set a threshold from new normal images', computes=True),
+  'datasets': Command('commands.datasets', 'list benchmarks, and check a copy of one'),
   'weights': Command('commands.weights', "convert a teacher's weights"),
   'score-maps': Command('commands.score_maps', 'score anomaly maps of any method'),
   'prepare-tfds': Command('commands.prepare_tfds', 'prepare a data set for TFDS'),

@@ -144,6 +144,16 @@ def read_size(path: Readable) -> tuple[int, int] | None:
     return None
 
 
+def read_mode(path: Readable) -> str | None:
+  """The mode of an image, as Pillow names it, by its header; None where it is unreadable."""
+  _bound_pillow()
+  try:
+    with _open(path) as stream, _identify(stream) as file:
+      return file.mode
+  except Exception:
+    return None
+
+
 def _identify(stream: IO[bytes]) -> ImageFile:
   try:
     return Image.open(stream, formats=formats())

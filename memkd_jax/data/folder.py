@@ -20,6 +20,7 @@ from memkd_jax.data.listing import (
   list_images_below,
 )
 from memkd_jax.data.sample import GOOD, NORMAL_NAMES, Dataset, Sample
+from memkd_jax.data.survey import IMAGELESS, MASKLESS, MISPLACED, mention_normal_mask, refuse
 from memkd_jax.errors import UserError
 
 LAYOUT = (
@@ -93,10 +94,12 @@ def list_samples(root: Path, category: str, split: str, **names: str) -> list[Sa
     return samples
   if found.test is None:
     return []
-  if flat := list_images(found.test):
-    raise UserError(
-      f'{flat[0]} lies in no subfolder of {found.test}, so it is neither normal nor of a kind '
-      f'of defect; move it to {found.test / GOOD} or {found.test}/<defect>.'
+  for flat in list_images(found.test):
+    refuse(
+      MISPLACED,
+      flat,
+      f'{flat} lies in no subfolder of {found.test}, so it is neither normal nor of a kind '
+      f'of defect; move it to {found.test / GOOD} or {found.test}/<defect>.',
     )
   if found.masks is not None:
     _check_masks(found.masks, found.test)
@@ -110,13 +113,16 @@ def list_published(root: Path, category: str, split: str) -> list[Sample]:
   """
   samples = list_samples(root, category, split)
   missing = [s for s in samples if s.label and s.mask is None]
-  if missing and len(missing) < sum(s.label for s in samples):
-    sample = missing[0]
+  if len(missing) == sum(s.label for s in samples):
+    return samples
+  for sample in missing:
     truth = root / category / 'ground_truth'
     expected = truth / sample.defect / f'{sample.stem}_mask.png'
-    raise UserError(
+    refuse(
+      MASKLESS,
+      expected,
       f'{sample.image} has no mask: {expected} is expected, because other images have theirs; '
-      f'add it, or remove {truth} to do without pixel metrics.'
+      f'add it, or remove {truth} to do without pixel metrics.',
     )
   return samples
 
@@ -220,10 +226,14 @@ def _images(folder: Path) -> list[Path]:
 def _list_kind(found: Category, folder: Path) -> list[Sample]:
   """The test images of one kind."""
   normal = folder == found.normal
-  truth = None if normal or found.masks is None else found.masks / folder.name
+  truth = None if found.masks is None else found.masks / folder.name
   masks = {_key(p, truth): p for p in _images(truth)} if truth and truth.is_dir() else {}
   images = _images(folder)
   keys = [_key(image, folder) for image in images]
+  if normal:
+    for image, key in zip(images, keys, strict=True):
+      mention_normal_mask(_sample(found, image, GOOD, None).id, masks.get(key))
+    masks = {}
   if masks and len(set(keys)) < len(keys):
     twice = next(image for image, key in zip(images, keys, strict=True) if keys.count(key) > 1)
     raise UserError(f'{twice} shares its mask with another image; rename one of them.')
@@ -245,9 +255,11 @@ def _check_masks(truth: Path, test: Path) -> None:
     keys = {_key(p, images) for p in _images(images)}
     for mask in _images(folder):
       if _key(mask, folder) not in keys:
-        raise UserError(
+        refuse(
+          IMAGELESS,
+          mask,
           f'{mask} has no image: {images / _key(mask, folder)}.* is expected; '
-          'add the image or remove the mask.'
+          'add the image or remove the mask.',
         )
 
 

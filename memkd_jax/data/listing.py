@@ -7,6 +7,7 @@ from pathlib import Path
 
 from memkd_jax.data.decoding import suffixes
 from memkd_jax.data.sample import Sample
+from memkd_jax.data.survey import MASKLESS, mention_normal_mask, refuse
 from memkd_jax.errors import UserError, explain
 from memkd_jax.wording import counted
 
@@ -155,19 +156,18 @@ def with_masks(pairs: Sequence[tuple[Sample, Path | None]]) -> list[Sample]:
   Raises:
     UserError: some anomalous images have a mask and others have none.
   """
-  due = [mask for sample, mask in pairs if sample.label]
-  found = [mask is not None and mask.is_file() for mask in due]
-  if not any(found):
-    return [sample for sample, _ in pairs]
-  if not all(found):
-    sample, mask = next(
-      (s, m) for s, m in pairs if s.label and not (m is not None and m.is_file())
-    )
-    raise UserError(
-      f'{sample.image} has no mask{f": {mask} is expected" if mask else ""}, because other '
-      'images have theirs; add it, or remove all masks to do without pixel metrics.'
-    )
-  return [dataclasses.replace(s, mask=m) if s.label else s for s, m in pairs]
+  found = {s.id: m for s, m in pairs if s.label and m is not None and m.is_file()}
+  for sample, mask in pairs:
+    if not sample.label:
+      mention_normal_mask(sample.id, mask)
+    elif found and sample.id not in found:
+      refuse(
+        MASKLESS,
+        mask or Path(str(sample.image)),
+        f'{sample.image} has no mask{f": {mask} is expected" if mask else ""}, because other '
+        'images have theirs; add it, or remove all masks to do without pixel metrics.',
+      )
+  return [dataclasses.replace(s, mask=found.get(s.id)) if s.label else s for s, _ in pairs]
 
 
 def explain_missing_root(root: Path) -> str:

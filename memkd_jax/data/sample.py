@@ -115,8 +115,10 @@ class Dataset:
       thresholds with.
     three_sigma: whether its publisher's baseline calls pixels anomalous that lie three standard
       deviations above the mean of those of the validation images.
+    unlabelled: `(root, category) -> images` whose labels the publisher keeps; None for none.
     object_of: names the object that an image shows, where objects have several images each;
       None where each image is of an object of its own.
+    config: the config that the package brings for it, where it is not called as the data set.
   """
 
   categories: tuple[str, ...] | None
@@ -130,4 +132,6 @@ class Dataset:
   is_listed: bool = False
   has_validation: bool = False
   three_sigma: bool = False
+  unlabelled: Callable[[Path, str], list[Path]] | None = None
   object_of: Callable[[Sample], str] | None = None
+  config: str = ''

@@ -85,9 +85,9 @@ def image_digests(samples: Sequence[Sample], threads: int, region: str = '') -> 
   def digest(sample: Sample) -> str:
     combined = hashlib.sha256(sample.defect.encode() + shared)
     for name, file in sorted(sample.inputs.items()):
-      combined.update(name.encode() + _file_digest(file))
+      combined.update(name.encode() + file_digest(file))
     for file in files_of(sample.mask):
-      combined.update(b'mask' + _file_digest(file))
+      combined.update(b'mask' + file_digest(file))
     return combined.hexdigest()[:_DIGITS]
 
   with ThreadPoolExecutor(threads) as pool:
@@ -121,8 +121,8 @@ def describe_leak(train: Sequence[Sample], test: Sequence[Sample], threads: int)
     OSError: a file cannot be read.
   """
   with ThreadPoolExecutor(threads) as pool:
-    learned = set(pool.map(_file_digest, (s.image for s in train)))
-    digests = list(pool.map(_file_digest, (s.image for s in test)))
+    learned = set(pool.map(file_digest, (s.image for s in train)))
+    digests = list(pool.map(file_digest, (s.image for s in test)))
   twice = [s.id for s, digest in zip(test, digests, strict=True) if digest in learned]
   if not twice:
     return ''
@@ -136,7 +136,8 @@ def shorten(names: Sequence[str]) -> str:
   return ', '.join([*names[:_NAMED], *more])
 
 
-def _file_digest(file: Readable) -> bytes:
+def file_digest(file: Readable) -> bytes:
+  """The sha256 of a file's content; raises OSError where it cannot be read."""
   digest = hashlib.sha256()
   with file.open('rb') as stream:
     while chunk := stream.read(_CHUNK):

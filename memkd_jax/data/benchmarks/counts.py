@@ -28,21 +28,34 @@ def differences(dataset: str, category: str, counts: dict[str, int]) -> str | No
   Args:
     dataset: the data set's name.
     category: the category's name.
-    counts: numbers of images, as `count` returns them, and 'validation' where it is known.
+    counts: numbers of images, as `count` returns them, and perhaps that of validation.
 
   Returns:
     A sentence where they differ; None where they agree or none are published.
   """
-  published = _published().get((dataset, category), {})
+  numbers = published(dataset, category)
   found = counts | {'test': counts['test_normal'] + counts['test_anomalous']}
   wrong = [
     f'{found[name]} {name} images instead of {number}'
-    for name, number in published.items()
-    if found.get(name, number) != number
+    for name, number in numbers.items()
+    if name in found and found[name] != number
   ]
   if not wrong:
     return None
   return f'{category} has {", ".join(wrong)}, the published numbers: is it complete?'
+
+
+def published(dataset: str, category: str) -> dict[str, int]:
+  """The published numbers of images, by the names of `count` and validation and test.
+
+  Args:
+    dataset: the data set's name.
+    category: the category's name.
+
+  Returns:
+    Those that are published; none where nothing is known of such a category.
+  """
+  return _published().get((dataset, category), {})
 
 
 @functools.cache

@@ -10,6 +10,7 @@ from memkd_jax.data.framing import RGB
 from memkd_jax.data.listing import category_folder, with_masks
 from memkd_jax.data.modalities import IMAGE, eyecandies_files
 from memkd_jax.data.sample import GOOD, Dataset, Sample
+from memkd_jax.data.survey import INPUTLESS, UNKNOWN, refuse
 from memkd_jax.errors import UserError
 from memkd_jax.files.reading import read_text
 
@@ -53,14 +54,23 @@ def list_samples(
   for image in images:
     number = image.name.removesuffix(IMAGE)
     # Only normal objects are trained on; there is no need to open a thousand files.
-    defect = _read_defect(folder / f'{number}_metadata.yaml') if split == 'test' else GOOD
+    defect, metadata = GOOD, folder / f'{number}_metadata.yaml'
+    if split == 'test':
+      try:
+        defect = _read_defect(metadata)
+      except UserError as error:
+        refuse(UNKNOWN, metadata, str(error))
+        continue
     files = {RGB: image} | eyecandies_files(image, inputs)
-    for file in files.values():
+    for name, file in list(files.items()):
       if not file.is_file():
-        raise UserError(
+        refuse(
+          INPUTLESS,
+          file,
           f'There is no {file}, which belongs to {image.name}; extract it, or look at '
-          'photographs alone with --config.data.inputs=rgb.'
+          'photographs alone with --config.data.inputs=rgb.',
         )
+        del files[name]
     sample = Sample(f'{_FOLDERS[split]}/{image.name}', files, None, defect)
     pairs.append((sample, folder / f'{number}_mask.png'))
   return with_masks(pairs)

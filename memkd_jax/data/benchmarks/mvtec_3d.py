@@ -8,6 +8,7 @@ from memkd_jax.data.framing import RGB
 from memkd_jax.data.listing import category_folder, list_folders, list_images, with_masks
 from memkd_jax.data.modalities import XYZ
 from memkd_jax.data.sample import Dataset, Sample
+from memkd_jax.data.survey import INPUTLESS, refuse
 from memkd_jax.errors import UserError
 
 CATEGORIES = (
@@ -57,10 +58,13 @@ def _with_cloud(sample: Sample, split: Path) -> Sample:
   """A sample with the point cloud that belongs to its image."""
   cloud = split / sample.defect / 'xyz' / f'{sample.stem}.tiff'
   if not cloud.is_file():
-    raise UserError(
+    refuse(
+      INPUTLESS,
+      cloud,
       f'There is no point cloud {cloud}, which belongs to {sample.image}; extract it, or look '
-      'at the photographs alone with --config.data.inputs=rgb.'
+      'at the photographs alone with --config.data.inputs=rgb.',
     )
+    return sample
   return dataclasses.replace(sample, inputs={**sample.inputs, XYZ: cloud})
 
 

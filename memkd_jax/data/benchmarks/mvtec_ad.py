@@ -25,4 +25,5 @@ DATASET = Dataset(
   'Get MVTec AD from https://www.mvtec.com/company/research/datasets/mvtec-ad',
   folder.LAYOUT,
   folder.list_published,
+  config='mvtec',
 )

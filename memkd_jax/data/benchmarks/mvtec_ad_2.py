@@ -63,6 +63,10 @@ def list_private(root: Path, category: str, split: str) -> list[Path]:
   return images
 
 
+def _list_unlabelled(root: Path, category: str) -> list[Path]:
+  return [image for split in PRIVATE for image in list_images(root / category / split)]
+
+
 DATASET = Dataset(
   CATEGORIES,
   'Get MVTec AD 2 from https://www.mvtec.com/company/research/datasets/mvtec-ad-2',
@@ -70,4 +74,5 @@ DATASET = Dataset(
   list_samples,
   has_validation=True,
   three_sigma=True,
+  unlabelled=_list_unlabelled,
 )

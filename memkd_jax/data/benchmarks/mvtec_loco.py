@@ -8,6 +8,7 @@ from typing import Any
 
 from memkd_jax.data.listing import category_folder, list_folders, list_images
 from memkd_jax.data.sample import GOOD, Dataset, LayeredMask, Sample, Saturation
+from memkd_jax.data.survey import MASKLESS, refuse
 from memkd_jax.errors import UserError
 from memkd_jax.files.reading import read_text
 
@@ -44,10 +45,13 @@ def _with_layers(sample: Sample, folder: Path, saturations: tuple[Saturation, ..
   masks = folder / 'ground_truth' / sample.defect / sample.stem
   layers = tuple(list_images(masks))
   if not layers:
-    raise UserError(
+    refuse(
+      MASKLESS,
+      masks,
       f'{sample.image} has no masks: {masks}/*.png are expected; extract the whole archive, or '
-      f'remove {folder / "ground_truth"} to do without pixel metrics.'
+      f'remove {folder / "ground_truth"} to do without pixel metrics.',
     )
+    return sample
   return dataclasses.replace(sample, mask=LayeredMask(layers, saturations))
 
 

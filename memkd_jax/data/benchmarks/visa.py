@@ -1,11 +1,13 @@
 """VisA (Zou et al., ECCV 2022): 12 categories, split by its file 1cls.csv."""
 
 import csv
+import functools
 import io
 from pathlib import Path, PurePosixPath
 
 from memkd_jax.data.listing import category_folder, with_masks
 from memkd_jax.data.sample import GOOD, Dataset, Sample
+from memkd_jax.data.survey import MISSING, refuse
 from memkd_jax.errors import UserError
 from memkd_jax.files.reading import read_text
 
@@ -45,9 +47,12 @@ def list_samples(root: Path, category: str, split: str) -> list[Sample]:
   for row in rows:
     image = root / row['image']
     if not image.is_file():
-      raise UserError(
-        f'{image}, which {_split_file(root)} lists, is missing; extract the whole of VisA.'
+      refuse(
+        MISSING,
+        image,
+        f'{image}, which {_split_file(root)} lists, is missing; extract the whole of VisA.',
       )
+      continue
     defect = GOOD if row['label'] == 'normal' else 'anomaly'
     name = image.relative_to(folder).as_posix()
     mask = root / row['mask'] if row['mask'] else None
@@ -62,12 +67,7 @@ def _split_file(root: Path) -> Path:
 def _read_split(root: Path) -> list[dict[str, str]]:
   path = _split_file(root)
   try:
-    reader = csv.DictReader(io.StringIO(read_text(path), newline=''), strict=True)
-    if missing := [c for c in _COLUMNS if c not in (reader.fieldnames or ())]:
-      raise UserError(
-        f'{path} has no column {", ".join(missing)}; take the file that comes with VisA.'
-      )
-    rows = list(reader)
+    return _parse(path, read_text(path))
   except FileNotFoundError as error:
     raise UserError(
       f'There is no split file {path}; it comes with VisA, expected layout: {LAYOUT}.'
@@ -76,6 +76,18 @@ def _read_split(root: Path) -> list[dict[str, str]]:
     raise UserError(
       f'{path} cannot be read ({error}); take the file that comes with VisA.'
     ) from error
+
+
+# Of its ten thousand lines each split of each category needs a few.
+@functools.lru_cache(maxsize=1)
+def _parse(path: Path, text: str) -> list[dict[str, str]]:
+  """The rows of a split file; raises UserError or csv.Error where it is none."""
+  reader = csv.DictReader(io.StringIO(text, newline=''), strict=True)
+  if missing := [c for c in _COLUMNS if c not in (reader.fieldnames or ())]:
+    raise UserError(
+      f'{path} has no column {", ".join(missing)}; take the file that comes with VisA.'
+    )
+  rows = list(reader)
   seen: set[str] = set()
   for number, row in enumerate(rows, start=2):
     if not _is_sound(row) or row['image'] in seen:
