@@ -170,7 +170,8 @@ def test_a_run_goes_on_in_its_dtype_by_default(quick_config, tmp_path, capsys, m
   monkeypatch.setattr('memkd_jax.runtime.devices.backend', lambda: 'tpu')
   run_config(quick_config, tmp_path / 'run')
   assert 'Computing in bfloat16 (the default on a TPU;' in capsys.readouterr().out
-  assert 'model.dtype' not in (tmp_path / 'run' / 'report.html').read_text()
+  report = (tmp_path / 'run' / 'report.html').read_text()
+  assert 'model.dtype bfloat16 (default float32)' in report
   monkeypatch.undo()
   run_config(quick_config, tmp_path / 'run')
   assert 'Computing in bfloat16 (as before;' in capsys.readouterr().out
