@@ -7,7 +7,20 @@ from pathlib import Path
 from typing import Any
 
 from memkd_jax.data import folder, folder_3d, image_list
-from memkd_jax.data.benchmarks import demo_textures, eyecandies, mpdd, mvtec_3d, mvtec_ad, visa
+from memkd_jax.data.benchmarks import (
+  btad,
+  dagm,
+  demo_textures,
+  eyecandies,
+  ksdd,
+  ksdd2,
+  mpdd,
+  mvtec_3d,
+  mvtec_ad,
+  real_iad,
+  vad,
+  visa,
+)
 from memkd_jax.data.framing import RGB
 from memkd_jax.data.listing import (
   category_folder,
@@ -29,6 +42,12 @@ DATASETS = {
   'mpdd': mpdd.DATASET,
   'mvtec_3d': mvtec_3d.DATASET,
   'eyecandies': eyecandies.DATASET,
+  'btad': btad.DATASET,
+  'ksdd': ksdd.DATASET,
+  'ksdd2': ksdd2.DATASET,
+  'vad': vad.DATASET,
+  'real_iad': real_iad.DATASET,
+  'dagm': dagm.DATASET,
   'folder': folder.DATASET,
   'folder_3d': folder_3d.DATASET,
   'images': image_list.DATASET,
