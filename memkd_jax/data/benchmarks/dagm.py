@@ -1,4 +1,4 @@
-"""DAGM 2007 (Wieler and Hahn): ten synthetic textures, defects outlined by ellipses."""
+"""DAGM 2007 (Wieler et al.): ten synthetic textures, defects outlined by ellipses."""
 
 from pathlib import Path
 
@@ -87,8 +87,7 @@ def _is_name(cell: str) -> bool:
 
 DATASET = Dataset(
   CATEGORIES,
-  'Get DAGM 2007 from https://hci.iwr.uni-heidelberg.de/content/'
-  'weakly-supervised-learning-industrial-optical-inspection',
+  'Get DAGM 2007 from https://doi.org/10.5281/zenodo.8086136',
   LAYOUT,
   list_samples,
   notes=notes,

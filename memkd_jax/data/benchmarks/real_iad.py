@@ -42,7 +42,7 @@ CATEGORIES = (
   'zipper',
 )
 # The images come in several sizes. The publisher's experiments read those of 1024 pixels, so
-# they come first, and the original ones, of up to 5000, last.
+# they come first, and the originals, of 2000 to 5000, last.
 SIZES = ('realiad_1024', 'realiad_512', 'realiad_256', 'realiad_raw')
 _SPLITS = 'realiad_jsons'
 _NAMES = ('train', 'test')
