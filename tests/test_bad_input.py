@@ -23,6 +23,8 @@ CASES = {
   'folders': (15, 85),
   'visa': (25, 175),
   'eyecandies': (20, 130),
+  'real_iad': (20, 130),
+  'dagm': (20, 130),
   'config_json': (20, 180),
   'model_json': (15, 105),
   'calibration': (15, 105),

@@ -37,6 +37,12 @@ def test_there_are_configs():
     'mpdd',
     'mvtec_3d',
     'eyecandies',
+    'btad',
+    'ksdd',
+    'ksdd2',
+    'vad',
+    'real_iad',
+    'dagm',
   }
 
 

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from benchmark_layouts import LAYOUTS
 from documented import PAGES, ROOT, lines
+from inspection_layouts import LAYOUTS as INSPECTION_LAYOUTS
 from PIL import Image
 
 # They come after the command's own flags, and so override them.
@@ -31,6 +32,12 @@ CATEGORIES = {
   'visa': 'pcb1',
   'mvtec_3d': 'tire',
   'eyecandies': 'CandyCane',
+  'btad': '01',
+  'ksdd': 'fold_0',
+  'ksdd2': 'ksdd2',
+  'vad': 'vad',
+  'real_iad': 'audiojack',
+  'dagm': 'Class1',
   'ablations/memories': 'grid',
 }
 # Where another test, or nobody without a network, a GPU or other hosts runs them.
@@ -93,7 +100,7 @@ def site(tmp_path):
   """A folder with what the commands name, and miniature data."""
   for name in ('memkd_jax', 'configs', 'tools', 'benchmarks', 'examples'):
     (tmp_path / name).symlink_to(ROOT / name)
-  for name, make in LAYOUTS.items():
+  for name, make in (LAYOUTS | INSPECTION_LAYOUTS).items():
     make(tmp_path / 'datasets' / name)
   rng = np.random.default_rng(0)
   kinds = {'train/good': 200, 'test/good': 3, 'test/worn': 3}

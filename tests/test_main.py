@@ -62,7 +62,7 @@ def flags_of(config, workdir):
     (['--config=configs/gone.py'], '--config cannot be loaded'),
     (['--config=README.md'], '--config cannot be loaded'),
     (['--config=configs'], '--config cannot be loaded'),
-    (['--config=gone'], 'of that name: best, compare, demo, eyecandies, folder,'),
+    (['--config=gone'], 'of that name: best, btad, compare, dagm, demo, eyecandies,'),
     (
       ['--config=configs/mvtec.py:foo'],
       '--config.method.name=foo: give a value that is one of',

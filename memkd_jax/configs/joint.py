@@ -1,7 +1,7 @@
 """One model for all categories of a data set; each has its own threshold and figures.
 
-The data set's own config after the colon, with a method where it is not MemKD: mvtec_ad,
-visa, mpdd, mvtec_3d, eyecandies or folder.
+The data set's name after the colon (mvtec_ad, visa, folder or another of
+memkd_jax/data/datasets.py), with a method where it is not MemKD.
 
   python -m memkd_jax.main --config=configs/joint.py:mvtec_ad --workdir=runs/joint
   python -m memkd_jax.main --config=configs/joint.py:folder,patchcore --workdir=runs/joint \\

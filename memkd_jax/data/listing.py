@@ -137,6 +137,20 @@ def describe_left_out(left_out: Sequence[LeftOut]) -> str:
   return explain(UserError(f'Left out: {"; ".join(parts)}.')) if parts else ''
 
 
+def note_anomalous_training(category: str, number: int, where: str) -> list[str]:
+  """Says how many training images are not learned from, as they are anomalous.
+
+  Args:
+    category: name of the category.
+    number: how many there are; nothing is said of none.
+    where: in which folder, or file.
+  """
+  if not number:
+    return []
+  images = counted(number, 'anomalous training image')
+  return [f'{category}: {images} left out ({where}), as only normal ones are learned from.']
+
+
 def is_predicted(path: Path) -> bool:
   """Whether a path is of what `predict` wrote beside its scores.csv."""
   return any(

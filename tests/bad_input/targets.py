@@ -2,6 +2,7 @@
 
 from bad_input import pictures
 from bad_input.image_targets import Folders, Images, Maps, Pictures
+from bad_input.inspection_targets import DagmLabels, RealIadSplit
 from bad_input.model_targets import ModelArrays, ModelFacts, Thresholds
 from bad_input.override_target import Overrides
 from bad_input.target import Target
@@ -24,6 +25,8 @@ TARGETS: dict[str, Target] = {
     Folders('folders'),
     VisaSplit('visa'),
     EyecandiesMetadata('eyecandies'),
+    RealIadSplit('real_iad'),
+    DagmLabels('dagm'),
     RunConfig('config_json'),
     ModelFacts('model_json'),
     Thresholds('calibration'),

@@ -1,0 +1,15 @@
+"""DAGM 2007, 10 synthetic textures; their defective training images are left out.
+
+The paper has no figures for it, and none were measured here: the data were not at
+hand.
+
+  python -m memkd_jax.main --config=configs/dagm.py --workdir=runs/dagm
+"""
+
+from ml_collections import ConfigDict
+
+from memkd_jax import methods
+
+
+def get_config(method: str = 'memkd') -> ConfigDict:
+  return methods.get_config('dagm', method)
