@@ -20,6 +20,8 @@ from memkd_jax.errors import UserError
 from memkd_jax.run import run_config
 from memkd_jax.scoring import external_maps
 
+pytestmark = pytest.mark.newest
+
 KINDS = ('logical_anomalies', 'structural_anomalies')
 
 

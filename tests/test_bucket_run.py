@@ -25,7 +25,7 @@ from memkd_jax.methods import descent
 from memkd_jax.run import run_config
 from memkd_jax.workdir import copy_of_models
 
-pytestmark = pytest.mark.usefixtures('share_compilations')
+pytestmark = [pytest.mark.usefixtures('share_compilations'), pytest.mark.newest]
 
 
 @pytest.fixture(scope='module', params=bucket_servers.PROTOCOLS)

@@ -10,6 +10,8 @@ import memkd_jax
 from memkd_jax.run import run_config
 from memkd_jax.workdir import Workdir
 
+pytestmark = pytest.mark.newest
+
 
 @pytest.fixture(scope='module')
 def runs(tmp_path_factory, make_quick_config, make_category):

@@ -12,7 +12,7 @@ from memkd_jax.training import feature_cache
 from memkd_jax.training.loop import StepLogger
 from memkd_jax.workdir import Workdir
 
-pytestmark = pytest.mark.usefixtures('share_compilations')
+pytestmark = [pytest.mark.usefixtures('share_compilations'), pytest.mark.newest]
 
 
 @pytest.fixture(scope='module')

@@ -17,6 +17,8 @@ from memkd_jax.data.benchmarks import counts
 from memkd_jax.data.datasets import DATASETS
 from memkd_jax.runtime import interrupt
 
+pytestmark = pytest.mark.newest
+
 HEADING = ['category', 'train', 'normal', 'anomalous', 'masks', 'size', 'verdict']
 
 

@@ -23,6 +23,8 @@ from memkd_jax.commands import prepare_tfds, score_maps, weights
 from memkd_jax.data.masks import decode_mask
 from memkd_jax.metrics import evaluate_pixels
 
+pytestmark = pytest.mark.newest
+
 
 def save(path, pixels, **options):
   path.parent.mkdir(parents=True, exist_ok=True)

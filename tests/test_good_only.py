@@ -17,6 +17,8 @@ from memkd_jax.configs import folder as folder_config
 from memkd_jax.errors import UserError
 from memkd_jax.run import run_config
 
+pytestmark = pytest.mark.newest
+
 
 @pytest.fixture
 def good(tmp_path, rng):

@@ -19,7 +19,7 @@ from memkd_jax.run import run_config
 from memkd_jax.runtime import interrupt
 from memkd_jax.workdir import Workdir
 
-pytestmark = pytest.mark.usefixtures('share_compilations')
+pytestmark = [pytest.mark.usefixtures('share_compilations'), pytest.mark.newest]
 
 SIZES = {'bolt': 12, 'nut': 8, 'washer': 30}
 
@@ -44,7 +44,12 @@ def config_of(make_config, data):
 
 
 @pytest.mark.parametrize(
-  ('method', 'calibration'), [('knn', 'folds'), ('padim', 'holdout'), ('memkd', 'holdout')]
+  ('method', 'calibration'),
+  [
+    ('knn', 'folds'),
+    ('padim', 'holdout'),
+    pytest.param('memkd', 'holdout', marks=pytest.mark.slow),
+  ],
 )
 def test_all_categories_have_one_model_and_thresholds_of_their_own(
   method, calibration, config_of, tmp_path, monkeypatch

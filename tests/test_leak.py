@@ -14,6 +14,8 @@ from memkd_jax.evaluate import Scorer, evaluate
 from memkd_jax.methods.base import Task
 from memkd_jax.scoring.pipeline import Pipeline
 
+pytestmark = pytest.mark.newest
+
 EVALUATIONS = 200
 SETTLED = 40  # after which allocators and caches have what they keep
 

@@ -20,7 +20,7 @@ from PIL import Image
 
 from memkd_jax import config as base
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group('newcomer')]
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group('newcomer'), pytest.mark.newest]
 
 # The README's own command takes the paper's teacher, which has to be downloaded first.
 SMALL = (

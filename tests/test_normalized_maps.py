@@ -16,6 +16,8 @@ from memkd_jax.scoring.anomaly_map import combine_maps
 from memkd_jax.workdir import read_model_folder
 from memkd_jax.workdir.model import write_model
 
+pytestmark = pytest.mark.newest
+
 KINDS = ('stage', 'position')
 
 

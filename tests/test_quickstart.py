@@ -6,6 +6,8 @@ import matplotlib.pyplot as plt
 import pytest
 from documented import ROOT
 
+pytestmark = pytest.mark.newest
+
 NOTEBOOK = ROOT / 'examples' / 'quickstart.ipynb'
 
 

@@ -10,6 +10,8 @@ import memkd_jax
 from memkd_jax import methods, predict
 from memkd_jax.run import run_config
 
+pytestmark = pytest.mark.newest
+
 SIZE = (32, 64)
 OPTIONS = {
   'memkd': {'train.epochs': 1, 'train.feature_noise': 'simplex', 'train.batch_size': 4},

@@ -17,7 +17,7 @@ from memkd_jax.errors import UserError
 from memkd_jax.run import run_config
 from memkd_jax.workdir import Workdir
 
-pytestmark = pytest.mark.usefixtures('share_compilations')
+pytestmark = [pytest.mark.usefixtures('share_compilations'), pytest.mark.newest]
 
 REGION = (slice(8, 24), slice(4, 20))  # of 32 x 32 pixels
 

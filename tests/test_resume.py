@@ -22,12 +22,19 @@ from memkd_jax import worker
 from memkd_jax.data.images import read_image
 from memkd_jax.errors import UserError, explain
 from memkd_jax.methods import descent
+from memkd_jax.methods.knn import NearestNeighbours
 from memkd_jax.run import run_config
 from memkd_jax.runtime import interrupt
 from memkd_jax.training.checkpoint import Checkpoints
 from memkd_jax.workdir import SharedWorkdir, Workdir
 
-pytestmark = pytest.mark.usefixtures('share_compilations')
+pytestmark = [pytest.mark.usefixtures('share_compilations'), pytest.mark.newest]
+
+
+@pytest.fixture
+def quick_config(make_quick_config, tmp_path):
+  """Of a method that takes no steps, for what has to do with none."""
+  return make_quick_config(tmp_path / 'data')
 
 
 @pytest.mark.parametrize('stop', [1, 2, 3, 4])
@@ -115,21 +122,23 @@ def test_a_full_disk_ends_the_run_and_leaves_what_it_has(
   assert run_config(tiny_config, tmp_path / 'run')['failed'] == {}
 
 
-def test_a_folder_that_another_process_uses_is_left_alone(tiny_config, tmp_path, make_category):
+def test_a_folder_that_another_process_uses_is_left_alone(
+  quick_config, tmp_path, make_category
+):
   make_category(tmp_path / 'data')
   (tmp_path / 'run').mkdir()
   with Workdir(tmp_path / 'run').locked():
     with pytest.raises(UserError, match=r'run is in use by process \d+ on .*; wait until'):
-      run_config(tiny_config, tmp_path / 'run')
+      run_config(quick_config, tmp_path / 'run')
     assert os.listdir(tmp_path / 'run') == ['.lock']
-  run_config(tiny_config, tmp_path / 'run')
+  run_config(quick_config, tmp_path / 'run')
   with (
     Workdir(tmp_path / 'run').locked(),
     pytest.raises(UserError, match='is in use by process'),
   ):
-    run_config(tiny_config, tmp_path / 'run', 'evaluate')
+    run_config(quick_config, tmp_path / 'run', 'evaluate')
   with pytest.raises(UserError, match='give a local folder, or a place in a bucket'):
-    run_config(tiny_config, 'ftp://bucket/run')
+    run_config(quick_config, 'ftp://bucket/run')
 
 
 def test_finished_categories_are_skipped_and_others_join_them(
@@ -319,31 +328,33 @@ def test_an_evaluation_may_have_other_maps(tiny_config, tmp_path, make_category,
   np.testing.assert_array_equal(calibration.pixels, begun.calibration.pixels)
 
 
-def test_figures_of_other_maps_are_not_mixed(tiny_config, tmp_path, make_category, monkeypatch):
+def test_figures_of_other_maps_are_not_mixed(
+  quick_config, tmp_path, make_category, monkeypatch
+):
   for category in ('bolt', 'nut'):
     make_category(tmp_path / 'data', category)
   workdir = tmp_path / 'run'
-  first = run_config(tiny_config, workdir)
-  forbid_training(monkeypatch)
-  tiny_config.anomaly_map.sigma = 1.0
-  tiny_config.data.categories = 'bolt'
-  run_config(tiny_config, workdir, 'evaluate')
+  first = run_config(quick_config, workdir)
+  forbid_training(monkeypatch, NearestNeighbours)
+  quick_config.anomaly_map.sigma = 1.0
+  quick_config.data.categories = 'bolt'
+  run_config(quick_config, workdir, 'evaluate')
   # As long as the other one is not scored again, its result is none.
   assert Workdir(workdir).finished(0) == ['bolt']
-  tiny_config.data.categories = 'all'
-  both = run_config(tiny_config, workdir)
+  quick_config.data.categories = 'all'
+  both = run_config(quick_config, workdir)
   assert both['categories']['nut'] != first['categories']['nut']
-  assert run_config(tiny_config, workdir, 'evaluate')['per_seed'] == both['per_seed']
+  assert run_config(quick_config, workdir, 'evaluate')['per_seed'] == both['per_seed']
 
 
-def test_a_threshold_that_was_set_later_stays(tiny_config, tmp_path, make_category):
+def test_a_threshold_that_was_set_later_stays(quick_config, tmp_path, make_category):
   make_category(tmp_path / 'data')
   workdir = Workdir(tmp_path / 'run')
-  run_config(tiny_config, workdir.root)
+  run_config(quick_config, workdir.root)
   calibration = worker.Calibration(np.arange(3.0), np.linspace(0, 1, 51))
   workdir.write_calibration('bolt', 0, calibration)
-  run_config(tiny_config, workdir.root, 'evaluate')
+  run_config(quick_config, workdir.root, 'evaluate')
   assert workdir.read_calibration('bolt', 0).scores.tolist() == [0, 1, 2]
-  tiny_config.anomaly_map.sigma = 1.0  # to whose maps it says nothing
-  run_config(tiny_config, workdir.root, 'evaluate')
+  quick_config.anomaly_map.sigma = 1.0  # to whose maps it says nothing
+  run_config(quick_config, workdir.root, 'evaluate')
   assert workdir.read_calibration('bolt', 0) is None

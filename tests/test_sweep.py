@@ -11,6 +11,8 @@ from memkd_jax.configs import compare
 from memkd_jax.errors import UserError
 from memkd_jax.teachers.kept_features import KeptFeatures
 
+pytestmark = pytest.mark.newest
+
 ABLATIONS = sorted((Path(__file__).parents[1] / 'configs' / 'ablations').glob('[!_]*.py'))
 
 

@@ -24,6 +24,8 @@ from memkd_jax.files import model
 from memkd_jax.run import run_config
 from memkd_jax.workdir import Workdir
 
+pytestmark = pytest.mark.newest
+
 
 @pytest.fixture(scope='module')
 def trained(tmp_path_factory, make_config, make_category):

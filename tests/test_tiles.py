@@ -21,7 +21,7 @@ from memkd_jax.run import run_config
 from memkd_jax.runtime import interrupt
 from memkd_jax.workdir import Workdir
 
-pytestmark = pytest.mark.usefixtures('share_compilations')
+pytestmark = [pytest.mark.usefixtures('share_compilations'), pytest.mark.newest]
 
 GRID = {'data.tiles': (2, 3), 'data.tile_overlap': 0.25}  # canvases of 56 x 80
 PIXELS = {'data.tile_size': 32}

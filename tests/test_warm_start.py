@@ -18,7 +18,7 @@ from memkd_jax.methods.distillation import Distillation
 from memkd_jax.run import run_config
 from memkd_jax.workdir import Workdir
 
-pytestmark = pytest.mark.usefixtures('share_compilations')
+pytestmark = [pytest.mark.usefixtures('share_compilations'), pytest.mark.newest]
 
 FLAGS = (
   '--config=folder:rd',

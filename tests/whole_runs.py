@@ -59,11 +59,11 @@ def assert_same(a, b):
   jax.tree.map(np.testing.assert_array_equal, a, b)
 
 
-def forbid_training(monkeypatch):
+def forbid_training(monkeypatch, method=Distillation):
   def fail(*_):
     raise AssertionError('trained again')
 
-  monkeypatch.setattr(Distillation, 'fit', fail)
+  monkeypatch.setattr(method, 'fit', fail)
 
 
 def stop_after(monkeypatch, config, workdir, steps, **options):

@@ -13,6 +13,8 @@ from PIL import Image
 
 from memkd_jax.scoring import external_maps
 
+pytestmark = pytest.mark.newest
+
 ROOT = Path(__file__).parents[2]
 TINY = [
   '--config.data.image_size=32',

@@ -7,6 +7,8 @@ from inspection_layouts import LAYOUTS
 
 from memkd_jax import main
 
+pytestmark = pytest.mark.newest
+
 CATEGORIES = {
   'btad': '01',
   'ksdd': 'fold_2',

@@ -15,6 +15,8 @@ from memkd_jax.data.framing import resize_map
 from memkd_jax.deploy import submission
 from memkd_jax.run import run_config
 
+pytestmark = pytest.mark.newest
+
 CATEGORIES = ('can', 'vial')
 
 

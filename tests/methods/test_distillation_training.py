@@ -136,7 +136,9 @@ def test_without_memories_it_is_the_baseline(one_step, paradigm):
   assert not [name for name in grads if name.startswith('memory')]
 
 
-@pytest.mark.parametrize('kd', ['global_cosine', 'local_cosine'])
+@pytest.mark.parametrize(
+  'kd', ['global_cosine', pytest.param('local_cosine', marks=pytest.mark.slow)]
+)
 def test_training_lowers_the_loss(tiny_config, images, one_device, make_method, kd):
   tiny_config.loss.kd = kd
   trainer = make_method(tiny_config, one_device).trainer

@@ -15,6 +15,8 @@ from memkd_jax.runtime.devices import Devices
 from memkd_jax.training.schedule import rate_factor
 from memkd_jax.training.step import Batch, Course, TrainState
 
+pytestmark = pytest.mark.newest
+
 BOLT = Task.of_category('bolt', seed=0)
 
 
@@ -80,7 +82,14 @@ DISTURBED = {
 }
 
 
-@pytest.mark.parametrize('name', DISTURBED)
+@pytest.mark.parametrize(
+  'name',
+  [
+    'noise',
+    'adapted',
+    *(pytest.param(n, marks=pytest.mark.slow) for n in ('dropout', 'mining')),
+  ],
+)
 def test_one_and_four_devices_take_the_same_step(cheap_config, make_method, images, name):
   cheap_config.update_from_flattened_dict(DISTURBED[name])
   found = []
@@ -148,7 +157,10 @@ VARIANTS = {
 }
 
 
-@pytest.mark.parametrize('name', VARIANTS)
+@pytest.mark.parametrize(
+  'name',
+  ['disturbed', *(pytest.param(n, marks=pytest.mark.slow) for n in ('aligned', 'adapted'))],
+)
 def test_a_fit_lowers_the_loss(tiny_config, make_method, one_device, images, tmp_path, name):
   tiny_config.update_from_flattened_dict(VARIANTS[name])
   tiny_config.train.epochs = 12

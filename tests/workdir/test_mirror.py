@@ -23,6 +23,8 @@ from memkd_jax.workdir import mirror as mirror_module
 from memkd_jax.workdir.lease import FOLDER, Lease
 from memkd_jax.workdir.mirror import copy_of_models, opened
 
+pytestmark = pytest.mark.newest
+
 
 @pytest.fixture(scope='module', params=bucket_servers.PROTOCOLS)
 def running(request):
