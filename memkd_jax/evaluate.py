@@ -196,6 +196,7 @@ def evaluate(
   maps_folder: Path | None = None,
   statistics: Statistics | None = None,
   benchmark: Dataset | None = None,
+  validated: bool = False,
 ) -> dict[str, Any]:
   """Scores a test split, and writes its figure, its curves, and what its memories do.
 
@@ -217,6 +218,7 @@ def evaluate(
     maps_folder: where the maps go as TIFF files, None for nowhere.
     statistics: of normal images, where maps are normalised.
     benchmark: the data set, for the figures of some benchmarks alone; None for those of all.
+    validated: whether `held_out` are the data set's own validation images.
 
   Returns:
     {'metrics': the figures by their names in the protocol, all in [0, 1], 'defects': {kind of
@@ -234,7 +236,7 @@ def evaluate(
     if maps_folder is not None:
       dump_maps(maps_folder, test, maps)
     above = pixel_threshold(calibration, threshold)
-    held_maps = None if held_out is None else (held_out.split, held_out.maps)
+    held_maps = (held_out.split, held_out.maps) if held_out and validated else None
     found = figures_of(name, test, maps, scores, resolution, above, held_maps, benchmark)
     result: dict[str, Any] = {
       'metrics': found.metrics,

@@ -165,6 +165,7 @@ class Worker:
       maps_folder=maps_folder,
       statistics=trained.statistics,
       benchmark=DATASETS[self.config.data.dataset],
+      validated=self.config.train.calibration == VALIDATION,
     )
     result['costs'] = {
       'fit_seconds': trained.fit_seconds,

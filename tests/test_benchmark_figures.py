@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -98,6 +99,29 @@ def test_at_the_models_size_there_is_no_saturated_overlap(loco, tmp_path):
   assert any('add --config.eval.resolution=original' in note for note in results['notes'])
 
 
+def test_a_mask_of_no_known_defect_is_told_before_anything_is_learned(loco, tmp_path, capsys):
+  shutil.copytree(loco[2], tmp_path / 'data')
+  layer = tmp_path / 'data/pushpins/ground_truth/logical_anomalies/000/000.png'
+  values = np.asarray(Image.open(layer))
+  Image.fromarray(np.where(values > 0, 7, 0).astype(np.uint8)).save(layer)
+  config = loco[3].copy_and_resolve_references()
+  config.data.dir = str(tmp_path / 'data')
+  results = run_config(config, tmp_path / 'run')
+  assert 'marks defects as [7], not as one of' in results['failed']['pushpins']
+  assert not (tmp_path / 'run/pushpins/seed_0/model.json').exists()
+
+
+def test_a_directory_prepared_without_validation_images_stays(loco, tmp_path, monkeypatch):
+  before = dataclasses.replace(datasets.DATASETS['mvtec_loco'], has_validation=False)
+  with monkeypatch.context() as patch:
+    patch.setitem(datasets.DATASETS, 'mvtec_loco', before)
+    builder.prepare('mvtec_loco', 'pushpins', loco[2], str(tmp_path))
+  builder.prepare('mvtec_loco', 'pushpins', loco[2], str(tmp_path))
+  assert len(source.list_samples(str(tmp_path), 'mvtec_loco', 'pushpins', 'train')) == 9
+  with pytest.raises(UserError, match='was prepared without validation images; remove it'):
+    source.list_samples(str(tmp_path), 'mvtec_loco', 'pushpins', 'validation')
+
+
 def test_without_validation_images_a_run_is_refused(make_quick_config, tmp_path):
   config = make_quick_config(tmp_path)
   config.train.calibration = 'validation'
@@ -138,7 +162,7 @@ def test_layers_may_overlap_and_have_an_area_each(tmp_path):
   for values in ([[9, 7]], [[0, 8]], [[0, 0]]):
     bad = dataclasses.replace(mask, layers=(write(tmp_path / '002.png', values),))
     with pytest.raises(UserError, match=r'002\.png marks defects as .* not as one of \[7, 9\]'):
-      decode_regions(bad)
+      decode_mask(bad)
   other = dataclasses.replace(mask, layers=(first, write(tmp_path / '003.png', [[9, 9]])))
   with pytest.raises(UserError, match=r'003\.png is of another size than'):
     decode_mask(other)

@@ -43,8 +43,6 @@ def _run(flags: argparse.Namespace) -> int:
         threshold = detector.pixel_threshold()
         if threshold is None:
           raise UserError(f'{detector.category}: {detector.undecided}')
-      facts = [submission.identity(detector), flags.threshold, threshold]
-      submission.claim(out, {detector.category: facts})
       value = submission.write_category(detector, data, out, threshold)
       print(f'{detector.category}: pixels above {value:.6g} are called anomalous.', flush=True)
     if wrong := submission.problems(out):

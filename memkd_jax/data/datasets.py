@@ -76,7 +76,10 @@ def open_source(
       )
     known = dataset.categories or prepared
     return Source(
-      directory, known, functools.partial(prepared_files.list_samples, directory, name)
+      directory,
+      known,
+      functools.partial(prepared_files.list_samples, directory, name),
+      functools.partial(prepared_files.read_notes, directory, name),
     )
   root = Path(directory)
   _check_root(dataset, root)

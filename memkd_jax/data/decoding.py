@@ -16,7 +16,8 @@ from memkd_jax.errors import UserError
 from memkd_jax.files.reading import open_regular, read_stream
 
 # Beyond this a file is refused before it is decoded: 100 megapixels, such as 10,000 lines
-# of a line-scan camera with 10,000 pixels. The benchmarks have 2 megapixels at most.
+# of a line-scan camera with 10,000 pixels. The benchmarks have 5 megapixels at
+# most, but for Real-IAD's originals.
 MAX_PIXELS = 100_000_000
 # Bytes of a file; MAX_PIXELS of uncompressed 16-bit colour have 0.6 GB.
 MAX_BYTES = 2**30

@@ -9,9 +9,9 @@ from memkd_jax.data import decoding
 from memkd_jax.data.depth_files import read_cloud, read_depth
 from memkd_jax.data.findings import Finding
 from memkd_jax.data.images import read_rgb
-from memkd_jax.data.masks import decode_mask, decode_regions
+from memkd_jax.data.masks import decode_mask
 from memkd_jax.data.modalities import DEPTH, INFO, NORMALS, XYZ
-from memkd_jax.data.sample import LayeredMask, Mask, Sample, files_of
+from memkd_jax.data.sample import Mask, Sample, files_of
 from memkd_jax.data.task_images import file_digest
 from memkd_jax.errors import UserError, explain
 
@@ -61,8 +61,6 @@ def _check_mask(sample: Sample, mask: Mask, size: Size) -> list[Finding]:
   remarks: list[str] = []
   try:
     marked = decode_mask(mask, remarks.append)
-    if isinstance(mask, LayeredMask):
-      decode_regions(mask)  # whose values must be of defects that are known
   except (UserError, OSError) as error:
     return [Finding('broken mask', str(mask), explain(error))]
   height, width = marked.shape

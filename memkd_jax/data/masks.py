@@ -55,15 +55,11 @@ def decode_mask(mask: Mask, notice: Notice = ignore) -> np.ndarray:
 
   Raises:
     UserError: the file cannot be decoded, holds several pages, or exceeds the bounds of
-      `decoding`; or the files differ in size.
+      `decoding`; of several files see `decode_regions`.
   """
   if not isinstance(mask, LayeredMask):
     return _decode_mask(mask, notice)
-  layers = [_decode_mask(layer, notice) for layer in mask.layers]
-  for path, layer in zip(mask.layers, layers, strict=True):
-    if layer.shape != layers[0].shape:
-      raise UserError(f'{path} is of another size than {mask.layers[0]}; replace it.')
-  return np.any(layers, axis=0)
+  return np.any([region for region, _ in decode_regions(mask)], axis=0)
 
 
 def decode_regions(mask: LayeredMask) -> list[tuple[np.ndarray, int]]:
@@ -73,8 +69,8 @@ def decode_regions(mask: LayeredMask) -> list[tuple[np.ndarray, int]]:
     Of each defect the pixels, bool [H, W] at the original size, and its saturation area.
 
   Raises:
-    UserError: a file cannot be decoded, or it marks nothing, or more than one defect, or one
-      that is not known.
+    UserError: a file cannot be decoded, or is of another size than others; or it marks nothing,
+      or more than one defect, or one that is not known.
   """
   known = {saturation.value: saturation for saturation in mask.saturations}
   regions = []
@@ -88,6 +84,8 @@ def decode_regions(mask: LayeredMask) -> list[tuple[np.ndarray, int]]:
       )
     region = values != 0
     regions.append((region, known[marked[0]].area(int(region.sum()))))
+    if region.shape != regions[0][0].shape:
+      raise UserError(f'{path} is of another size than {mask.layers[0]}; replace it.')
   return regions
 
 

@@ -22,32 +22,27 @@ from memkd_jax.data import inputs
 from memkd_jax.data.benchmarks import mvtec_ad_2
 from memkd_jax.data.framing import seen_of
 from memkd_jax.data.images import read_rgb
+from memkd_jax.data.sample import Sample
+from memkd_jax.data.task_images import image_digests
 from memkd_jax.detector import Detector
 from memkd_jax.errors import UserError
 from memkd_jax.files import atomic
 from memkd_jax.files.digest import tree_digest
+from memkd_jax.files.reading import read_json
 from memkd_jax.runtime import interrupt
 from memkd_jax.runtime.progress import progress_bar
 from memkd_jax.scoring.base import BaseDetector
 from memkd_jax.scoring.spread import Spread
+from memkd_jax.wording import counted
 
 MAPS, DECISIONS = 'anomaly_images', 'anomaly_images_thresholded'
-# Images of each of the two private test sets, as the publisher's own check expects them.
-EXPECTED = {
-  'can': 321,
-  'fabric': 314,
-  'fruit_jelly': 255,
-  'rice': 277,
-  'sheet_metal': 142,
-  'vial': 276,
-  'wallplugs': 232,
-  'walnuts': 228,
-}
+EXPECTED = mvtec_ad_2.PRIVATE_IMAGES
 _HIGHEST = float(np.finfo(np.float16).max)
+_THREADS = 8  # that read files
 
 
 def write_category(
-  detector: BaseDetector, data: Path, out: Path, threshold: float | None = None
+  detector: Detector, data: Path, out: Path, threshold: float | None = None
 ) -> float:
   """Writes the maps of both private test sets of a category; what is there already stays.
 
@@ -57,7 +52,7 @@ def write_category(
   Args:
     detector: of the category.
     data: folder of the data set.
-    out: the folder that will be archived.
+    out: the folder that will be archived; `<out>.json` beside it tells whose maps it holds.
     threshold: above which a pixel is anomalous, in the unit of the detector's maps; that of
       the publisher's baseline if None: mean and three deviations of all pixels of the
       validation images, at their size.
@@ -66,20 +61,22 @@ def write_category(
     The threshold.
 
   Raises:
-    UserError: images are missing or broken, or a map does not fit into float16.
+    UserError: images are missing or broken, the folder holds maps of another model or
+      threshold, or a map does not fit into float16.
     OSError: the disk is full or not writable.
     interrupt.Interrupted: a signal came.
   """
-  category = detector.category
-  splits = mvtec_ad_2.PRIVATE
+  category, splits = detector.category, mvtec_ad_2.PRIVATE
   images = {split: mvtec_ad_2.list_private(data, category, split) for split in splits}
-  if threshold is None:
-    threshold = _baseline(detector, data)
-  scale = 2.0 ** -math.floor(math.log2(threshold)) if threshold > 0 else 1.0
+  atomic.remove_orphans(
+    [out / kind / category / s for kind in (MAPS, DECISIONS) for s in splits]
+  )
+  threshold = _claim(detector, data, out, threshold)
+  scale = 2.0 ** -math.floor(math.log2(threshold)) if 0 < threshold < math.inf else 1.0
   for split, paths in images.items():
     missing = [path for path in paths if not _is_there(out, category, split, path)]
     with progress_bar(f'{category} {split}', len(paths), len(paths) - len(missing)) as progress:
-      for path, map_ in _maps(detector, missing, progress.update):
+      for path, map_, _ in _maps(detector, missing, progress.update):
         if not np.abs(map_ * scale).max() <= _HIGHEST:
           raise UserError(f'The map of {path} has values beyond float16, the type to submit.')
         decided = _place(out, DECISIONS, category, split, path)
@@ -89,15 +86,6 @@ def write_category(
         with atomic.atomic_write(_place(out, MAPS, category, split, path)) as temporary:
           tifffile.imwrite(temporary, (map_ * scale).astype(np.float16))
   return threshold
-
-
-def identity(detector: Detector) -> str:
-  """Tells a model from others: a digest of its numbers, its teacher's and its config."""
-  trained = detector.trained
-  numbers = jax.tree_util.tree_leaves_with_path((trained.params, trained.statistics))
-  arrays = {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in numbers}
-  known = tree_digest(arrays), trained.teacher_sha256, trained.config.to_json(sort_keys=True)
-  return hashlib.sha256(json.dumps(known).encode()).hexdigest()
 
 
 def problems(out: Path) -> list[str]:
@@ -110,13 +98,18 @@ def problems(out: Path) -> list[str]:
   for category, number in EXPECTED.items():
     expected = set(_names(category, number))
     folders = [out / kind / category for kind in (MAPS, DECISIONS)]
-    there = {file.relative_to(out).as_posix() for f in folders for file in f.rglob('*.*')}
+    there = {
+      file.relative_to(out).as_posix()
+      for folder in folders
+      for file in folder.rglob('*.*')
+      if not atomic.is_temporary(file.name)
+    }
     missing, spare = sorted(expected - there), sorted(there - expected)
     if missing:
-      number_of = f'{len(missing):,} of {len(expected):,} files'
+      number_of = f'{len(missing):,} of {counted(len(expected), "file")}'
       found.append(f'{category}: {number_of} are missing, {missing[0]} first.')
     if spare:
-      found.append(f'{category}: {len(spare):,} files do not belong there, {spare[0]} first.')
+      found.append(f'{category}: {counted(len(spare), "file")} too many, {spare[0]} first.')
   return found
 
 
@@ -146,41 +139,83 @@ def archive(out: Path) -> Path:
   return path
 
 
-def claim(out: Path, facts: dict[str, Any]) -> None:
-  """Records beside the folder what its maps are of, or raises UserError where they are others'.
+def _claim(detector: Detector, data: Path, out: Path, threshold: float | None) -> float:
+  """The threshold by which the maps in the folder are decided, or will be.
 
-  Args:
-    out: the folder.
-    facts: JSON values: of each category the model, and how pixels are decided.
+  It is recorded before the first map is written, with what it follows from, so that all maps of
+  a category have one: a second one, of another device for example, may differ in its last bits.
   """
-  record = out.with_name(f'{out.name}.json')
-  known: dict[str, Any] = {}
-  if record.exists():
-    known = json.loads(record.read_text(encoding='utf-8'))
-  elif any((out / kind).exists() for kind in (MAPS, DECISIONS)):
+  category, record = detector.category, out.with_name(f'{out.name}.json')
+  validation = mvtec_ad_2.list_samples(data, category, 'validation')
+  facts = {
+    'model': _identity(detector),
+    'rule': 'three-sigma' if threshold is None else 'given',
+  }
+  if threshold is None:
+    known = image_digests(validation, _THREADS)
+    facts['validation'] = hashlib.sha256(json.dumps(known).encode()).hexdigest()
+  else:
+    facts['value'] = repr(threshold)
+  entries = _read_record(record)
+  if entries is None and any((out / kind).exists() for kind in (MAPS, DECISIONS)):
     raise UserError(f'There is no {record}, which tells whose maps are in {out}; remove both.')
-  different = [name for name in facts if name in known and known[name] != facts[name]]
-  if different:
+  entry = (entries or {}).get(category)
+  if entry is None:
+    value = _baseline(detector, validation) if threshold is None else threshold
+    atomic.write_json(record, (entries or {}) | {category: facts | {'threshold': value}})
+    return value
+  if {name: found for name, found in entry.items() if name != 'threshold'} != facts:
     raise UserError(
-      f'{out} holds maps of {", ".join(different)} by another model or threshold; remove it '
-      f'and {record}, or name another --out.'
+      f'{out} holds maps of {category} by another model, other validation images or another '
+      f'threshold; remove it and {record}, or name another --out.'
     )
-  atomic.write_json(record, known | facts)
+  return float(entry['threshold'])
 
 
-def _baseline(detector: BaseDetector, data: Path) -> float:
-  paths = [s.image for s in mvtec_ad_2.list_samples(data, detector.category, 'validation')]
+def _read_record(path: Path) -> dict[str, dict[str, Any]] | None:
+  """The entries by category; None where there is no record."""
+  try:
+    entries = read_json(path)
+    if not isinstance(entries, dict) or not all(
+      isinstance(entry, dict) and isinstance(entry.get('threshold'), int | float)
+      for entry in entries.values()
+    ):
+      raise ValueError('it has no thresholds')
+  except FileNotFoundError:
+    return None
+  except (OSError, ValueError) as error:
+    reason = ' '.join(str(error).split())
+    raise UserError(
+      f'{path} cannot be read ({reason}); remove it and the folder of its name.'
+    ) from error
+  return entries
+
+
+def _identity(detector: Detector) -> str:
+  """Tells a model from others: a digest of its numbers, its teacher's and its config."""
+  trained = detector.trained
+  numbers = jax.tree_util.tree_leaves_with_path((trained.params, trained.statistics))
+  arrays = {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in numbers}
+  known = tree_digest(arrays), trained.teacher_sha256, trained.config.to_json(sort_keys=True)
+  return hashlib.sha256(json.dumps(known).encode()).hexdigest()
+
+
+def _baseline(detector: BaseDetector, validation: Sequence[Sample]) -> float:
+  """Mean and three deviations of all pixels of the images that are looked at."""
   spread = Spread()
+  paths = [Path(str(sample.image)) for sample in validation]
   with progress_bar(f'{detector.category} validation', len(paths)) as progress:
-    for _, map_ in _maps(detector, [Path(str(path)) for path in paths], progress.update):
-      spread.add(map_)
+    for _, map_, shown in _maps(detector, paths, progress.update):
+      spread.add(map_ if shown is None else map_[shown])
+  if not spread.number:
+    raise UserError(f'{detector.category}: no pixel of the validation images is looked at.')
   return spread.three_sigma
 
 
 def _maps(
   detector: BaseDetector, paths: Sequence[Path], update: Callable[[int], Any]
-) -> Iterator[tuple[Path, np.ndarray]]:
-  """Each image's map at its size, float32 [H, W]."""
+) -> Iterator[tuple[Path, np.ndarray, np.ndarray | None]]:
+  """Each image's map at its size, float32 [H, W], and what was looked at; None for all."""
   size = detector.images_at_once
   for begin in range(0, len(paths), size):
     interrupt.raise_if_asked()
@@ -189,7 +224,7 @@ def _maps(
     canvases = list(inputs.resized(pictures, detector.framing, detector.bits))
     result = detector.score_canvases(canvases)
     for path, picture, canvas, map_ in zip(some, pictures, canvases, result.maps, strict=True):
-      yield path, detector.framing.to_image(map_, picture.size, seen=seen_of(canvas))[0]
+      yield path, *detector.framing.to_image(map_, picture.size, seen=seen_of(canvas))
       update(1)
 
 

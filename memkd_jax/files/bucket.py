@@ -16,8 +16,8 @@ from memkd_jax.errors import UserError, is_disk_full
 _T = TypeVar('_T')
 # Of each protocol what fsspec needs, and the extra of this package that brings it.
 _PACKAGES = {'gs': ('gcsfs', 'gcs'), 's3': ('s3fs', 's3')}
-# A `Path` has but one slash of the two; a drive of Windows but one letter.
-_URL = re.compile('([a-z][a-z0-9]+):/+(.*)', re.DOTALL)
+# A `Path` has but one slash of the two.
+_URL = re.compile(f'({"|".join(_PACKAGES)}):/+(.*)', re.DOTALL)
 # What tells one content of an object from another, by the first that a service gives.
 _TAGS = ('generation', 'etag', 'ETag', 'created', 'mtime')
 _THREADS = 8
@@ -45,7 +45,7 @@ class BucketError(OSError):
 
 def is_url(path: Path | str) -> bool:
   """Whether this names a place in a bucket, and not a folder."""
-  return _URL.fullmatch(str(path)) is not None
+  return '://' in str(path) or _URL.fullmatch(str(path)) is not None
 
 
 class Bucket:
@@ -71,7 +71,7 @@ class Bucket:
     """
     found = _URL.fullmatch(url)
     protocol, path = found.groups() if found else ('', '')
-    if protocol not in _PACKAGES or not path.strip('/'):
+    if not path.strip('/'):
       raise UserError(
         f'{url}: give a local folder, or a place in a bucket, gs://BUCKET/FOLDER or '
         's3://BUCKET/FOLDER.'

@@ -8,14 +8,11 @@ from numpy.typing import ArrayLike
 from scipy import ndimage
 
 from memkd_jax.metrics import ranking
+from memkd_jax.metrics.chunks import SortedChunks
 
 # scipy's default would be 4-connected: two pixels that touch at a corner are
 # one region.
 EIGHT_CONNECTED = np.ones((3, 3), int)
-
-# Normal pixels are sorted in chunks of at least this many: sorted pixels need no
-# second buffer, and few chunks keep the look-ups few.
-_CHUNK = 2**24
 
 # Of the PRO curve: beyond it a map of a large image is more false alarm than not.
 LOW_FPR = 0.05
@@ -59,12 +56,11 @@ class PixelScores:
   """
 
   def __init__(self) -> None:
-    self._sorted: list[np.ndarray] = []
-    self._unsorted: list[np.ndarray] = []
+    self._normal = SortedChunks()
     self._anomalous: list[np.ndarray] = []
     self._regions: list[np.ndarray] = []  # of each anomalous pixel
     self._sizes: list[np.ndarray] = []  # of each region
-    self._images = self._number_of_regions = self._waiting = 0
+    self._images = self._number_of_regions = 0
 
   def add(self, mask: ArrayLike, map_: ArrayLike) -> None:
     """Adds an image.
@@ -83,11 +79,8 @@ class PixelScores:
       self._regions.append((regions + self._number_of_regions).astype(np.int32))
       self._sizes.append(sizes)
       self._number_of_regions += sizes.size
-    self._unsorted.append(normal)
-    self._waiting += normal.size
+    self._normal.add(normal)
     self._images += 1
-    if self._waiting >= _CHUNK:
-      self._sort()
 
   def evaluate(self, fpr_limit: float = 0.3) -> PixelMetrics:
     """All four metrics of what was added.
@@ -124,12 +117,11 @@ class PixelScores:
     Raises:
       ValueError: nothing is anomalous.
     """
-    self._sort()
     positives = sum(scores.size for scores in self._anomalous)
     if not positives:
       raise ValueError('nothing is anomalous: the metric is undefined')
     hits = sum(int(np.sum(scores > threshold)) for scores in self._anomalous)
-    normal = self._sorted
+    normal = self._normal.sorted()
     alarms = sum(int(x.size - np.searchsorted(x, threshold, side='right')) for x in normal)
     return 2 * hits / (hits + alarms + positives)
 
@@ -159,22 +151,12 @@ class PixelScores:
       raise ValueError('maps is empty')
     if not self._anomalous:
       raise ValueError('nothing is anomalous: the metric is undefined')
-    self._sort()
     self._anomalous = [np.concatenate(self._anomalous)]
     self._regions = [np.concatenate(self._regions)]
-    ranked, order = ranking.rank(self._anomalous[0], self._sorted)
+    ranked, order = ranking.rank(self._anomalous[0], self._normal.sorted())
     overlaps = (1.0 / np.concatenate(self._sizes))[self._regions[0][order]]
     del order  # memory counts here
     return ranked, np.cumsum(overlaps, out=overlaps)[ranked.true_positives - 1]
-
-  def _sort(self) -> None:
-    if not self._unsorted:
-      return
-    chunk = np.concatenate(self._unsorted)
-    self._unsorted.clear()
-    self._waiting = 0
-    chunk.sort()
-    self._sorted.append(chunk)
 
 
 def label_regions(

@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from memkd_jax.metrics import ranking
+from memkd_jax.metrics.chunks import SortedChunks
 
 
 class SaturatedOverlaps:
@@ -22,7 +23,7 @@ class SaturatedOverlaps:
   """
 
   def __init__(self) -> None:
-    self._normal: dict[str, list[np.ndarray]] = {}
+    self._normal: dict[str, SortedChunks] = {}
     self._anomalous: dict[str, list[np.ndarray]] = {}
     self._weights: dict[str, list[np.ndarray]] = {}
 
@@ -59,7 +60,7 @@ class SaturatedOverlaps:
       # threshold passes all pixels of one score, and so many of them count as are missing.
       weights.append(np.where(np.arange(found.size) < saturation, 1 / saturation, 0.0))
     outside = ~np.any(masks, axis=0) if masks else np.ones(scores.shape, bool)
-    self._normal.setdefault(kind, []).append(np.sort(scores[outside]))
+    self._normal.setdefault(kind, SortedChunks()).add(scores[outside])
     self._anomalous.setdefault(kind, []).extend(anomalous)
     self._weights.setdefault(kind, []).extend(weights)
 
@@ -86,7 +87,9 @@ class SaturatedOverlaps:
     if not anomalous:
       raise ValueError('nothing is anomalous: the metric is undefined')
     weights = [w for key in kinds for w in self._weights.get(key, ())]
-    normal = [scores for key in kinds for scores in self._normal.get(key, ())]
+    normal = [
+      chunk for key in kinds if key in self._normal for chunk in self._normal[key].sorted()
+    ]
     ranked, order = ranking.rank(np.concatenate(anomalous), normal)
     overlaps = np.cumsum(np.concatenate(weights)[order])
     return ranking.pro_curve_of(ranked, overlaps[ranked.true_positives - 1])

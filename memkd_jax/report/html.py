@@ -31,6 +31,8 @@ DATASETS = {
   'mpdd': 'MPDD',
   'mvtec_3d': 'MVTec 3D-AD',
   'eyecandies': 'Eyecandies',
+  'mvtec_loco': 'MVTec LOCO AD',
+  'mvtec_ad_2': 'MVTec AD 2',
   'btad': 'BTAD',
   'ksdd': 'KolektorSDD',
   'ksdd2': 'KolektorSDD2',

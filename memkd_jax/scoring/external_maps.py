@@ -25,7 +25,7 @@ from memkd_jax.data.splits import describe_remarks
 from memkd_jax.errors import UserError
 from memkd_jax.files.reading import read_bytes
 from memkd_jax.runtime.progress import progress_bar
-from memkd_jax.scoring.figures import compute_metrics, over_kinds, saturated
+from memkd_jax.scoring.figures import compute_metrics, object_auroc, over_kinds, saturated
 from memkd_jax.scoring.resolution import add_saturated, has_layers
 
 _SUFFIXES = ('.tiff', '.tif', '.npy')
@@ -52,6 +52,9 @@ def score_category(
     UserError: a map or mask is missing, broken, or of another size, or a metric
       is undefined.
   """
+  known = DATASETS[dataset].categories
+  if known and category not in known:
+    raise UserError(f'{category} is no category of {dataset}; known are {", ".join(known)}.')
   samples = DATASETS[dataset].list_samples(data_root, category, 'test')
   if all(s.mask is None for s in samples):
     raise UserError(f'There are no masks of {category} in {data_root}.')
@@ -88,6 +91,8 @@ def score_category(
     )
   labels = np.array([sample.label for sample in samples])
   figures = compute_metrics(category, labels, np.array(scores), pixels)
+  if (object_of := DATASETS[dataset].object_of) is not None:
+    figures |= object_auroc(list(map(object_of, samples)), labels, np.array(scores))
   masks = _Lazy(len(samples), lambda i: _read_mask(samples[i], shapes[i]))
   maps = _Lazy(len(samples), lambda i: read_map(paths[i]))
   try:

@@ -60,7 +60,8 @@ def figures_of(
     scores: image scores [N].
     resolution: 'model' or 'original', see `masks_and_maps`.
     pixel_threshold: see `figures.compute_metrics`.
-    held_out: normal images that the model has not learned from, with their maps [n, H, W].
+    held_out: the data set's validation images, with their maps [n, H, W]; None where the model
+      has not left them aside.
     benchmark: the data set, for the figures of some benchmarks alone; None for those of all.
 
   Raises:

@@ -37,5 +37,10 @@ class Spread:
 
   @property
   def three_sigma(self) -> float:
-    """Mean and three deviations: by what the baseline of MVTec AD 2 decides pixels."""
+    """Mean and three deviations: by what the baseline of MVTec AD 2 decides pixels.
+
+    Infinite where there are no values.
+    """
+    if not self.number:
+      return math.inf
     return self.mean + 3 * self.deviation

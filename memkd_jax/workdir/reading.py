@@ -152,7 +152,8 @@ class TaskReader:
   @functools.cached_property
   def _numbers(self) -> dict[str, int]:
     """Of the normal images of the categories from which one model learns."""
-    return {c: len(self._source.list_samples(c, 'train')) for c in self._joined}
+    own = {c: len(self._source.list_samples(c, 'train')) for c in self._joined}
+    return {c: n + (self._set_apart((c,)) if self._validates else 0) for c, n in own.items()}
 
   def _list_images(
     self, train_names: Names, test_names: Names, region: str

@@ -1,6 +1,7 @@
 """The archive for the server of MVTec AD 2, from a run on a miniature copy."""
 
 import json
+import shutil
 import tarfile
 
 import numpy as np
@@ -105,13 +106,40 @@ def test_maps_of_another_model_are_not_mixed(submit, tmp_path, capsys):
   assert submit() == 0
   record = tmp_path / 'ours.json'
   facts = json.loads(record.read_text())
-  facts['vial'][0] = 'another'
+  facts['vial']['model'] = 'another'
   record.write_text(json.dumps(facts))
   assert submit() == 1
-  assert 'holds maps of vial by another model or threshold' in capsys.readouterr().err
+  assert (
+    'holds maps of vial by another model, other validation images or another'
+    in capsys.readouterr().err
+  )
+  for content in ('{', '[]', '{"can": {}}'):
+    record.write_text(content)
+    assert submit() == 1
+    assert f'{record} cannot be read (' in capsys.readouterr().err
   record.unlink()
   assert submit() == 1
   assert f'There is no {record}, which tells whose maps are in' in capsys.readouterr().err
+
+
+def test_all_maps_of_a_category_have_one_threshold(submit, run, tmp_path, capsys, monkeypatch):
+  """Also where validation images have changed since, or give another one on another device."""
+  assert submit() == 0
+  first = (tmp_path / 'ours.tar.gz').read_bytes()
+  (tmp_path / 'ours' / 'anomaly_images' / 'can' / 'test_private' / '001_regular.tiff').unlink()
+  # A killed process left this behind.
+  (tmp_path / 'ours/anomaly_images/can/test_private/.memkd_jax-0123456789abcdef.tiff').touch()
+  monkeypatch.setattr(submission, '_baseline', lambda *_: 0.1)
+  assert submit() == 0
+  assert (tmp_path / 'ours.tar.gz').read_bytes() == first
+  data = tmp_path / 'data'
+  shutil.copytree(run[1], data)
+  (data / 'can/validation/good/001_regular.png').unlink()
+  capsys.readouterr()
+  assert command.main([f'--workdir={run[0]}', f'--data={data}', f'--out={tmp_path}/ours']) == 1
+  assert (
+    'holds maps of can by another model, other validation images' in capsys.readouterr().err
+  )
 
 
 def test_what_is_missing_is_named_and_not_packed(submit, tmp_path, capsys, monkeypatch):
@@ -125,7 +153,7 @@ def test_what_is_missing_is_named_and_not_packed(submit, tmp_path, capsys, monke
     'can: 4 of 16 files are missing, anomaly_images/can/test_private/003_regular.tiff' in said
   )
   assert 'rice: 8 of 8 files are missing' in said
-  assert 'vial: 1 files do not belong there, anomaly_images/vial/test_private/x.tiff' in said
+  assert 'vial: 1 file too many, anomaly_images/vial/test_private/x.tiff first.' in said
   assert not (tmp_path / 'ours.tar.gz').exists()
 
 

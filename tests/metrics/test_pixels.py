@@ -11,7 +11,7 @@ from hypothesis.extra import numpy as hnp
 from sklearn.metrics import f1_score
 
 from memkd_jax import metrics
-from memkd_jax.metrics import PixelScores, evaluate_pixels, pixels
+from memkd_jax.metrics import PixelScores, chunks, evaluate_pixels
 
 cases = {
   'masks': hnp.arrays(np.uint8, (4, 5, 6), elements=st.integers(0, 1)),
@@ -90,7 +90,7 @@ def test_chunks_of_any_size_give_the_same(masks, maps, chunk):
     return
   whole = evaluate_pixels(masks, maps)
   with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(pixels, '_CHUNK', chunk)
+    patch.setattr(chunks, '_CHUNK', chunk)
     assert evaluate_pixels(masks, maps) == whole
 
 
@@ -164,7 +164,7 @@ def test_the_low_end_of_the_pro_curve(rng):
 
 def test_streaming_needs_less_than_twice_the_maps(rng, monkeypatch):
   """Images are made one by one and forgotten; 4% of the pixels are anomalous."""
-  monkeypatch.setattr(pixels, '_CHUNK', 2**18)
+  monkeypatch.setattr(chunks, '_CHUNK', 2**18)
   side, images = 256, 64
   mask = np.zeros((side, side), np.uint8)
   mask[:51, :51] = 1

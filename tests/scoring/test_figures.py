@@ -25,7 +25,9 @@ def pixels(rng):
 def test_both_classes_have_all_figures(pixels):
   labels, scores = np.array([0, 1, 0, 1]), np.array([0.1, 0.4, 0.5, 0.9])
   figures, notes = compute_defined('bolt', labels, scores, pixels, 0.9)
-  assert tuple(figures) == tuple(name for name in METRICS if name != 'P-PRO1')
+  expected = (*IMAGE_METRICS, *PIXEL_METRICS)  # those of all data sets
+  assert tuple(figures) == tuple(name for name in expected if name != 'P-PRO1')
+  assert [name for name in METRICS if name in expected] == list(expected)
   small = compute_metrics('bolt', labels, scores, pixels, 0.9, smallest=True)
   assert tuple(small) == METRICS and small.items() >= figures.items()
   assert figures == compute_metrics('bolt', labels, scores, pixels, 0.9)

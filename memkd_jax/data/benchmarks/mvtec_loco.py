@@ -86,7 +86,9 @@ def _saturation(entry: Any) -> Saturation:
     raise ValueError(f'pixel_value is {value!r}, no number from 1 to 255')
   if type(relative) is not bool:
     raise ValueError(f'relative_saturation of {value} is {relative!r}, not true or false')
-  if not isinstance(threshold, int | float) or not 0 < threshold <= (1 if relative else 1e9):
+  if isinstance(threshold, bool) or not isinstance(threshold, int | float):
+    raise ValueError(f'saturation_threshold of {value} is {threshold!r}, no number')
+  if not 0 < threshold <= (1 if relative else 1e9):
     raise ValueError(f'saturation_threshold of {value} is {threshold!r}')
   return Saturation(value, float(threshold), relative)
 

@@ -45,12 +45,17 @@ def prepare(dataset: str, category: str, root: Path, out: str) -> None:
   path = source.category_path(out, dataset, category)
   names = ('train', 'test', *(['validation'] if DATASETS[dataset].has_validation else []))
   if path.exists():
-    prepared = {s: source.list_samples(out, dataset, category, s) for s in names}
+    # One that was prepared before there were validation images has none, and stays.
+    there = [
+      s for s in names if s != source.VALIDATION or source.has_split(out, dataset, category, s)
+    ]
+    prepared = {s: source.list_samples(out, dataset, category, s) for s in there}
     if not root.exists():
       return
   splits = {s: DATASETS[dataset].list_samples(root, category, s) for s in names}
   if path.exists():
-    for split, samples in splits.items():
+    for split in prepared:
+      samples = splits[split]
       old, new = (image_digests(s, _THREADS) for s in (prepared[split], samples))
       if changes := describe_changes(old, new):
         raise UserError(
@@ -58,6 +63,7 @@ def prepare(dataset: str, category: str, root: Path, out: str) -> None:
           'prepare it anew.'
         )
     return
+  notes = DATASETS[dataset].notes(root, category)
   try:
     # An attempt that was killed could not clean up after itself.
     for leftover in path.parent.glob('incomplete.*'):
@@ -67,7 +73,7 @@ def prepare(dataset: str, category: str, root: Path, out: str) -> None:
       tempfile.TemporaryDirectory() as nothing,
       contextlib.redirect_stdout(io.StringIO()),  # TFDS announces a download of unknown size
     ):
-      _Builder(dataset, category, splits, out, progress.update).download_and_prepare(
+      _Builder(dataset, category, splits, out, progress.update, notes).download_and_prepare(
         download_dir=nothing,
         download_config=tfds.download.DownloadConfig(try_download_gcs=False),
       )
@@ -93,11 +99,13 @@ class _Builder(tfds.core.ShardBasedBuilder, skip_registration=True):  # type: ig
     splits: Mapping[str, Sequence[Sample]],
     out: str,
     update: Callable[[], Any],
+    notes: Sequence[str] = (),
   ):
     self.name = dataset
     self.MANUAL_DOWNLOAD_INSTRUCTIONS = f'{DATASETS[dataset].where}.'
     self._splits = splits
     self._update = update
+    self._notes = notes
     config = tfds.core.BuilderConfig(name=category)
     super().__init__(data_dir=out, config=config, file_format='array_record')
 
@@ -126,7 +134,7 @@ class _Builder(tfds.core.ShardBasedBuilder, skip_registration=True):  # type: ig
           split: [(s.id, s.defect, len(files_of(s.mask))) for s in samples]
           for split, samples in self._splits.items()
         }
-        | {source.SATURATIONS: self._saturations()}
+        | {source.SATURATIONS: self._saturations(), source.NOTES: list(self._notes)}
       ),
     )
 

@@ -15,8 +15,9 @@ from etils import epath
 from memkd_jax.data.sample import LayeredMask, Mask, Sample, Saturation
 from memkd_jax.errors import UserError
 
+VALIDATION = 'validation'  # the split that not all directories have
 VERSION = '1.0.0'  # of the features in `builder`
-SATURATIONS = 'saturations'  # beside the names of splits, in the metadata
+SATURATIONS, NOTES = 'saturations', 'notes'  # beside the names of splits, in the metadata
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,6 +78,17 @@ def list_categories(directory: str, dataset: str) -> list[str]:
     raise UserError(f'{folder} cannot be opened: {error}.') from error
 
 
+def has_split(directory: str, dataset: str, category: str, split: str) -> bool:
+  """Whether a prepared category has a split; args and errors as `list_samples`."""
+  return split in _metadata(category_path(directory, dataset, category))
+
+
+def read_notes(directory: str, dataset: str, category: str) -> list[str]:
+  """What the reader had to say when the category was prepared; args as `list_samples`."""
+  metadata = _metadata(category_path(directory, dataset, category))
+  return [str(note) for note in metadata.get(NOTES, [])]
+
+
 def list_samples(directory: str, dataset: str, category: str, split: str) -> list[Sample]:
   """Lists a split in the order of the reader that it was prepared with.
 
@@ -102,6 +114,11 @@ def list_samples(directory: str, dataset: str, category: str, split: str) -> lis
     raise UserError(f'{path} cannot be opened: {error}.') from error
   if not prepared:
     raise UserError(f'There is no {path}; prepare it with `{_command(path)}`.')
+  if split == VALIDATION and split not in _metadata(path):
+    raise UserError(
+      f'{path} was prepared without {split} images; remove it and prepare it anew with '
+      f'`{_command(path)}`.'
+    )
   try:
     rows, records, known = _open(path, split)
     if len(rows) != len(records):
@@ -125,6 +142,18 @@ def list_samples(directory: str, dataset: str, category: str, split: str) -> lis
   # TFDS, protobuf and array_record raise what they like on damaged files.
   except Exception as error:
     raise _damaged(path, error) from error
+
+
+def _metadata(path: epath.Path) -> Mapping[str, Any]:
+  """What was written of a prepared category beside its images."""
+  import tensorflow_datasets as tfds  # slow to import, and only this source needs it
+
+  try:
+    metadata: Mapping[str, Any] = tfds.builder_from_directory(path).info.metadata or {}
+  # TFDS and protobuf raise what they like on damaged files.
+  except Exception as error:
+    raise _damaged(path, error) from error
+  return metadata
 
 
 def _open(
