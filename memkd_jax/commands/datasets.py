@@ -105,19 +105,21 @@ def _heading(found: 'Inspection', was_named: bool) -> str:
   if not looked_at and not was_named and 2 * there < known:
     looked_at = ' If these are images of your own, add --dataset=folder.'
   here = sum((found.root / name).exists() for name in dataset.categories)
-  number = f'{max(here, there)} of {known} categories'
+  number = f'{max(here, there)} of {counted(known, "category", "categories")}'
   return f'{found.root} holds {found.dataset}: {number}.{looked_at}'
 
 
 def _rows(found: 'Inspection') -> list[list[str]]:
   """The table's cells, the heading first."""
-  validated = any('validation' in category.counts for category in found.categories)
-  rows = [['category', 'train', *['validation'] * validated, 'normal', 'anomalous', 'masks']]
+  there = {name for category in found.categories for name in category.counts}
+  titles = {'train': 'train', 'validation': 'validation', 'test_normal': 'normal'}
+  titles |= {'test_anomalous': 'anomalous', 'masks': 'masks', 'unlabelled': 'unlabelled'}
+  titles = {name: title for name, title in titles.items() if name in there}
+  rows = [['category', *titles.values()]]
   rows[0] += ['size'] * found.decoded + ['verdict']
   for category in found.categories:
     numbers = category.counts
-    names = ['train', *['validation'] * validated, 'test_normal', 'test_anomalous', 'masks']
-    cells = [str(numbers.get(name, '-')) if category.is_there else '-' for name in names]
+    cells = [str(numbers.get(name, '-')) if category.is_there else '-' for name in titles]
     size = [_size(category)] * found.decoded
     rows.append([category.name, *cells, *size, _verdict(category)])
   return rows

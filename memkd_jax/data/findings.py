@@ -33,7 +33,7 @@ KINDS = {
   survey.IMAGELESS: Kind('Masks without an image'),
   survey.MISPLACED: Kind('Images in no subfolder'),
   'broken image': Kind('Broken images'),
-  'broken mask': Kind('Broken masks'),
+  survey.BROKEN_MASK: Kind('Broken masks'),
   'broken input': Kind('Broken depth, normals or point clouds'),
   'other size': Kind('Masks, depth, normals or point clouds of another size than the image'),
   'empty mask': Kind('Masks of anomalous images that mark nothing'),
@@ -44,6 +44,7 @@ KINDS = {
   'unusual mode': Kind('Images of other channels than the rest', is_fault=False),
   'some masks': Kind('Categories in which some masks are missing', is_fault=False),
   'no inputs': Kind('Photographs without depth, normals or point clouds', is_fault=False),
+  'left out': Kind('Categories with training images that are left out', is_fault=False),
   'unlisted': Kind('Files that no split lists', is_fault=False),
 }
 

@@ -21,6 +21,7 @@ from memkd_jax.data.survey import INPUTLESS, surveyed
 from memkd_jax.data.unlisted import Tree
 from memkd_jax.errors import UserError, explain
 from memkd_jax.runtime.progress import progress_bar
+from memkd_jax.wording import counted
 
 TRAIN, VALIDATION, TEST = 'train', 'validation', 'test'
 _MOST = 0.9  # share of images that are alike, beyond which the others are named
@@ -34,17 +35,25 @@ class Category:
 
   Attributes:
     name: its name.
+    folder: the one below which its files lie.
     splits: the samples of each split that could be listed.
     failed: names of the splits that could not.
     normal_masks: the masks of normal images, by split and the sample's id.
+    left_out: anomalous training images, which are not learned from.
+    unlabelled: the images whose labels the publisher keeps; None where there are none of such.
+    known: what belongs to the data set, but is neither of these.
     sizes: how many images have a (width, height); empty where none was decoded.
     findings: what was found in it.
   """
 
   name: str
+  folder: Path
   splits: dict[str, list[Sample]] = dataclasses.field(default_factory=dict)
   failed: list[str] = dataclasses.field(default_factory=list)
   normal_masks: dict[tuple[str, str], Path] = dataclasses.field(default_factory=dict)
+  left_out: list[Sample] = dataclasses.field(default_factory=list)
+  unlabelled: list[Path] | None = None
+  known: set[Path] = dataclasses.field(default_factory=set)
   sizes: Counter[Size] = dataclasses.field(default_factory=Counter)
   findings: list[Finding] = dataclasses.field(default_factory=list)
 
@@ -60,12 +69,19 @@ class Category:
 
   @property
   def counts(self) -> dict[str, int]:
-    """The numbers of images: train, test_normal, test_anomalous, of masks, and validation."""
+    """The numbers of images: train, test_normal, test_anomalous, and of masks.
+
+    Where there are such also validation, unlabelled and train_anomalous, which are left out.
+    """
     test = self.splits.get(TEST, [])
     numbers = counts.count(len(self.splits.get(TRAIN, [])), test)
     numbers['masks'] = sum(s.mask is not None for s in test)
     if VALIDATION in (*self.splits, *self.failed):
       numbers[VALIDATION] = len(self.splits.get(VALIDATION, []))
+    if self.unlabelled is not None:
+      numbers['unlabelled'] = len(self.unlabelled)
+    if self.left_out:
+      numbers['train_anomalous'] = len(self.left_out)
     return numbers
 
 
@@ -126,7 +142,7 @@ def inspect(
   tree = Tree(root)
   found = [_list(root, name, dataset, category) for category in categories or known]
   for category in found:
-    _check_numbers(root, name, dataset, category)
+    _check_numbers(name, dataset, category)
   elsewhere: list[Finding] = []
   tree.report_unopened(found, elsewhere)
   tree.report_unlisted(found, elsewhere, dataset, whole=categories is None)
@@ -137,7 +153,8 @@ def inspect(
 
 def _list(root: Path, name: str, dataset: Dataset, category: str) -> Category:
   """Lists all splits of a category."""
-  found = Category(category)
+  folder = root if dataset.is_listed else dataset.folder_of(root, category)
+  found = Category(category, folder)
   splits = [TRAIN, TEST]
   if DATASETS[name].has_validation:
     splits.insert(1, VALIDATION)
@@ -157,9 +174,11 @@ def _list(root: Path, name: str, dataset: Dataset, category: str) -> Category:
       found.splits[split] = samples
     elif split not in found.failed and dataset.categories:
       found.failed.append(split)
-      problems.append(f'{root / category} has no {split} images.')
+      problems.append(f'{folder} has no {split} images.')
     for sample_id, mask in survey.normal_masks.items():
       found.normal_masks[split, sample_id] = mask
+    found.left_out += survey.left_out
+    found.known |= survey.known
     lacking = [refused for refused in survey.refused if refused.kind == INPUTLESS]
     if samples and not any(len(sample.inputs) > 1 for sample in samples):
       # Who wants photographs alone has extracted these alone.
@@ -169,18 +188,22 @@ def _list(root: Path, name: str, dataset: Dataset, category: str) -> Category:
     for refused in survey.refused:
       text = explain(UserError(refused.sentence))
       found.findings.append(Finding(refused.kind, str(refused.path), text))
-  folder = str(root if dataset.is_listed else root / category)
-  if len(found.failed) == len(splits) and not Path(folder).exists():
+  if len(found.failed) == len(splits) and not folder.exists():
     text = problems[0].partition('; expected layout')[0]
-    found.findings = [Finding('missing category', folder, f'{text.removesuffix(".")}.')]
-  else:
-    found.findings[:0] = [Finding('missing split', folder, text) for text in problems]
+    found.findings = [Finding('missing category', str(folder), f'{text.removesuffix(".")}.')]
+    return found
+  if dataset.unlabelled is not None:
+    try:
+      found.unlabelled = dataset.unlabelled(root, category)
+    except (UserError, OSError) as error:
+      problems.append(explain(error))
+  found.findings[:0] = [Finding('missing split', str(folder), text) for text in problems]
   return found
 
 
-def _check_numbers(root: Path, name: str, dataset: Dataset, category: Category) -> None:
+def _check_numbers(name: str, dataset: Dataset, category: Category) -> None:
   """Compares the numbers of images and masks with what they should be."""
-  numbers, folder = category.counts, str(root / category.name)
+  numbers, folder = category.counts, str(category.folder)
   if not category.failed and (text := counts.differences(name, category.name, numbers)):
     category.findings.append(Finding('count', folder, text))
   anomalous, masks = numbers['test_anomalous'], numbers['masks']
@@ -190,16 +213,24 @@ def _check_numbers(root: Path, name: str, dataset: Dataset, category: Category) 
   elif masks and masks < anomalous and not dataset.categories:
     text = f'{category.name}: {anomalous - masks} of {anomalous} anomalous images have no mask.'
     category.findings.append(Finding('some masks', folder, text))
+  if category.left_out:
+    images = counted(len(category.left_out), 'anomalous image')
+    text = f'{category.name}: {images}, as only normal ones are learned from.'
+    category.findings.append(Finding('left out', folder, text))
 
 
 def _decode_all(root: Path, categories: Sequence[Category], tree: Tree) -> None:
-  """Looks at the files of all samples, and at the images of splits that cannot be listed."""
+  """Looks at the files of all samples, and at images that are of no split.
+
+  These are of splits that cannot be listed, left out of the training, or without a label.
+  """
   tasks: list[tuple[Category, str, Sample, Path | None]] = []
   for category in categories:
     for split, samples in category.splits.items():
       for sample in samples:
         tasks.append((category, split, sample, category.normal_masks.get((split, sample.id))))
-    for image in tree.unsorted(category):
+    tasks += [(category, '', sample, None) for sample in category.left_out]
+    for image in (*tree.unsorted(category), *(category.unlabelled or ())):
       sample = Sample(image.relative_to(root).as_posix(), {'rgb': image}, None, GOOD)
       tasks.append((category, '', sample, None))
 

@@ -60,7 +60,9 @@ def categories_of(name: str, root: Path) -> tuple[str, ...]:
 
 
 def are_there(dataset: Dataset, root: Path) -> list[str]:
-  """The categories of a published data set that have a folder."""
+  """The categories of a published data set that have a folder, or that its reader finds."""
+  if dataset.list_categories is not None:
+    return dataset.list_categories(root)
   return [name for name in dataset.categories or () if (root / name).is_dir()]
 
 
@@ -70,15 +72,10 @@ def _of_lists() -> str:
 
 
 def _recognise_folders(root: Path) -> str | None:
-  """The data set whose categories are folders of the root."""
+  """The data set whose categories are in the root."""
   own, of_own = _recognise_own(root)
   known = {name: are_there(d, root) for name, d in DATASETS.items() if d.categories}
   candidates = {name: found for name, found in known.items() if found}
-  if not candidates and not own:
-    # Of a further data set the categories need not be folders.
-    found = {name: _count_listed(name, root) for name in known}
-    best = max(found, key=lambda name: found[name])
-    return best if found[best] else None
 
   def rank(name: str) -> tuple[int, int, float]:
     found = len(candidates[name])
@@ -99,7 +96,7 @@ def _recognise_own(root: Path) -> tuple[str | None, int]:
   """The layout of one's own images that has most categories there, and their number."""
   best, number = None, 0
   for name, dataset in DATASETS.items():
-    if dataset.list_categories is not None:
+    if dataset.list_categories is not None and not dataset.categories:
       try:
         found = len(dataset.list_categories(root))
       except UserError:  # two folders of a kind, for example, which the reader will name

@@ -118,6 +118,8 @@ class Dataset:
     unlabelled: `(root, category) -> images` whose labels the publisher keeps; None for none.
     object_of: names the object that an image shows, where objects have several images each;
       None where each image is of an object of its own.
+    folder_of: `(root, category) -> folder` below which the files of a category lie, where that
+      is not called as the category.
     config: the config that the package brings for it, where it is not called as the data set.
   """
 
@@ -134,4 +136,5 @@ class Dataset:
   three_sigma: bool = False
   unlabelled: Callable[[Path, str], list[Path]] | None = None
   object_of: Callable[[Sample], str] | None = None
+  folder_of: Callable[[Path, str], Path] = Path.joinpath
   config: str = ''

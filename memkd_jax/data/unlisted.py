@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from memkd_jax.data.findings import Finding
 from memkd_jax.data.listing import list_images_below
-from memkd_jax.data.sample import Dataset
+from memkd_jax.data.sample import Dataset, Sample
 from memkd_jax.data.survey import UNKNOWN
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ class Tree:
     """Finds the files that no split lists.
 
     These are images, and whatever lies beside listed images; but not what a publisher has
-    beside each image, of the same number.
+    beside each image, of the same number, nor what a reader leaves out on purpose.
 
     Args:
       categories: what is listed; of those with splits that cannot be listed nothing is said.
@@ -58,15 +58,15 @@ class Tree:
       whole: whether all categories are; else what lies in no category is not looked for.
     """
     listed = _listed(categories)
-    if dataset.unlabelled is not None:
-      for category in categories:
-        listed.update(dataset.unlabelled(self.root, category.name))
-    companions = _Companions(categories if dataset.categories else ())
+    known = {path for category in categories for path in category.known}
+    more_is_beside = dataset.categories and 'inputs' in dataset.options
+    companions = _Companions(categories if more_is_beside else ())
     beside = {path.parent for path in listed}
     others = [path for path in self._others if path.parent in beside]
     named = {f.path for c in categories for f in c.findings}
     unlisted = [p for p in self._images if p not in listed and str(p) not in named]
-    for path in sorted([*unlisted, *others]):
+    unlisted = [p for p in (*unlisted, *others) if known.isdisjoint((p, *p.parents))]
+    for path in sorted(unlisted):
       findings = self._findings_of(path, categories, rest)
       failed = any(c.failed for c in categories if c.findings is findings)
       if not (companions.have(path) or failed or (findings is rest and not whole)):
@@ -76,15 +76,15 @@ class Tree:
     """The images of a category that may belong to the splits that cannot be listed."""
     if not category.failed:
       return []
-    listed, folder = _listed([category]), self.root / category.name
-    return [p for p in self._images if p.is_relative_to(folder) and p not in listed]
+    listed = _listed([category])
+    return [p for p in self._images if p.is_relative_to(category.folder) and p not in listed]
 
   def _findings_of(
     self, path: Path, categories: 'Sequence[Category]', rest: list[Finding]
   ) -> list[Finding]:
     text = f'{path}{os.sep}'
     for category in categories:
-      if text.startswith(f'{self.root / category.name}{os.sep}'):
+      if text.startswith(f'{category.folder}{os.sep}'):
         return category.findings
     return rest
 
@@ -109,11 +109,13 @@ def _beginning(path: Path) -> Path:
 def _listed(categories: 'Sequence[Category]') -> set[Path]:
   listed: set[Path] = set()
   for category in categories:
-    listed.update(category.normal_masks.values())
-    for samples in category.splits.values():
-      for sample in samples:
-        for file in (*sample.inputs.values(), sample.mask):
-          listed.update(_paths_in(file))
+    listed.update(category.normal_masks.values(), category.unlabelled or ())
+    samples: list[Sample] = list(category.left_out)
+    for some in category.splits.values():
+      samples += some
+    for sample in samples:
+      for file in (*sample.inputs.values(), sample.mask):
+        listed.update(_paths_in(file))
   return listed
 
 

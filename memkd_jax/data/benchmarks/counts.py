@@ -28,7 +28,8 @@ def differences(dataset: str, category: str, counts: dict[str, int]) -> str | No
   Args:
     dataset: the data set's name.
     category: the category's name.
-    counts: numbers of images, as `count` returns them, and perhaps that of validation.
+    counts: numbers of images, as `count` returns them, and perhaps further ones of those that
+      are published.
 
   Returns:
     A sentence where they differ; None where they agree or none are published.
@@ -46,7 +47,7 @@ def differences(dataset: str, category: str, counts: dict[str, int]) -> str | No
 
 
 def published(dataset: str, category: str) -> dict[str, int]:
-  """The published numbers of images, by the names of `count` and validation and test.
+  """The published numbers of images: those of `count`, validation, test and unlabelled.
 
   Args:
     dataset: the data set's name.
@@ -61,7 +62,7 @@ def published(dataset: str, category: str) -> dict[str, int]:
 @functools.cache
 def _published() -> dict[tuple[str, str], dict[str, int]]:
   """{(data set, category): {'train': ..., 'test': ...}}, of each what is published."""
-  names = ('train', 'validation', 'test_normal', 'test_anomalous', 'test')
+  names = ('train', 'validation', 'test_normal', 'test_anomalous', 'test', 'unlabelled')
   with Path(__file__).with_name('counts.csv').open(newline='', encoding='utf-8') as file:
     return {
       (row['dataset'], row['category']): {n: int(row[n]) for n in names if row[n]}

@@ -2,15 +2,21 @@
 
 from pathlib import Path
 
-from memkd_jax.data.listing import category_folder, note_anomalous_training, with_masks
+from memkd_jax.data.listing import (
+  category_folder,
+  note_anomalous_training,
+  with_mask,
+  with_masks,
+)
 from memkd_jax.data.sample import GOOD, Dataset, Sample
+from memkd_jax.data.survey import MISSING, mention_known, mention_left_out, refuse, report
 from memkd_jax.errors import UserError
 from memkd_jax.files.reading import read_text
 
 CATEGORIES = tuple(f'Class{i}' for i in range(1, 11))
 LAYOUT = (
-  '<category>/{Train,Test}/<id>.PNG, Label/Labels.txt beside them, and Label/<id>_label.PNG '
-  'for each defect'
+  '<category>/{Train,Test}/<id>.PNG, Label/Labels.txt beside them, and a mask '
+  'Label/<id>_label.PNG for each defect'
 )
 _FOLDERS = {'train': 'Train', 'test': 'Test'}
 _DEFECT = 'defect'
@@ -21,22 +27,31 @@ _AGAIN = 'extract the archive again'
 def list_samples(root: Path, category: str, split: str) -> list[Sample]:
   """Lists 'train' (normal images only) or 'test'; see `folder.list_samples`."""
   folder = _folder(root, category, split)
+  labels = folder / 'Label' / 'Labels.txt'
+  rows = _read_labels(labels)
+  mention_known(labels)
+  if all(split == 'train' and defective for _, defective in rows):
+    raise UserError(f'There are no images in {folder}; expected layout: {LAYOUT}.')
   pairs = []
-  for name, defective in _read_labels(folder / 'Label' / 'Labels.txt'):
-    if split == 'train' and defective:
-      continue
-    image = folder / name
+  for name, defective in rows:
+    image, left_out = folder / name, split == 'train' and defective
+    mask = folder / 'Label' / f'{image.stem}_label.PNG'
     if not image.is_file():
-      raise UserError(
+      mention_known(mask)
+      (report if left_out else refuse)(
+        MISSING,
+        image,
         f'There is no image {image}, which Label/Labels.txt lists; {_AGAIN}, expected layout: '
-        f'{LAYOUT}.'
+        f'{LAYOUT}.',
       )
+      continue
     sample = Sample(
       f'{folder.name}/{name}', {'rgb': image}, None, _DEFECT if defective else GOOD
     )
-    pairs.append((sample, folder / 'Label' / f'{image.stem}_label.PNG'))
-  if not pairs:
-    raise UserError(f'There are no images in {folder}; expected layout: {LAYOUT}.')
+    if left_out:
+      mention_left_out([with_mask(sample, mask)])
+    else:
+      pairs.append((sample, mask))
   return with_masks(pairs)
 
 

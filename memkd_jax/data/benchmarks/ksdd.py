@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from memkd_jax.data.benchmarks.label_images import label_images
+from memkd_jax.data.benchmarks.label_images import images_among, label_images
 from memkd_jax.data.listing import (
   LeftOut,
   describe_left_out,
@@ -12,6 +12,7 @@ from memkd_jax.data.listing import (
   note_anomalous_training,
 )
 from memkd_jax.data.sample import Dataset, Sample
+from memkd_jax.data.survey import mention_known, mention_left_out
 from memkd_jax.errors import UserError
 
 CATEGORIES = ('fold_0', 'fold_1', 'fold_2')
@@ -36,6 +37,7 @@ def list_samples(root: Path, category: str, split: str) -> list[Sample]:
   """
   samples, _ = _read(root, category, split)
   if split == 'train':
+    mention_left_out(sample for sample in samples if sample.label)
     samples = [sample for sample in samples if not sample.label]
   if not samples:
     raise UserError(
@@ -74,15 +76,25 @@ def _read(root: Path, category: str, split: str) -> tuple[list[Sample], list[Lef
     image
     for folder in _objects(root)
     if (_number(folder) % len(CATEGORIES) == fold) == tests
-    for image in list_images(folder)
-    if not image.stem.endswith(_LABEL) and f'{folder.name}_{image.stem}' != _NOT_USED
+    for image in images_among(list_images(folder), _LABEL)
   ]
+  for image in images:
+    if _is_passed_over(image):
+      mention_known(image, _label_of(image))
   # Named as the publisher's code does: the names of files alone are those of each object.
   return label_images(
-    images,
-    lambda image: image.with_name(f'{image.stem}{_LABEL}.bmp'),
+    [image for image in images if not _is_passed_over(image)],
+    _label_of,
     lambda image: f'{image.parent.name}_{image.name}',
   )
+
+
+def _is_passed_over(image: Path) -> bool:
+  return f'{image.parent.name}_{image.stem}' == _NOT_USED
+
+
+def _label_of(image: Path) -> Path:
+  return image.with_name(f'{image.stem}{_LABEL}.bmp')
 
 
 DATASET = Dataset(
@@ -92,4 +104,5 @@ DATASET = Dataset(
   list_samples,
   notes=notes,
   list_categories=list_categories,
+  folder_of=lambda root, category: root,
 )

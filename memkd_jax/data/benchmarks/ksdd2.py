@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from memkd_jax.data.benchmarks.label_images import label_images
+from memkd_jax.data.benchmarks.label_images import images_among, label_images
 from memkd_jax.data.listing import (
   LeftOut,
   describe_left_out,
@@ -10,22 +10,26 @@ from memkd_jax.data.listing import (
   note_anomalous_training,
 )
 from memkd_jax.data.sample import Dataset, Sample
+from memkd_jax.data.survey import mention_left_out
 from memkd_jax.errors import UserError
 
 CATEGORIES = ('ksdd2',)
 LAYOUT = '{train,test}/<id>.png and {train,test}/<id>_GT.png'
 _LABEL = '_GT'
+_SPLITS = ('train', 'test')
 
 
 def list_categories(root: Path) -> list[str]:
-  """The one category, where the folder holds the training images."""
-  return list(CATEGORIES) if list_images(root / 'train') else []
+  """The one category, where the folder holds images with labels."""
+  files = [file for split in _SPLITS for file in list_images(root / split)]
+  return list(CATEGORIES) if any(file.stem.endswith(_LABEL) for file in files) else []
 
 
 def list_samples(root: Path, category: str, split: str) -> list[Sample]:
   """Lists 'train' (normal images only) or 'test'; see `folder.list_samples`."""
   samples, _ = _read(root, split)
   if split == 'train':
+    mention_left_out(sample for sample in samples if sample.label)
     samples = [sample for sample in samples if not sample.label]
   if not samples:
     raise UserError(
@@ -45,9 +49,8 @@ def notes(root: Path, category: str) -> list[str]:
 
 def _read(root: Path, split: str) -> tuple[list[Sample], list[LeftOut]]:
   """All images of a split, and those without a label."""
-  images = [p for p in list_images(root / split) if not p.stem.endswith(_LABEL)]
   return label_images(
-    images,
+    images_among(list_images(root / split), _LABEL),
     lambda image: image.with_name(f'{image.stem}{_LABEL}.png'),
     lambda image: f'{split}/{image.name}',
   )
@@ -60,4 +63,5 @@ DATASET = Dataset(
   list_samples,
   notes=notes,
   list_categories=list_categories,
+  folder_of=lambda root, category: root,
 )

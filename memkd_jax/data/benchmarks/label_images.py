@@ -7,9 +7,36 @@ from pathlib import Path
 from memkd_jax.data.listing import LeftOut
 from memkd_jax.data.masks import decode_mask
 from memkd_jax.data.sample import GOOD, Sample
+from memkd_jax.data.survey import (
+  BROKEN_MASK,
+  IMAGELESS,
+  MASKLESS,
+  mention_known,
+  mention_normal_mask,
+  refuse,
+  report,
+)
+from memkd_jax.errors import UserError
 
 DEFECT = 'defect'
 _THREADS = 8  # Pillow releases the interpreter lock
+
+
+def images_among(files: Sequence[Path], ending: str) -> list[Path]:
+  """The files that are no label images.
+
+  Args:
+    files: all images of a folder.
+    ending: with which the names of label images end, '_GT' for example.
+  """
+  images = [file for file in files if not file.stem.endswith(ending)]
+  named = {image.with_suffix('') for image in images}
+  for file in files:
+    expected = file.with_name(file.stem.removesuffix(ending))
+    if file.stem.endswith(ending) and expected not in named:
+      text = f'{file} has no image: {expected}.* is expected; extract the archive again.'
+      report(IMAGELESS, file, text)
+  return images
 
 
 def label_images(
@@ -35,12 +62,29 @@ def label_images(
   labels = {image: label_of(image) for image in images}
   known = [image for image in images if labels[image].is_file()]
   with ThreadPoolExecutor(_THREADS) as pool:
-    defective = list(pool.map(lambda image: bool(decode_mask(labels[image]).any()), known))
-  samples = [
-    Sample(name_of(image), {'rgb': image}, labels[image], DEFECT)
-    if is_defective
-    else Sample(name_of(image), {'rgb': image}, None, GOOD)
-    for image, is_defective in zip(known, defective, strict=True)
-  ]
+    found = list(pool.map(_is_defective, [labels[image] for image in known]))
+  samples = []
+  for image, is_defective in zip(known, found, strict=True):
+    name, label = name_of(image), labels[image]
+    if isinstance(is_defective, UserError):
+      refuse(BROKEN_MASK, label, str(is_defective))
+      mention_known(image)
+    elif is_defective:
+      samples.append(Sample(name, {'rgb': image}, label, DEFECT))
+    else:
+      samples.append(Sample(name, {'rgb': image}, None, GOOD))
+      mention_normal_mask(name, label)
   unknown = [image for image in images if not labels[image].is_file()]
+  for image in unknown:
+    text = f'{image} has no label image, so nobody knows what it shows'
+    report(MASKLESS, labels[image], f'{text}: {labels[image]} is expected.')
+    mention_known(image)
   return samples, [LeftOut(image, 'image without a label image') for image in unknown]
+
+
+def _is_defective(label: Path) -> bool | UserError:
+  """Whether a label image marks anything; or why it cannot be read."""
+  try:
+    return bool(decode_mask(label).any())
+  except UserError as error:  # a survey, which may want to go on, is not seen from a thread
+    return error

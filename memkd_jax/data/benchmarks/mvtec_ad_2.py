@@ -23,17 +23,6 @@ LAYOUT = (
 )
 # Whose ground truth the benchmark's server keeps; the second was lit in other ways.
 PRIVATE = ('test_private', 'test_private_mixed')
-# Images of each of the two, as the publisher's own check of a submission expects them.
-PRIVATE_IMAGES = {
-  'can': 321,
-  'fabric': 314,
-  'fruit_jelly': 255,
-  'rice': 277,
-  'sheet_metal': 142,
-  'vial': 276,
-  'wallplugs': 232,
-  'walnuts': 228,
-}
 _FOLDERS = {'train': 'train', 'validation': 'validation', 'test': 'test_public'}
 _TRUTH = 'ground_truth'
 

@@ -4,8 +4,14 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple, TypeGuard
 
-from memkd_jax.data.listing import category_folder, note_anomalous_training, with_masks
+from memkd_jax.data.listing import (
+  category_folder,
+  note_anomalous_training,
+  with_mask,
+  with_masks,
+)
 from memkd_jax.data.sample import GOOD, Dataset, Sample
+from memkd_jax.data.survey import MISSING, mention_known, mention_left_out, refuse, report
 from memkd_jax.errors import UserError
 from memkd_jax.files.reading import read_json
 
@@ -48,7 +54,7 @@ _SPLITS = 'realiad_jsons'
 _NAMES = ('train', 'test')
 LAYOUT = (
   f'{_SPLITS}/<category>.json, and {{{",".join(SIZES)}}}/<category>/OK/<object>/*.jpg and '
-  'NG/<defect>/<object>/*.{jpg,png}'
+  'NG/<defect>/<object>/*.jpg with their masks, *.png'
 )
 _AGAIN = 'take the file that comes with Real-IAD'
 
@@ -69,23 +75,31 @@ def list_samples(root: Path, category: str, split: str) -> list[Sample]:
 
   Real-IAD labels each view: parts in NG/ have normal ones, where their defect is not seen.
   """
-  folder = _sizes(root, category)[0]
-  pairs = []
-  for entry in _read_split(root, category)[split]:
-    if split == 'train' and entry.defect != GOOD:
-      continue
-    image = folder / entry.image
-    if not image.is_file():
-      raise UserError(
-        f'{image}, which {_split_file(root, category)} lists, is missing; extract the whole '
-        f'archive of {category}.'
-      )
-    mask = None if entry.mask is None else folder / entry.mask
-    pairs.append((Sample(entry.image, {'rgb': image}, None, entry.defect), mask))
-  if not pairs:
+  folder, *others = _sizes(root, category)
+  mention_known(*others)
+  entries = _read_split(root, category)[split]
+  if all(split == 'train' and entry.defect != GOOD for entry in entries):
     raise UserError(
       f'There are no images for split {split} in {_split_file(root, category)}; {_AGAIN}.'
     )
+  pairs = []
+  for entry in entries:
+    image, left_out = folder / entry.image, split == 'train' and entry.defect != GOOD
+    mask = None if entry.mask is None else folder / entry.mask
+    if not image.is_file():
+      mention_known(*([mask] if mask else []))
+      (report if left_out else refuse)(
+        MISSING,
+        image,
+        f'{image}, which {_split_file(root, category)} lists, is missing; extract the whole '
+        f'archive of {category}.',
+      )
+      continue
+    sample = Sample(entry.image, {'rgb': image}, None, entry.defect)
+    if left_out:
+      mention_left_out([with_mask(sample, mask)])
+    else:
+      pairs.append((sample, mask))
   return with_masks(pairs)
 
 
@@ -106,11 +120,20 @@ def object_of(sample: Sample) -> str:
   return PurePosixPath(sample.id).parent.as_posix()
 
 
+def folder_of(root: Path, category: str) -> Path:
+  """The folder with the images of a category that are read, or are expected."""
+  there = [root / size for size in SIZES if (root / size).is_dir()] or [root / SIZES[0]]
+  found = (size / category for size in there if (size / category).is_dir())
+  return next(found, there[0] / category)
+
+
 def _sizes(root: Path, category: str) -> list[Path]:
   """The folders with images of a category, the one that is read first."""
-  there = [root / size for size in SIZES if (root / size).is_dir()]
-  found = [size / category for size in there if (size / category).is_dir()]
-  return found or [category_folder((there or [root / SIZES[0]])[0], category, LAYOUT)]
+  first = folder_of(root, category)
+  folders = [root / size / category for size in SIZES]
+  return [category_folder(first.parent, category, LAYOUT)] + [
+    folder for folder in folders if folder.is_dir() and folder != first
+  ]
 
 
 def _split_file(root: Path, category: str) -> Path:
@@ -179,4 +202,5 @@ DATASET = Dataset(
   notes=notes,
   list_categories=list_categories,
   object_of=object_of,
+  folder_of=folder_of,
 )
