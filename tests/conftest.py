@@ -110,7 +110,7 @@ def share_compilations(monkeypatch: pytest.MonkeyPatch, compiled: dict[Any, Any]
       compiled[key] = create(config, teacher, devices)
     method = compiled[key]
     method.config = method.trainer._config = config
-    method._said = not devices.first  # as if it were new
+    method.trainer._said = not devices.first  # as if it were new
     return method
 
   def unchanged_method(config, teacher, devices):
