@@ -99,6 +99,17 @@ def test_at_the_models_size_there_is_no_saturated_overlap(loco, tmp_path):
   assert any('add --config.eval.resolution=original' in note for note in results['notes'])
 
 
+def test_validation_images_that_are_learned_from_are_named(loco, tmp_path):
+  shutil.copytree(loco[2], tmp_path / 'data')
+  images = tmp_path / 'data/pushpins'
+  shutil.copy(images / 'train/good/003.png', images / 'validation/good/001.png')
+  config = loco[3].copy_and_resolve_references()
+  config.data.dir = str(tmp_path / 'data')
+  notes = run_config(config, tmp_path / 'run')['notes']
+  said = '1 validation image is a training image as well, and makes the threshold too low'
+  assert any(said in note and 'validation/good/001.png' in note for note in notes)
+
+
 def test_a_mask_of_no_known_defect_is_told_before_anything_is_learned(loco, tmp_path, capsys):
   shutil.copytree(loco[2], tmp_path / 'data')
   layer = tmp_path / 'data/pushpins/ground_truth/logical_anomalies/000/000.png'

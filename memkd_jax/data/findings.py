@@ -38,7 +38,7 @@ KINDS = {
   'other size': Kind('Masks, depth, normals or point clouds of another size than the image'),
   'empty mask': Kind('Masks of anomalous images that mark nothing'),
   'marked normal': Kind('Masks of normal images that mark something'),
-  'leak': Kind('Test images that are training images as well'),
+  'leak': Kind('Images of one split that are of another as well'),
   'soft mask': Kind('Masks with grey values between', is_fault=False),
   'unusual size': Kind('Images of another size than the rest', is_fault=False),
   'unusual mode': Kind('Images of other channels than the rest', is_fault=False),

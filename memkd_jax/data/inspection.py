@@ -270,11 +270,14 @@ def _compare(
 
   yield from differing('unusual size', lambda look: look.size, lambda s: f'{s[0]} x {s[1]}')
   yield from differing('unusual mode', lambda look: look.mode, str)
-  learned = {look.digest: sample for split, sample, look in looks if split == TRAIN}
-  for split, sample, look in looks:
-    if split == TEST and look.digest is not None and look.digest in learned:
-      text = f'{sample.image} is the same as {learned[look.digest].image}.'
-      yield Finding('leak', str(sample.image), text)
+  before: dict[bytes, Sample] = {}
+  for current in (TRAIN, VALIDATION, TEST):
+    known = {look.digest: sample for split, sample, look in looks if split == current}
+    for split, sample, look in looks:
+      if split == current and look.digest in before:
+        text = f'{sample.image} is the same as {before[look.digest].image}.'
+        yield Finding('leak', str(sample.image), text)
+    before |= {digest: sample for digest, sample in known.items() if digest is not None}
 
 
 def _processors() -> int:

@@ -114,8 +114,16 @@ def describe_changes(old: Mapping[str, str], new: Mapping[str, str]) -> str:
   )
 
 
-def describe_leak(train: Sequence[Sample], test: Sequence[Sample], threads: int) -> str:
+def describe_leak(
+  train: Sequence[Sample], test: Sequence[Sample], threads: int, kind: str = 'test'
+) -> str:
   """Names test images that are training images as well, by their content; '' where none are.
+
+  Args:
+    train: what is learned from.
+    test: what should be new.
+    threads: number of threads that read files.
+    kind: what `test` holds, 'test' or 'validation' images.
 
   Raises:
     OSError: a file cannot be read.
@@ -126,8 +134,12 @@ def describe_leak(train: Sequence[Sample], test: Sequence[Sample], threads: int)
   twice = [s.id for s, digest in zip(test, digests, strict=True) if digest in learned]
   if not twice:
     return ''
-  images = 'image is a training image' if len(twice) == 1 else 'images are training images'
-  return f'{len(twice)} test {images} as well, and flatter the figures: {shorten(twice)}.'
+  one = len(twice) == 1
+  images = 'image is a training image' if one else 'images are training images'
+  what = f'flatter{"s" * one} the figures'
+  if kind != 'test':
+    what = f'make{"s" * one} the threshold too low'
+  return f'{len(twice)} {kind} {images} as well, and {what}: {shorten(twice)}.'
 
 
 def shorten(names: Sequence[str]) -> str:

@@ -172,6 +172,12 @@ class TaskReader:
       if leak := describe_leak(images.train, images.test, threads):
         notes = (*images.notes, f'{", ".join(test_names)}: {leak}')
         images = dataclasses.replace(images, notes=notes)
+      held = self._set_apart(train_names) if self._validates and images.train else 0
+      learned = images.train[: len(images.train) - held]
+      apart = images.train[len(learned) :]
+      if leak := describe_leak(learned, apart, threads, 'validation'):
+        notes = (*images.notes, f'{", ".join(train_names)}: {leak}')
+        images = dataclasses.replace(images, notes=notes)
     what = f'images of {", ".join(test_names or train_names)}'
     hosts.check_same(lambda: digests, what, _compare)
     return images, digests
