@@ -14,6 +14,7 @@ from memkd_jax.errors import UserError
 from memkd_jax.files import lock
 from memkd_jax.files import model as model_file
 from memkd_jax.files.digest import digest
+from memkd_jax.runtime import hosts
 from memkd_jax.scoring.calibration import Calibration
 from memkd_jax.workdir import SharedWorkdir, TrainedModel, Workdir, read_model_folder
 
@@ -326,3 +327,19 @@ def test_a_write_that_is_killed_leaves_no_model(tmp_path, config, monkeypatch):
   assert workdir.models() == []
   workdir.write_model(make_model(config))
   assert workdir.read_model('bolt', 3).train_images == 9
+
+
+@pytest.mark.parametrize('depths', ['auto', (0.25, 1.5)])
+def test_all_processes_are_told_how_a_models_files_are_read(
+  tmp_path, config, monkeypatch, depths
+):
+  """They exchange JSON, which knows no tuples; what is read is kept by these values."""
+  monkeypatch.setattr(hosts, 'on_main', lambda call: json.loads(json.dumps(call())))
+  shared = SharedWorkdir(tmp_path)
+  assert shared.read_ranges('bolt', 3) is None
+  with config.data.ignore_type():
+    config.data.depth_range = depths
+  shared.own.write_model(make_model(config))
+  found = shared.read_ranges('bolt', 3)
+  assert found == shared.own.read_ranges('bolt', 3) == ('16', depths)
+  assert hash(found)

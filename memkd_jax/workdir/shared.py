@@ -71,7 +71,11 @@ class SharedWorkdir:
 
   def read_ranges(self, name: str, seed: int) -> Ranges | None:
     """See `Workdir.read_ranges`."""
-    return hosts.on_main(lambda: self.own.read_ranges(name, seed))
+    found: Any = hosts.on_main(lambda: self.own.read_ranges(name, seed))
+    if found is None:
+      return None
+    bits, depths = found  # of several processes lists, for they exchange JSON
+    return bits, depths if isinstance(depths, str) else (float(depths[0]), float(depths[1]))
 
   def has_model(self, name: str, seed: int) -> bool:
     """See `Workdir.has_model`."""
