@@ -11,7 +11,13 @@ project = 'memkd_jax'
 author = copyright = 'The memkd_jax authors'
 version = release = memkd_jax.__version__
 
-extensions = ['myst_parser', 'sphinx.ext.autodoc', 'sphinx.ext.napoleon', 'directives']
+extensions = [
+  'myst_parser',
+  'sphinx.ext.autodoc',
+  'sphinx.ext.napoleon',
+  'directives',
+  'rewriting',
+]
 exclude_patterns = ['_build']
 smartquotes = False  # or --config in a sentence has one dash
 highlight_language = 'none'  # of blocks that name no language: trees of files, output
@@ -24,7 +30,7 @@ myst_fence_as_directive = ['mermaid']
 default_role = 'literal'  # what stands between backticks in a docstring
 autodoc_member_order = 'bysource'
 autodoc_preserve_defaults = True
-# Types of other libraries, and of this one's inside, stand as they are: no address is asked for.
+# Types of other libraries, and of this one's inside, stand as they are, without an address.
 nitpicky = True
 nitpick_ignore_regex = [
   ('py:.*', r'(collections|jax|numpy|os|pathlib|typing|PIL)\..*'),

@@ -5,6 +5,7 @@ The first two are made of the tables that --help prints, so they cannot fall beh
 
 import argparse
 import importlib
+import itertools
 import re
 from collections.abc import Iterable
 from typing import Any
@@ -106,7 +107,7 @@ class Rooms(SphinxDirective):
       if '-->' not in line:
         continue
       groups = [re.findall(r'\w+', group) for group in line.split('-->')]
-      for above, below in zip(groups, groups[1:], strict=False):
+      for above, below in itertools.pairwise(groups):
         for name in below:
           rows[name] = max(rows[name], 1 + max(rows[other] for other in above))
     if not labels:
@@ -139,25 +140,8 @@ def _list(entries: Iterable[tuple[str, str, str]]) -> nodes.Node:
   return nodes.definition_list('', *items)
 
 
-def _returns(app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
-  """Makes a field of 'Returns:'; napoleon takes what stands before a colon there for a type."""
-  for title in ('Returns:', 'Yields:'):
-    if title in lines:
-      number = lines.index(title)
-      lines[number : number + 2] = [f':{title[:-1].lower()}: {lines[number + 1].strip()}']
-
-
-def _dashes(app: Sphinx, document: nodes.document) -> None:
-  """Sets the dash between a parameter and its meaning, which Sphinx leaves to smart quotes."""
-  for text in list(document.findall(nodes.Text)):
-    if text == ' -- ':
-      text.parent.replace(text, nodes.Text(' \N{EN DASH} '))
-
-
 def setup(app: Sphinx) -> dict[str, Any]:
   """Called by Sphinx."""
   for name, directive in (('fields', Fields), ('commands', Commands), ('mermaid', Rooms)):
     app.add_directive(name, directive)
-  app.connect('autodoc-process-docstring', _returns, priority=400)  # before napoleon
-  app.connect('doctree-read', _dashes)
   return {'parallel_read_safe': True, 'parallel_write_safe': True}
