@@ -44,6 +44,7 @@ CATEGORIES = {
 ELSEWHERE = (
   'pip install',
   'pytest',
+  'sphinx',
   'convert_torchvision',
   'memkd weights',
   'train_demo_teacher',
