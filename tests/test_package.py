@@ -72,7 +72,7 @@ def test_its_metadata_are_complete(wheel):
   metadata = Parser().parsestr(archive.read(f'{info}/METADATA').decode())
   assert metadata['Version'] == memkd_jax.__version__
   assert metadata['Requires-Python'] == '>=3.11'
-  assert 'Apache-2.0' in (metadata['License-Expression'] or metadata['License'])
+  assert metadata['License-Expression'] == 'Apache-2.0'
   assert metadata['Author'] and metadata['Summary'] and metadata['Keywords']
   assert len(metadata.get_all('Classifier')) > 5
   assert {'dev', 'docs', 'serve'} <= set(metadata.get_all('Provides-Extra'))
