@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import pytest
+from devtools import CHROMIUM, Browser
 from documented import PAGES, ROOT
 
 import memkd_jax
@@ -17,6 +18,20 @@ for _name in ('sphinx', 'myst_parser', 'furo'):
   pytest.importorskip(_name, reason=f"needs {_name}: pip install -e '.[docs]'")
 
 DOCS = ROOT / 'docs'
+# With tables, long flags, blocks of code, pictures, or what is made here.
+WIDE = (
+  'index',
+  'architecture',
+  'contributing',
+  'large_images',
+  'reliability',
+  'running',
+  'tpu',
+  'trials',
+  'reference/commands',
+  'reference/config',
+  'reference/memkd_jax',
+)
 
 
 @pytest.fixture(scope='module')
@@ -117,3 +132,24 @@ def test_pages_load_nothing_from_elsewhere(site):
       assert '//' not in ''.join(groups), (page, groups)
   for sheet in site.rglob('*.css'):
     assert not re.search(r'@import|url\(["\']?(https?:)?//', sheet.read_text()), sheet
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason='needs a chromium binary')
+def test_no_page_is_wider_than_a_telephone(site, tmp_path):
+  """Tables and blocks of code scroll by themselves; and no page complains."""
+  with Browser(tmp_path / 'profile') as browser:
+    wide = (
+      "[...document.querySelectorAll('article *')].filter(e => "
+      "!e.closest('pre, .table-wrapper') && e.getBoundingClientRect().right > innerWidth + 1)"
+      '.map(e => e.outerHTML)'
+    )
+    for number, name in enumerate(WIDE):
+      page = (site / name).with_suffix('.html')
+      browser.show(page.as_uri(), width=390, dark=bool(number % 2))
+      assert browser.value(wide) == [], name
+    assert browser.complaints() == []
+    added = '<p style="width: 500px">'
+    browser.value(
+      f"document.querySelector('article').insertAdjacentHTML('beforeend', '{added}')"
+    )
+    assert browser.value(wide) != []
