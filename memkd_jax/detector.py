@@ -83,9 +83,9 @@ class Program:
 
 
 class Detector(BaseDetector):
-  """Scores images with one trained model, on one device.
+  """A `BaseDetector` with the model of a run, on one device.
 
-  Attributes (beside those of `BaseDetector`):
+  Attributes:
     trained: the model.
     program: the teacher and the compiled program.
   """

@@ -283,19 +283,9 @@ def _parser() -> cli.Parser:
 
 def _describe_fields() -> str:
   """Every field of a config: those of MemKD, then what other methods have beside them."""
-  common = methods.fields('memkd')
-  parts = [f'fields of --config:\n{base.describe(common)}']
-  families: dict[str, list[str]] = {}
-  for name, module in methods.METHODS.items():
-    families.setdefault(module, []).append(name)
-  for names in families.values():
-    own = [
-      field
-      for field in methods.fields(names[0])
-      if field not in common and field.name != 'method.name'
-    ]
-    if own:
-      parts.append(f'of --config=NAME:{" or :".join(names)}:\n{base.describe(own)}')
+  parts = [f'fields of --config:\n{base.describe(methods.fields("memkd"))}']
+  for names, own in methods.own_fields():
+    parts.append(f'of --config=NAME:{" or :".join(names)}:\n{base.describe(own)}')
   return '\n\n'.join(parts)
 
 

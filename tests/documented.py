@@ -11,7 +11,11 @@ from memkd_jax.__main__ import COMMANDS
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / 'README.md'
-PAGES = sorted([README, ROOT / 'CHANGELOG.md', *(ROOT / 'docs').rglob('*.md')])
+PAGES = sorted(
+  page
+  for page in [*ROOT.glob('*.md'), *(ROOT / 'docs').rglob('*.md')]
+  if '_build' not in page.parts
+)
 
 
 def lines(page: Path) -> Iterator[str]:

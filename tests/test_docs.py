@@ -54,7 +54,7 @@ def test_command(page, words):
     assert (ROOT / program).is_file()
     check_help(program, arguments)
   else:
-    assert program in ('venv', 'pytest')
+    assert program in ('venv', 'pytest', 'sphinx')
     for argument in arguments:
       if argument.startswith('tests/'):
         assert (ROOT / argument.split('::')[0]).exists()
@@ -86,6 +86,18 @@ def test_links_lead_somewhere(page):
   for target in re.findall(r'\]\(([^)#\s]+)', page.read_text()):
     if '://' not in target:
       assert (page.parent / target).exists(), target
+
+
+def test_the_index_names_every_page_in_its_list_and_in_its_tree():
+  folder = ROOT / 'docs'
+  index = (folder / 'index.md').read_text()
+  blocks = re.findall(r'^```\{toctree\}\n(.*?)^```', index, re.S | re.M)
+  tree = [line for block in blocks for line in block.split('\n\n')[1].split()]
+  listed = re.findall(r'\]\(([^)#]+)\.md\)', index)
+  pages = {
+    str(page.relative_to(folder).with_suffix('')) for page in PAGES if folder in page.parents
+  }
+  assert sorted(tree) == sorted(listed) == sorted(pages - {'index'})
 
 
 @pytest.mark.parametrize('page', PAGES, ids=lambda page: page.name)

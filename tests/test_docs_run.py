@@ -32,6 +32,8 @@ CATEGORIES = {
   'visa': 'pcb1',
   'mvtec_3d': 'tire',
   'eyecandies': 'CandyCane',
+  'mvtec_loco': 'pushpins',
+  'mvtec_ad_2': 'can',
   'btad': '01',
   'ksdd': 'fold_0',
   'ksdd2': 'ksdd2',
@@ -44,6 +46,7 @@ CATEGORIES = {
 ELSEWHERE = (
   'pip install',
   'pytest',
+  'sphinx',
   'convert_torchvision',
   'memkd weights',
   'train_demo_teacher',
@@ -115,6 +118,10 @@ def site(tmp_path):
   return tmp_path
 
 
+def test_every_command_has_a_small_form():
+  assert len(documented()) > 30
+
+
 @pytest.mark.slow
 def test_every_command_runs(site):
   """Ten minutes."""
@@ -128,7 +135,6 @@ def test_every_command_runs(site):
   }
   environment.pop('MEMKD_DATA', None)
   failed, commands = [], documented()
-  assert len(commands) > 30
   for line in commands:
     result = subprocess.run(
       ['bash', '-c', FUNCTION + line.replace('.venv/bin/', '')],

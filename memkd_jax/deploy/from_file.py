@@ -52,9 +52,12 @@ def load_file(
 
   Args:
     path: an ONNX file that `memkd export` wrote.
-    runtime: see `runtimes.open_model`.
-    false_alarm_rate: as in `detector.load`; the one of the export if None.
-    threshold: as in `detector.load`; the one of the export if None.
+    runtime: what runs it, 'onnxruntime' or 'openvino'; 'auto' for the first that is installed.
+    false_alarm_rate: as for `memkd_jax.load`; the one of the export if None.
+    threshold: as for `memkd_jax.load`; the one of the export if None.
+
+  Returns:
+    The detector; its `undecided` says why, where it does not decide.
 
   Raises:
     UserError: there is no such file or runtime, the file is no such model, the rate cannot be

@@ -53,6 +53,24 @@ def fields(method: str) -> tuple[shared.Field, ...]:
   )
 
 
+def own_fields() -> list[tuple[tuple[str, ...], tuple[shared.Field, ...]]]:
+  """What other methods have beside the fields of MemKD.
+
+  Returns:
+    (names, fields) of each family that has any, in the order of `METHODS`.
+  """
+  common = fields('memkd')
+  families: dict[str, list[str]] = {}
+  for name, module in METHODS.items():
+    families.setdefault(module, []).append(name)
+  found = []
+  for names in families.values():
+    own = [f for f in fields(names[0]) if f not in common and f.name != 'method.name']
+    if own:
+      found.append((tuple(names), tuple(own)))
+  return found
+
+
 def get_config(dataset: str = 'mvtec_ad', method: str = 'memkd') -> ConfigDict:
   """The config of a run, with the values of the paper where it gives any.
 
