@@ -50,6 +50,7 @@ def test_a_benchmark_from_end_to_end(tmp_path, share_compilations, name):
   measured = {m for m, v in results['categories'][category].items() if v is not None}
   assert 'I-AUC' in measured
   assert ('P-AUC' in measured) == (name != 'vad')  # which has no masks
+  assert ('S-AUC' in measured) == (name == 'real_iad')  # whose parts have five views each
   notes = results['notes']
   incomplete = [note for note in notes if note.startswith(f'{category} has ')]
   assert bool(incomplete) == (name not in WITHOUT_COUNTS)
