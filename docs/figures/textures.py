@@ -26,8 +26,8 @@ from memkd_jax.data.benchmarks import demo_textures
 from memkd_jax.report.overlay import heat_map
 from memkd_jax.scoring.calibration import Calibration, choose_threshold
 
-_ENLARGED = 192  # pixels of a crop
-_GAP = 8
+_ENLARGED = 160  # pixels of a crop
+_GAP = 6
 _CALIBRATION = 10  # good crops
 _OUTLINE = (255, 255, 255)
 
@@ -51,7 +51,7 @@ def main() -> None:
     for number, tile in enumerate(tiles):
       sheet.paste(tile, (across, down * (_ENLARGED + _GAP)))
       across += _ENLARGED + (_GAP if number % 2 == 0 else 3 * _GAP)
-  sheet.quantize(256).save(flags.out, optimize=True)
+  sheet.save(flags.out, optimize=True)
 
 
 @functools.cache
