@@ -10,6 +10,7 @@ from sklearn.neighbors import NearestNeighbors
 
 import memkd_jax
 from memkd_jax import methods
+from memkd_jax.config import VALIDATION
 from memkd_jax.configs import folder as folder_config
 from memkd_jax.data.sampling import CALIBRATIONS, calibration_plan
 from memkd_jax.data.tiling import Tiling
@@ -252,7 +253,7 @@ def test_a_task_is_named_in_errors(images, folds, tmp_path):
 
 def test_the_fields():
   fields = {field.name: field for field in methods.fields('memkd')}
-  assert fields['train.calibration'].choices == CALIBRATIONS
+  assert fields['train.calibration'].choices == (*CALIBRATIONS, VALIDATION)
   assert methods.get_config().train.calibration == 'holdout'
   assert folder_config.get_config().train.calibration == 'auto'
   for name, value in (('calibration', 'none'), ('folds', 1), ('folds', 21)):
