@@ -108,6 +108,8 @@ def started(protocol: str) -> Iterator[Service]:
     import fsspec
 
     fsspec.config.conf.setdefault('gs', {})['token'] = 'anon'
+    # What was made for an earlier server would look for it still.
+    fsspec.get_filesystem_class(protocol).clear_instance_cache()
     fsspec.filesystem(protocol, skip_instance_cache=True).mkdir(BUCKET)
     yield service
 

@@ -2,7 +2,7 @@ import errno
 
 import pytest
 
-from memkd_jax.data import datasets
+from memkd_jax.data import datasets, folder
 from memkd_jax.errors import UserError, explain
 from memkd_jax.run import run_config
 
@@ -34,7 +34,7 @@ def test_a_category_that_may_not_be_read_fails_alone(
   def forbidden(root, category, split):
     raise PermissionError(errno.EACCES, 'Permission denied', f'{root}/{category}/{split}')
 
-  listing = datasets.folder.list_categories
+  listing = folder.list_categories
   dataset = datasets.Dataset(
     None, 'Put your own images there', '', forbidden, list_categories=listing
   )
