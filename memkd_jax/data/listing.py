@@ -184,11 +184,6 @@ def with_masks(pairs: Sequence[tuple[Sample, Path | None]]) -> list[Sample]:
   return [dataclasses.replace(s, mask=found.get(s.id)) if s.label else s for s, _ in pairs]
 
 
-def with_mask(sample: Sample, mask: Path | None) -> Sample:
-  """A sample with its mask, if that is there; for images that are not learned from."""
-  return dataclasses.replace(sample, mask=mask if mask and mask.is_file() else None)
-
-
 def explain_missing_root(root: Path) -> str:
   """What to say of a root that is no folder: ', but ...', or nothing."""
   if root.is_file():

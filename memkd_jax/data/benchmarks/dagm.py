@@ -2,14 +2,10 @@
 
 from pathlib import Path
 
-from memkd_jax.data.listing import (
-  category_folder,
-  note_anomalous_training,
-  with_mask,
-  with_masks,
-)
+from memkd_jax.data.benchmarks.listed_images import listed_images
+from memkd_jax.data.listing import category_folder, note_anomalous_training
 from memkd_jax.data.sample import GOOD, Dataset, Sample
-from memkd_jax.data.survey import MISSING, mention_known, mention_left_out, refuse, report
+from memkd_jax.data.survey import mention_known
 from memkd_jax.errors import UserError
 from memkd_jax.files.reading import read_text
 
@@ -32,27 +28,23 @@ def list_samples(root: Path, category: str, split: str) -> list[Sample]:
   mention_known(labels)
   if all(split == 'train' and defective for _, defective in rows):
     raise UserError(f'There are no images in {folder}; expected layout: {LAYOUT}.')
-  pairs = []
-  for name, defective in rows:
-    image, left_out = folder / name, split == 'train' and defective
-    mask = folder / 'Label' / f'{image.stem}_label.PNG'
-    if not image.is_file():
-      mention_known(mask)
-      (report if left_out else refuse)(
-        MISSING,
-        image,
-        f'There is no image {image}, which Label/Labels.txt lists; {_AGAIN}, expected layout: '
-        f'{LAYOUT}.',
-      )
-      continue
-    sample = Sample(
-      f'{folder.name}/{name}', {'rgb': image}, None, _DEFECT if defective else GOOD
+  entries = [
+    (
+      Sample(
+        f'{folder.name}/{name}', {'rgb': folder / name}, None, _DEFECT if defective else GOOD
+      ),
+      folder / 'Label' / f'{Path(name).stem}_label.PNG',
     )
-    if left_out:
-      mention_left_out([with_mask(sample, mask)])
-    else:
-      pairs.append((sample, mask))
-  return with_masks(pairs)
+    for name, defective in rows
+  ]
+  return listed_images(
+    split,
+    entries,
+    lambda image: (
+      f'There is no image {image}, which Label/Labels.txt lists; {_AGAIN}, expected layout: '
+      f'{LAYOUT}.'
+    ),
+  )
 
 
 def notes(root: Path, category: str) -> list[str]:

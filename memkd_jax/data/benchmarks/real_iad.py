@@ -4,14 +4,10 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple, TypeGuard
 
-from memkd_jax.data.listing import (
-  category_folder,
-  note_anomalous_training,
-  with_mask,
-  with_masks,
-)
+from memkd_jax.data.benchmarks.listed_images import listed_images
+from memkd_jax.data.listing import category_folder, note_anomalous_training
 from memkd_jax.data.sample import GOOD, Dataset, Sample
-from memkd_jax.data.survey import MISSING, mention_known, mention_left_out, refuse, report
+from memkd_jax.data.survey import mention_known
 from memkd_jax.errors import UserError
 from memkd_jax.files.reading import read_json
 
@@ -82,25 +78,20 @@ def list_samples(root: Path, category: str, split: str) -> list[Sample]:
     raise UserError(
       f'There are no images for split {split} in {_split_file(root, category)}; {_AGAIN}.'
     )
-  pairs = []
-  for entry in entries:
-    image, left_out = folder / entry.image, split == 'train' and entry.defect != GOOD
-    mask = None if entry.mask is None else folder / entry.mask
-    if not image.is_file():
-      mention_known(*([mask] if mask else []))
-      (report if left_out else refuse)(
-        MISSING,
-        image,
-        f'{image}, which {_split_file(root, category)} lists, is missing; extract the whole '
-        f'archive of {category}.',
+  return listed_images(
+    split,
+    [
+      (
+        Sample(entry.image, {'rgb': folder / entry.image}, None, entry.defect),
+        None if entry.mask is None else folder / entry.mask,
       )
-      continue
-    sample = Sample(entry.image, {'rgb': image}, None, entry.defect)
-    if left_out:
-      mention_left_out([with_mask(sample, mask)])
-    else:
-      pairs.append((sample, mask))
-  return with_masks(pairs)
+      for entry in entries
+    ],
+    lambda image: (
+      f'{image}, which {_split_file(root, category)} lists, is missing; extract the whole '
+      f'archive of {category}.'
+    ),
+  )
 
 
 def notes(root: Path, category: str) -> list[str]:
