@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 from PIL import Image
 
 from memkd_jax import config as base
-from memkd_jax import methods
+from memkd_jax import methods, trackers
 from memkd_jax.config import flatten
 from memkd_jax.configs import best
 from memkd_jax.configs import folder as folder_config
@@ -35,7 +35,7 @@ from memkd_jax.runtime import hosts, interrupt, onednn
 from memkd_jax.teachers import cache
 from memkd_jax.teachers.extractor import FeatureExtractor
 from memkd_jax.teachers.kept_features import KeptFeatures
-from memkd_jax.training import lanes, metrics_log
+from memkd_jax.training import lanes
 from memkd_jax.workdir import (
   ORIGIN,
   SharedWorkdir,
@@ -107,8 +107,7 @@ def _run_config(
     data = config.data
     source = open_source(data.dataset, data.source, data.dir, data)
     categories = choose_categories(source, config.data.categories)
-    if 'tensorboard' in config.train and config.train.tensorboard:
-      metrics_log.check_tensorboard()
+    trackers.check(config.train.trackers)
     model = config.model
     model.teacher_weights = cache.locate(model.teacher_weights, model.backbone)
     teacher = model.backbone, model.teacher_weights, model.dtype

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from memkd_jax import methods
+from memkd_jax import methods, trackers
 from memkd_jax.config import VALIDATION, flatten
 from memkd_jax.data import bit_depth
 from memkd_jax.data.benchmarks.counts import count, differences
@@ -37,7 +37,7 @@ from memkd_jax.scoring.held_out import HeldOut, Part
 from memkd_jax.scoring.normalization import Statistics, check_number
 from memkd_jax.scoring.pipeline import Pipeline
 from memkd_jax.teachers.extractor import FeatureExtractor
-from memkd_jax.training import shared_checkpoints
+from memkd_jax.training import metrics_log, shared_checkpoints
 from memkd_jax.workdir import SharedWorkdir, TrainedModel
 from memkd_jax.workdir.reading import Digests, TaskReader
 
@@ -199,6 +199,14 @@ class Worker:
     for note in result['notes']:
       print(f'Note: {note}', flush=True)
     self.folder.write_result(task.name, task.seed, result)
+    hosts.on_main(lambda: self._track(folder, result))
+
+  def _track(self, folder: Path, result: dict[str, Any]) -> None:
+    """Tells the run's trackers what was found."""
+    names, lines = self.config.train.trackers, metrics_log.read(folder / 'metrics.jsonl')
+    if names:
+      step = lines[-1]['step'] if lines else 0
+      trackers.finish(names, folder, step, flatten(self.config.to_dict()), result)
 
   def _read_pool(self, seed: int) -> joint.Pool:
     """The normal images of all categories, from which a joint model learns."""

@@ -311,7 +311,7 @@ def test_fields_are_described_without_jax():
   ).stdout
   assert max(map(len, text.splitlines())) <= 96
   for field in FIELDS.values():
-    assert (f'--config.{field.name}=' in text) == (field.name != 'eval.preset')
+    assert (f'--config.{field.name}=' in text) == bool(field.help)
   assert 'One of concat, add, replace.' in text
 
 

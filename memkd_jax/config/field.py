@@ -48,7 +48,7 @@ class Field:
   open_high: bool = False
   resumable: bool = False
   scoring: bool = False
-  replaced: tuple[tuple[str, str, str], ...] = ()
+  replaced: tuple[tuple[Any, str, Any], ...] = ()
   also: tuple[type, ...] = ()
   before: Any = None
 
@@ -94,7 +94,7 @@ def check_type(config: ConfigDict, field: Field) -> None:
 def check_value(field: Field, value: Any) -> None:
   """Raises UserError where a value is none that its field may have."""
   if not field.help:
-    names = ', '.join(old for old, _, _ in field.replaced)
+    names = ', '.join(str(old) for old, _, _ in field.replaced)
     require(field.name, value, value == field.default, f'is one of {names}')
   elif field.choices and isinstance(value, tuple):
     known = all(type(v) is type(field.choices[0]) and v in field.choices for v in value)

@@ -247,6 +247,13 @@ FIELDS = (
     high=20,
   ),
   Field(
+    'train.trackers',
+    (),
+    'Who is told losses, figures, fields and pictures beside the files of the run: '
+    'tensorboard, mlflow, wandb, or MODULE:CLASS of your own, separated by commas',
+    resumable=True,
+  ),
+  Field(
     'train.scope',
     'category',
     'A model for each category, or one joint model that learns from all of them; each has a '

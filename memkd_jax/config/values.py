@@ -89,9 +89,8 @@ def resolve(config: ConfigDict, fields: Iterable[Field]) -> ConfigDict:
   if config.model.dtype == DEFAULT_DTYPE:
     config.model.dtype = default_dtype()
   _resolve_sizes(config)
-  # As the command line reads --config.data.inputs=rgb,depth: one text.
-  inputs = ','.join(map(str, config.data.inputs)).split(',')
-  config.data.inputs = tuple(name.strip() for name in inputs if name.strip())
+  config.data.inputs = _names(config.data.inputs)
+  config.train.trackers = _names(config.train.trackers)
   for name, seeds in (('seed', (config.seed,)), ('seeds', config.seeds)):
     whole = all(type(seed) is int and 0 <= seed <= _LARGEST_SEED for seed in seeds)
     require(name, config[name], whole, 'is whole, not negative, and below 2**63')
@@ -125,6 +124,12 @@ def resolve(config: ConfigDict, fields: Iterable[Field]) -> ConfigDict:
     path = config.model.teacher_weights.replace('{backbone}', config.model.backbone)
     config.model.teacher_weights = absolute('model.teacher_weights', path)
   return config
+
+
+def _names(value: tuple[Any, ...]) -> tuple[str, ...]:
+  """The names of a tuple, of which --config.data.inputs=rgb,depth makes one text."""
+  names = ','.join(map(str, value)).split(',')
+  return tuple(name.strip() for name in names if name.strip())
 
 
 def _resolve_sizes(config: ConfigDict) -> None:
@@ -312,8 +317,9 @@ def _replace_old(config: ConfigDict, fields: tuple[Field, ...]) -> None:
       if found == old:
         set_value(config, field.name, field.default)
         set_value(config, name, value)
+        shown = ','.join(value) if isinstance(value, tuple) else value
         _note(
-          f'--config.{field.name}={old} is --config.{name}={value} now; the next release knows '
+          f'--config.{field.name}={old} is --config.{name}={shown} now; the next release knows '
           'only that.'
         )
 

@@ -16,6 +16,7 @@ import numpy as np
 import optax
 from ml_collections import ConfigDict
 
+from memkd_jax.config import flatten
 from memkd_jax.data.image_store import Scratch, scratch_of
 from memkd_jax.data.prefetch import Prefetch
 from memkd_jax.data.sampling import batch_indices, number_of_steps
@@ -181,7 +182,8 @@ class Descent:
       batch_size=train.batch_size,
       checkpoint_steps=train.checkpoint_steps,
       log_steps=train.log_steps,
-      tensorboard=train.tensorboard,
+      trackers=train.trackers,
+      fields=flatten(self._config.to_dict()),
       profile=train.profile,
       check=check,
       order=self.log_order,

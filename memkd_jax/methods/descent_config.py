@@ -80,7 +80,13 @@ def fields(epochs: int, batch_size: int, learning_rate: float) -> tuple[Field, .
       'Write a trace of a few steps to the folder profile',
       resumable=True,
     ),
-    Field('train.tensorboard', False, 'Write event files beside metrics.jsonl', resumable=True),
+    Field(
+      'train.tensorboard',
+      False,
+      '',
+      replaced=((True, 'train.trackers', ('tensorboard',)),),
+      resumable=True,
+    ),
   )
 
 

@@ -31,7 +31,8 @@ class LoopOptions:
     batch_size: images of a step, of all devices together.
     checkpoint_steps: steps from one checkpoint to the next.
     log_steps: steps from one logged line to the next.
-    tensorboard: whether event files are written beside metrics.jsonl.
+    trackers: the names of those that get what is logged, see `trackers`.
+    fields: what they are told of the config, {'section.field': value}.
     profile: whether a few steps are traced.
     check: `(step, terms)`; raises where training has no meaning any more.
     order: sorts the names of terms for the log.
@@ -41,7 +42,8 @@ class LoopOptions:
   batch_size: int
   checkpoint_steps: int
   log_steps: int
-  tensorboard: bool
+  trackers: tuple[str, ...]
+  fields: Mapping[str, Any]
   profile: bool
   check: Callable[[int, Mapping[str, float]], None]
   order: Callable[[Iterable[str]], list[str]]
@@ -104,7 +106,7 @@ def train(
     images = options.batch_size
     with (
       interrupt.deferred() as stop_after,
-      MetricsLog(folder, start, options.tensorboard) as log,
+      MetricsLog(folder, start, options.trackers, options.fields) as log,
       StepTrace(folder, start, profiled) as trace,
       progress_bar(options.name, steps * images, start * images, leave=True) as progress,
     ):

@@ -1,24 +1,16 @@
-"""The losses of a run as files: JSON lines, and TensorBoard events."""
+"""The losses of a training as JSON lines, and for trackers."""
 
 import json
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Protocol
+from typing import Any
 
-from memkd_jax.errors import UserError
 from memkd_jax.files import atomic
 from memkd_jax.files.reading import open_regular, parse_json
 from memkd_jax.runtime import hosts
-
-
-class Writer(Protocol):
-  """Takes the figures of a step; steps strictly increase, also across resumes."""
-
-  def write(self, step: int, values: dict[str, float]) -> None:
-    """Writes the figures of one step."""
-
-  def close(self) -> None:
-    """Ends the file."""
+from memkd_jax.trackers import Trackers
+from memkd_jax.trackers.tracker import Place
 
 
 class JsonLines:
@@ -31,69 +23,46 @@ class JsonLines:
     atomic.write_text(self._path, ''.join(f'{line}\n' for line in kept))
     self._file = self._path.open('ab', buffering=0)
 
-  def write(self, step: int, values: dict[str, float]) -> None:
-    line = (json.dumps({'step': step} | values) + '\n').encode()
+  def write(self, step: int, values: Mapping[str, float]) -> None:
+    """Writes the figures of one step; steps strictly increase, also across resumes."""
+    line = (json.dumps({'step': step, **values}) + '\n').encode()
     with atomic.naming(self._path):
       while line:  # where the disk is full, less than all is taken at first
         line = line[self._file.write(line) :]
 
   def close(self) -> None:
+    """Ends the file."""
     self._file.close()
 
 
-def check_tensorboard() -> Any:
-  """The class that writes event files.
-
-  Raises:
-    UserError: its package is not installed.
-  """
-  try:
-    from tensorboardX import SummaryWriter
-  except ImportError as error:
-    raise UserError(
-      '--config.train.tensorboard=True needs: pip install "memkd_jax[tensorboard]".'
-    ) from error
-  return SummaryWriter
-
-
-class TensorBoard:
-  """An event file in tensorboard/, to be looked at with `tensorboard --logdir`."""
-
-  def __init__(self, folder: Path, step: int):
-    """Opens a new event file, which hides what older ones hold after `step`."""
-    self._writer = check_tensorboard()(str(folder / 'tensorboard'), purge_step=step + 1)
-
-  def write(self, step: int, values: dict[str, float]) -> None:
-    for name, value in values.items():
-      self._writer.add_scalar(name, value, step)
-
-  def close(self) -> None:
-    self._writer.close()
-
-
 class MetricsLog:
-  """Hands the figures of each step to all writers; a context manager.
+  """Hands the figures of each step to metrics.jsonl and all trackers; a context manager.
 
   Only the first of several processes writes.
   """
 
-  def __init__(self, folder: Path, step: int, tensorboard: bool = False):
-    """Opens the files.
+  def __init__(
+    self,
+    folder: Path,
+    step: int,
+    trackers: Iterable[str] = (),
+    fields: Mapping[str, Any] | None = None,
+  ):
+    """Opens the file, and the trackers.
 
     Args:
-      folder: of the category's run.
+      folder: of the model.
       step: where training starts or resumes.
-      tensorboard: whether event files are written beside the JSON lines.
+      trackers: the names of those that are told as well, see `trackers`.
+      fields: the config that trackers are told, {'section.field': value}.
 
     Raises:
-      UserError: they are wanted, and the package that writes them is not installed.
+      UserError: there is no such tracker.
     """
-    self._writers: list[Writer] = []
-    if not hosts.is_main():
-      return
-    self._writers.append(JsonLines(folder, step))
-    if tensorboard:
-      self._writers.append(TensorBoard(folder, step))
+    self._lines: JsonLines | None = None
+    if hosts.is_main():
+      self._lines = JsonLines(folder, step)
+      self._trackers = Trackers(trackers, Place.of(folder, step, fields or {}))
 
   def __enter__(self) -> 'MetricsLog':
     return self
@@ -101,13 +70,15 @@ class MetricsLog:
   def __exit__(
     self, kind: type | None, error: BaseException | None, trace: TracebackType | None
   ) -> None:
-    for writer in self._writers:
-      writer.close()
+    if self._lines is not None:
+      self._lines.close()
+      self._trackers.close()
 
-  def write(self, step: int, values: dict[str, float]) -> None:
+  def write(self, step: int, values: Mapping[str, float]) -> None:
     """Writes the figures of one step."""
-    for writer in self._writers:
-      writer.write(step, values)
+    if self._lines is not None:
+      self._lines.write(step, values)
+      self._trackers.write(step, values)
 
 
 def read(path: Path) -> list[dict[str, Any]]:

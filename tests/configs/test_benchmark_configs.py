@@ -67,7 +67,7 @@ def test_a_benchmark_from_end_to_end(tmp_path, name):
     tmp_path,
     f'--config.data.categories={",".join(chosen)}',
     '--config.eval.resolution=original',
-    '--config.train.tensorboard',
+    '--config.train.trackers=tensorboard',
     f'--config.seeds={",".join(map(str, seeds))}',
     '--dump-maps',
     *(['--config.model.paradigm=forward'] if name == 'mpdd' else []),

@@ -1,10 +1,8 @@
 import errno
 import json
-import sys
 
 import pytest
 
-from memkd_jax.errors import UserError
 from memkd_jax.training.metrics_log import MetricsLog, read
 
 
@@ -42,7 +40,7 @@ def test_a_full_disk_is_named_and_a_torn_line_repaired(tmp_path, monkeypatch):
   path = tmp_path / 'metrics.jsonl'
   with MetricsLog(tmp_path, 0) as log:
     log.write(1, {'loss': 0.5})
-    monkeypatch.setattr(log._writers[0], '_file', Full())
+    monkeypatch.setattr(log._lines, '_file', Full())
     with pytest.raises(OSError) as error:
       log.write(2, {'loss': 0.25})
   assert error.value.filename == str(path)
@@ -50,32 +48,3 @@ def test_a_full_disk_is_named_and_a_torn_line_repaired(tmp_path, monkeypatch):
   with MetricsLog(tmp_path, 2) as log:
     log.write(3, {'loss': 0.25})
   assert [json.loads(line)['step'] for line in path.read_text().splitlines()] == [1, 3]
-
-
-def test_tensorboard_events_without_tensorflow(tmp_path):
-  from tensorboardX.event_file_writer import EventsWriter  # noqa: F401
-  from tensorboardX.proto.event_pb2 import Event
-  from tensorboardX.record_writer import masked_crc32c
-
-  with MetricsLog(tmp_path, 0, tensorboard=True) as log:
-    log.write(1, {'loss': 0.5, 'kd': 0.25})
-    log.write(2, {'loss': 0.125, 'kd': 0.0625})
-  (path,) = (tmp_path / 'tensorboard').iterdir()
-  content, scalars = path.read_bytes(), []
-  while content:
-    # A record: length, its checksum, the event, its checksum.
-    length = int.from_bytes(content[:8], 'little')
-    event = content[12 : 12 + length]
-    assert int.from_bytes(content[12 + length : 16 + length], 'little') == masked_crc32c(event)
-    content = content[16 + length :]
-    parsed = Event.FromString(event)
-    scalars += [(parsed.step, v.tag, v.simple_value) for v in parsed.summary.value]
-  assert scalars == [(1, 'loss', 0.5), (1, 'kd', 0.25), (2, 'loss', 0.125), (2, 'kd', 0.0625)]
-  assert (tmp_path / 'metrics.jsonl').exists()
-  assert 'tensorflow' not in sys.modules
-
-
-def test_a_missing_package_is_named(tmp_path, monkeypatch):
-  monkeypatch.setitem(sys.modules, 'tensorboardX', None)
-  with pytest.raises(UserError, match=r'pip install "memkd_jax\[tensorboard\]"'):
-    MetricsLog(tmp_path, 0, tensorboard=True)
