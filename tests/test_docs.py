@@ -1,5 +1,6 @@
 """Every command in README and docs names files, flags and fields that there are."""
 
+import ast
 import re
 import subprocess
 import sys
@@ -42,7 +43,10 @@ def test_command(page, words):
     check_ours(program, arguments)
     return
   if program == '-c':
-    compile(arguments[0], page.name, 'exec')
+    imports = [
+      s for s in ast.parse(arguments[0]).body if isinstance(s, ast.Import | ast.ImportFrom)
+    ]
+    exec(compile(ast.Module(imports, []), page.name, 'exec'), {})
     return
   if program == '-m':
     program, *arguments = arguments
@@ -83,9 +87,21 @@ def check_help(program, arguments):
 
 @pytest.mark.parametrize('page', PAGES, ids=lambda page: page.name)
 def test_links_lead_somewhere(page):
-  for target in re.findall(r'\]\(([^)#\s]+)', page.read_text()):
+  for target in re.findall(r'\]\(([^)\s]+)', page.read_text()):
+    file, _, anchor = target.partition('#')
     if '://' not in target:
-      assert (page.parent / target).exists(), target
+      found = page.parent / file if file else page
+      assert found.exists(), target
+      assert not anchor or anchor in anchors(found), target
+
+
+def anchors(page):
+  """What a link can name in a page: its headings, as viewers of a repository make them."""
+  headings = re.findall(
+    r'^#+ (.*)', re.sub(r'^```.*?^```', '', page.read_text(), flags=re.S | re.M), re.M
+  )
+  texts = [re.sub(r'\[(.*?)\]\(.*?\)', r'\1', heading).lower() for heading in headings]
+  return {re.sub(r'[^\w\- ]', '', text).replace(' ', '-') for text in texts}
 
 
 def test_the_index_names_every_page_in_its_list_and_in_its_tree():

@@ -12,6 +12,7 @@ PACKAGE = ROOT / 'memkd_jax'
 COMMANDS = {
   'ruff check': [sys.executable, '-m', 'ruff', 'check'],
   'ruff format': [sys.executable, '-m', 'ruff', 'format', '--check'],
+  'spelling': [str(Path(sys.executable).with_name('codespell'))],
   'mypy': [sys.executable, '-m', 'mypy'],
   'layers': [str(Path(sys.executable).with_name('lint-imports')), '--no-cache'],
 }

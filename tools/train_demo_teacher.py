@@ -1,7 +1,7 @@
 """Trains the teacher of the demo on photographs that scikit-image and scikit-learn bundle.
 
   pip install -e '.[dev]'
-  python tools/train_demo_teacher.py --out=memkd_jax/data/demo_teacher.safetensors
+  python tools/train_demo_teacher.py --out=memkd_jax/teachers/demo_teacher.safetensors
 
 Self-supervised, in each stage, by two tasks. The mean feature of one view of a place must be
 more similar to that of another view of the place than to those of all other places in the
