@@ -135,3 +135,10 @@ def test_predict_tells_all_its_flags():
   page = (ROOT / 'docs' / 'predicting.md').read_text()
   for flag in set(re.findall(r'--[a-z-]+', text)) - {'--help'}:
     assert flag in page or flag in ('--workdir', '--category'), flag
+
+
+def test_every_figure_has_a_script_that_draws_it():
+  scripts = [*(ROOT / 'docs' / 'figures').glob('*.py'), *(ROOT / 'benchmarks').glob('*.py')]
+  texts = [script.read_text() for script in scripts]
+  for figure in (ROOT / 'docs').glob('*.png'):
+    assert any(f'docs/{figure.name}' in text for text in texts), figure.name
