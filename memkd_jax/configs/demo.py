@@ -11,10 +11,11 @@ from ml_collections import ConfigDict
 
 from memkd_jax import config as base
 from memkd_jax import methods
+from memkd_jax.configs import best
 
 
 def get_config(method: str = 'memkd') -> ConfigDict:
-  config = methods.get_config('demo', method)
+  config = best.get_config('demo') if method == 'best' else methods.get_config('demo', method)
   config.data.dir = base.data_dir('memkd_demo_textures')
   config.data.image_size = 128
   config.model.backbone = 'resnet18'
