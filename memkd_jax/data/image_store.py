@@ -63,9 +63,9 @@ class Scratch:
     """An array of a file, to be filled.
 
     Args:
-      shape: (N, ...).
-      dtype: of its rows.
-      what: is to be kept there, for the error.
+      shape: (N, ...), the shape of the whole array.
+      dtype: numpy dtype of the array.
+      what: words for what is to be kept there, for the error.
       field: 'section.field=value', the wish that this is.
 
     Returns:
@@ -128,10 +128,10 @@ def choose_place(
   """Decides where decoded images are kept; it changes no bit of what is made of them.
 
   Args:
-    wanted: of `PLACES`. 'auto' takes the disk where the images need more than a quarter of the
-      memory that is free, and the disk has room for them.
+    wanted: one of `PLACES`. 'auto' takes the disk where the images need more than a quarter of
+      the memory that is free, and the disk has room for them.
     framing: how they lie on their canvases.
-    number: of all images that are kept at once.
+    number: how many images are kept at once, all in all.
     free: bytes of memory, 0 where the system does not say.
     room: bytes that a file may take.
 

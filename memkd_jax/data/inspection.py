@@ -34,7 +34,7 @@ class Category:
   """One category, as it is there.
 
   Attributes:
-    name: its name.
+    name: name of the category.
     folder: the one below which its files lie.
     splits: the samples of each split that could be listed.
     failed: names of the splits that could not.
@@ -94,7 +94,7 @@ class Inspection:
     dataset: its name, a key of `DATASETS`.
     categories: those that were looked at.
     elsewhere: what was found in no category.
-    decoded: whether images were.
+    decoded: whether images were decoded, and not only listed.
   """
 
   root: Path

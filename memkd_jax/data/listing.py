@@ -143,7 +143,7 @@ def note_anomalous_training(category: str, number: int, where: str) -> list[str]
   Args:
     category: name of the category.
     number: how many there are; nothing is said of none.
-    where: in which folder, or file.
+    where: name of the folder, or file, in which they lie.
   """
   if not number:
     return []

@@ -24,7 +24,8 @@ def read_mask(
 
   Args:
     mask: the file or files.
-    size: of the result.
+    size: (height, width) of the result, to which the mask is stretched; or how it lies on its
+      canvas.
     notice: see `decode_mask`.
 
   Returns:
@@ -48,7 +49,7 @@ def decode_mask(mask: Mask, notice: Notice = ignore) -> np.ndarray:
 
   Args:
     mask: the file or files.
-    notice: is told SOFT_MASK where a mask has soft edges.
+    notice: called with SOFT_MASK where a mask has soft edges.
 
   Returns:
     bool [H, W] at the original size, True where defective.

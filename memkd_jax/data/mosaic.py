@@ -80,8 +80,8 @@ class Mosaic:
 
     Args:
       begin: the first of them.
-      maps: [n, height, width].
-      scores: [n].
+      maps: anomaly maps of the tiles, floating [n, height, width].
+      scores: scores of the tiles, floating [n].
     """
     self._scores.append(scores)
     if self._tiling.is_whole:

@@ -69,7 +69,7 @@ def image_digests(samples: Sequence[Sample], threads: int, region: str = '') -> 
   """What tells whether images are still the same: a digest of each sample's files.
 
   Args:
-    samples: whose ids are unique.
+    samples: the samples, whose ids are unique.
     threads: number of threads that read files.
     region: what tells the region of interest from others; '' for none.
 

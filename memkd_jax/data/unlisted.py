@@ -35,7 +35,7 @@ class Tree:
 
     Args:
       categories: get those that lie below them.
-      rest: gets the others.
+      rest: list to which findings of the other folders are added.
     """
     for path in self._unopened:
       text = f'{path} cannot be opened; give this user access to it.'
@@ -53,7 +53,7 @@ class Tree:
 
     Args:
       categories: what is listed; of those with splits that cannot be listed nothing is said.
-      rest: gets what lies in no category.
+      rest: list to which findings of files in no category are added.
       dataset: what is looked at.
       whole: whether all categories are; else what lies in no category is not looked for.
     """

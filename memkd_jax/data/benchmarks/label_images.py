@@ -27,7 +27,7 @@ def images_among(files: Sequence[Path], ending: str) -> list[Path]:
 
   Args:
     files: all images of a folder.
-    ending: with which the names of label images end, '_GT' for example.
+    ending: what the names of label images end with, '_GT' for example.
   """
   images = [file for file in files if not file.stem.endswith(ending)]
   named = {image.with_suffix('') for image in images}
@@ -48,7 +48,7 @@ def label_images(
   it belongs to every image, and one is normal where no pixel of its own is set.
 
   Args:
-    images: the images.
+    images: the files of the images, without the label images.
     label_of: the label image of an image.
     name_of: the id of its sample.
 

@@ -27,11 +27,11 @@ class Encoded:
   Attributes:
     records: the split's records, which several threads may read at once.
     index: the record's place among them.
-    feature: 'image' or 'masks'.
-    id: the sample's id.
-    split: the split's name.
+    feature: name of the record's feature, 'image' or 'masks'.
+    id: id of the sample, for errors.
+    split: name of the split, for errors.
     path: folder of the prepared category.
-    layer: of several masks, which.
+    layer: number of the mask, from 0, where the record has several.
   """
 
   records: Sequence[Mapping[str, Any]] = dataclasses.field(repr=False)
