@@ -27,8 +27,10 @@ class PixelMetrics:
     auroc: area under the ROC curve over all pixels, in [0, 1].
     average_precision: step sum over all pixels, in [0, 1].
     aupro: area under the per-region-overlap curve, in [0, 1].
-    aupro_low: the same up to a false-positive rate of `LOW_FPR`, as of MVTec AD 2.
-    aupro_lowest: the same up to `LOWEST_FPR`.
+    aupro_low: area under the per-region-overlap curve up to a false-positive rate of `LOW_FPR`,
+      as of MVTec AD 2, in [0, 1].
+    aupro_lowest: area under the per-region-overlap curve up to a false-positive rate of
+      `LOWEST_FPR`, in [0, 1].
     f1_max: highest F1 over all pixels, in [0, 1].
     threshold: `map >= threshold` has this F1; unit of the maps.
   """
@@ -86,7 +88,7 @@ class PixelScores:
     """All four metrics of what was added.
 
     Args:
-      fpr_limit: of the PRO curve, in (0, 1].
+      fpr_limit: the false-positive rate at which the PRO curve ends, in (0, 1].
 
     Raises:
       ValueError: nothing is anomalous or nothing is normal.
@@ -112,7 +114,7 @@ class PixelScores:
     """F1 of calling pixels anomalous whose score is above a threshold: SegF1.
 
     Args:
-      threshold: in the unit of the maps, chosen on other images.
+      threshold: value of the maps, in their unit, chosen on other images.
 
     Raises:
       ValueError: nothing is anomalous.

@@ -47,7 +47,8 @@ def aupro(
   Args:
     masks: [N, H, W] or N arrays [H_i, W_i]; any non-zero value is anomalous.
     maps: anomaly maps of the same shapes, real and finite.
-    fpr_limit: in (0, 1]; the curve is interpolated linearly at it.
+    fpr_limit: the false-positive rate at which the curve ends, in (0, 1]; it is interpolated
+      linearly there.
 
   Returns:
     In [0, 1].
