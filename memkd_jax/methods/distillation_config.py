@@ -238,7 +238,7 @@ def resolve(config: ConfigDict) -> ConfigDict:
   """Checks what no field can check by itself, and fills in what follows.
 
   Args:
-    config: as `config.resolve` returns it; it is changed.
+    config: the config, as `config.resolve` returns it; it is changed.
 
   Returns:
     It, with sorted stages and memories, the student's architecture, and the name that

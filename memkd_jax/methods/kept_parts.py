@@ -19,7 +19,7 @@ def read(home: Path, facts: Mapping[str, Any]) -> dict[str, Any] | None:
   """What a part has learned, in all processes; None where there is none of use.
 
   Args:
-    home: the part's folder.
+    home: the folder that holds the part's model.
     facts: what tells it from others, JSON values.
   """
   content: bytes = b''
@@ -52,8 +52,8 @@ def forget_all(folder: Path, patterns: Sequence[str]) -> None:
   """Removes the models of parts, and their folders where nothing else is left in them.
 
   Args:
-    folder: the task's folder.
-    patterns: of the parts' folders in it.
+    folder: the task's folder, in which the parts lie.
+    patterns: glob patterns of the parts' folders in it.
 
   Raises:
     OSError: they cannot be removed.

@@ -54,7 +54,7 @@ class Patches:
   """How images become patches, and how far these are from a memory of others.
 
   Attributes:
-    stages: of the teacher, ascending.
+    stages: the teacher's stages that make up a patch, ascending.
   """
 
   def __init__(
@@ -69,10 +69,11 @@ class Patches:
 
     Args:
       config: the resolved config, of which `FIELDS` are read, and eval.batch_size.
-      extractor: the frozen teacher.
-      devices: that share out the batches of images.
-      channels: to which the channels of each stage are averaged; 0 keeps them.
-      joint_channels: to which those of all stages together are averaged; 0 keeps them.
+      extractor: the frozen teacher, which gives the features.
+      devices: the devices that share out the batches of images.
+      channels: number of channels to which those of each stage are averaged; 0 keeps them.
+      joint_channels: number of channels to which those of all stages together are averaged; 0
+        keeps them.
     """
     self.stages = tuple(config.method.stages)
     self._extractor, self._neighbourhood = extractor, config.method.neighbourhood
@@ -131,8 +132,8 @@ class Patches:
     """Some of the patches of images, of which no more than a batch is held.
 
     Args:
-      name: of the progress bar.
-      images: uint8 [N, H, W, 3].
+      name: what the progress bar is called.
+      images: the images, uint8 [N, H, W, 3].
       chosen: int64 [M], indices of patches, ascending: image by image, row by row.
 
     Returns:
@@ -154,7 +155,7 @@ class Patches:
 
     Args:
       features: see `__call__`.
-      memory: [M, C].
+      memory: the patches of the memory, floating [M, C].
       products: the value of `PRODUCTS_FIELD`.
 
     Returns:
@@ -169,7 +170,7 @@ def local_mean(features: jax.Array, side: int) -> jax.Array:
   """Means over squares of `side` positions; zeros around the border count.
 
   Args:
-    features: [B, H, W, C].
+    features: feature maps, floating [B, H, W, C].
     side: an odd number of positions.
 
   Returns:
@@ -191,8 +192,8 @@ def pooling_matrix(channels: Sequence[int], number: int, joint: int) -> np.ndarr
 
   Args:
     channels: C_k of each stage.
-    number: to which those of each stage are averaged; 0 keeps them.
-    joint: to which those of all stages together are averaged; 0 keeps them.
+    number: number of channels to which those of each stage are averaged; 0 keeps them.
+    joint: number of channels to which those of all stages together are averaged; 0 keeps them.
 
   Returns:
     [sum of C_k, D], D at most that sum; patches are multiplied by it from the left.

@@ -166,7 +166,7 @@ class Students(Method):
     """The sum of what each student would have alone, so that none feels the others.
 
     Args:
-      params: of all students, leaves [M, ...].
+      params: parameters of all students, leaves [M, ...].
       batch_stats: {'students': their running statistics, leaves [M, ...]; 'target': mean and
         deviation of the teacher's channels, which stay as they are}.
       images: [B, H, W, 3], normalised.
@@ -306,7 +306,7 @@ def regressed(values: jax.Array, target: Any) -> jax.Array:
 
   Args:
     values: the student's features, [..., C].
-    target: {'mean': [C], 'deviation': [C]} of the teacher's.
+    target: mean and deviation of the teacher's channels, {'mean': [C], 'deviation': [C]}.
   """
   values = values.astype(jnp.promote_types(values.dtype, jnp.float32))
   return values - target['mean'] / target['deviation']

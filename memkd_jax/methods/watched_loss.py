@@ -56,9 +56,9 @@ class WatchedLoss:
     """The mean over images.
 
     Args:
-      descent: of the training.
-      images: uint8 [n, H, W, 3].
-      state: on the devices.
+      descent: the training, which has the teacher's parameters.
+      images: the watched images, uint8 [n, H, W, 3].
+      state: the `TrainState`, replicated on the devices.
     """
     found, devices = [], self._method.devices
     batches = FeatureCache(devices, images, None, 'host').batches
