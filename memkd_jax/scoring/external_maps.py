@@ -38,8 +38,8 @@ def score_category(
   """Scores one category; maps are read one by one.
 
   Args:
-    maps_root: MAPS above.
-    data_root: DATA above.
+    maps_root: the folder MAPS above, in which the maps lie.
+    data_root: the folder DATA above, in which the data set lies.
     category: name of both folders.
     dataset: a name in `datasets.DATASETS`, whose layout `data_root` has.
 
