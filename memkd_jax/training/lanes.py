@@ -48,7 +48,7 @@ def run_all(
 
   Args:
     workers: one for each lane.
-    tasks: in the order in which they begin.
+    tasks: the tasks, in the order in which they begin.
     run_one: `(worker, task)`. What it raises ends everything, once the tasks that are
       going on have ended.
   """

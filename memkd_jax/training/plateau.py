@@ -43,7 +43,7 @@ class Plateau:
     """Reads the checks up to a step, and forgets later ones.
 
     Args:
-      step: of the checkpoint that the training goes on from, 0 where there is none.
+      step: the step of the checkpoint that the training goes on from, 0 where there is none.
 
     Returns:
       Whether the training had ended with it.
@@ -62,7 +62,7 @@ class Plateau:
 
     Args:
       step: the number of steps taken.
-      state: on the devices.
+      state: the training's state, on the devices.
     """
     if step % self._check_steps:
       return False
