@@ -268,7 +268,7 @@ def by_short_names(fields: Iterable[Field], values: Mapping[str, Any]) -> dict[s
 
   Args:
     fields: all fields that there are.
-    values: by `section__field`, or by `field` where one section alone has it.
+    values: the values by `section__field`, or by `field` where one section alone has it.
 
   Returns:
     {'section.field': value}.

@@ -13,7 +13,7 @@ def progress_bar(
   Args:
     description: what is going on.
     total: number of images, or of what else is counted.
-    done: of which are done already.
+    done: how many of them are done already.
     leave: whether the bar stays on the terminal when it is full.
     unit: what is counted, in short.
   """

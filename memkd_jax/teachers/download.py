@@ -28,8 +28,8 @@ class Published:
   """What is known of a file before it arrives.
 
   Attributes:
-    size: in bytes.
-    sha256: in hexadecimal.
+    size: size of the file in bytes.
+    sha256: digest of the file, 64 hexadecimal digits.
   """
 
   size: int

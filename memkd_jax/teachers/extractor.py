@@ -43,10 +43,11 @@ class FeatureExtractor:
     """Loads the weights.
 
     Args:
-      arch: the network's name.
+      arch: the network's name, a key of `ARCHITECTURES`.
       source: path of a converted file, or 'random'.
       dtype: 'float32', 'bfloat16' or 'float64'.
-      kept: keeps the features of training images, for those who learn from the same ones.
+      kept: where features of training images are kept, for those who learn from the same ones;
+        None to keep none.
 
     Raises:
       UserError: the weights are missing, damaged or of another network; or float64 is
@@ -103,9 +104,9 @@ class FeatureExtractor:
     """The features of all training images, where several learn from the same ones.
 
     Args:
-      images: uint8 [N, H, W, 3].
+      images: the training images, uint8 [N, H, W, 3].
       depth: the number of stages.
-      devices: that compute, whose processes all decide alike.
+      devices: the devices that compute, whose processes all decide alike.
       compute: gives them, [N, H_k, W_k, C_k] each, where they are not there yet.
 
     Returns:

@@ -39,7 +39,7 @@ def load(path: Path | str, expected_arch: str | None = None) -> tuple[str, dict[
   """Loads a file that `memkd weights` wrote.
 
   Args:
-    path: the safetensors file.
+    path: the safetensors file that is read.
     expected_arch: the architecture that the file must be for, any where None.
 
   Returns:
@@ -75,7 +75,7 @@ def read_metadata(path: Path | str, expected_arch: str | None = None) -> dict[st
   """Reads the metadata of a converted file: arch, stages, source_sha256, ...
 
   Args:
-    path: the safetensors file.
+    path: the safetensors file that is read.
     expected_arch: named in the advice of errors, which, followed literally, makes such a
       file, and never in the place of one that is there: that may be the user's own.
 
@@ -144,9 +144,9 @@ def save_teacher(
   """Writes folded parameters; equal inputs give byte-identical files.
 
   Args:
-    path: where to.
+    path: the safetensors file that is written.
     arch: a key of `ARCHITECTURES`.
-    params: of `Teacher`.
+    params: parameters of `Teacher`, nested dicts of arrays.
     metadata: JSON values that are stored beside the architecture and its stages.
 
   Returns:
@@ -192,7 +192,7 @@ def random_teacher(arch: str, seed: int = 0) -> dict[str, Any]:
 
   Args:
     arch: a key of `ARCHITECTURES`.
-    seed: of the draw.
+    seed: seed by which parameters are drawn.
 
   Returns:
     Parameters for `Teacher`, float32.

@@ -17,7 +17,7 @@ class Place:
   """Which model a tracker is told of.
 
   Attributes:
-    folder: of the model, where a tracker that writes files writes them.
+    folder: folder of the model, where a tracker that writes files writes them.
     experiment: what its run is called, under which trackers put the run's models together.
     name: what the model is called in it, such as 'bottle/seed_0'.
     step: the step at which its training starts or resumes; what was told of later ones
@@ -36,9 +36,9 @@ class Place:
     """The place of a model in the run that its folder belongs to.
 
     Args:
-      folder: of the model.
-      step: see above.
-      fields: see above.
+      folder: folder of the model.
+      step: the step at which its training starts or resumes.
+      fields: the config, {'section.field': value}.
     """
     folder = folder.absolute()
     # A run's folder has its config; a training that stands alone is a run of its own.
