@@ -103,7 +103,7 @@ def exit_code(name: str, body: Callable[[], int | None], stopped: str = '') -> i
 
   Args:
     name: what the sentence begins with, as a rule the command's name.
-    body: does the work; its result is the exit code, None for 0.
+    body: the work of the command; its result is the exit code, None for 0.
     stopped: what a signal leaves, as the end of a sentence.
 
   Returns:
@@ -133,7 +133,7 @@ def say_begin(detector: 'BaseDetector', number: int, left_out: 'Sequence[LeftOut
 
   Args:
     detector: the detector that will score the files.
-    number: how many files are scored.
+    number: number of the files that are scored.
     left_out: what is not scored, see `data.listing`.
   """
   from memkd_jax.data.listing import describe_left_out

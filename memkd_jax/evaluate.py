@@ -44,7 +44,7 @@ class Scorer:
 
   Attributes:
     pipeline: the computation, from images to maps and scores.
-    tiling: how images become what is computed of.
+    tiling: how canvases become the tiles that are scored.
     devices: the devices that score.
     images_per_second: speed of the last call, without its first batch, which may have been
       compiled; None where it had no other.
@@ -62,7 +62,7 @@ class Scorer:
 
     Args:
       pipeline: the computation, from images to maps and scores.
-      tiling: how images become what is computed of.
+      tiling: how canvases become the tiles that are scored.
       teacher_params: the extractor's parameters, numpy arrays.
       devices: the devices that share out every batch.
       batch_size: tiles of a batch, of all devices together; rounded up to their number.
@@ -119,8 +119,8 @@ class Scorer:
     """Calls a step batch by batch.
 
     Args:
-      step: compiled for all devices.
-      params: what the method has learned.
+      step: the step to call, compiled for all devices.
+      params: what the method has learned, numpy arrays.
       batches: where a batch begins, its tiles uint8 [n, height, width, channels], and their
         place of the grid, as `Mosaic.batches` gives them.
       number: number of all tiles together.

@@ -130,8 +130,8 @@ class Worker:
     """Fits and evaluates one task, and writes its result last of all.
 
     Args:
-      task: what is to be done.
-      name: what it is called on the screen.
+      task: the task that is to be done.
+      name: what the task is called on the screen.
     """
     reader = self._reader
     images, digests = reader.listed(task)

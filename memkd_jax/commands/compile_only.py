@@ -154,7 +154,7 @@ def resolve(config: ConfigDict, target: Target) -> ConfigDict:
 
   Args:
     config: the config, as `methods.get_config` gives it.
-    target: what programs are made for.
+    target: the devices and the platform that programs are made for.
 
   Raises:
     UserError: a field has a value that it cannot have.

@@ -32,7 +32,7 @@ class Plane(NamedTuple):
   """The points p with normal . p = offset.
 
   Attributes:
-    normal: [3], of length 1, towards the origin, from where it is seen.
+    normal: unit vector [3], towards the origin, from where the plane is seen.
     offset: the plane's distance from the origin along the normal, in the unit of the points.
     spread: robust standard deviation of the points that it was fitted to, in their unit.
   """

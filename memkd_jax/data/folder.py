@@ -168,7 +168,7 @@ def find_folder(folder: Path, field: str, given: str) -> Path | None:
 
   Args:
     folder: the folder in which the subfolder lies.
-    field: 'train_dir', 'test_dir', 'normal_dir' or 'mask_dir'.
+    field: name of the field, 'train_dir', 'test_dir', 'normal_dir' or 'mask_dir'.
     given: the field's value: a name, or 'auto' for one of the usual names.
 
   Returns:

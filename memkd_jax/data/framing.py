@@ -34,8 +34,8 @@ class Place(NamedTuple):
 
   Attributes:
     size: (height, width) of the canvas.
-    source: the part of the image that is seen.
-    target: where on the canvas it lies.
+    source: (left, upper, right, lower) of the part of the image that is seen.
+    target: (left, upper, right, lower) of where on the canvas it lies.
   """
 
   size: Size

@@ -30,7 +30,8 @@ class Scratch:
   """A folder for files without a name, which last no longer than what refers to them.
 
   Attributes:
-    root: where they are made, or the system's folder for temporary files where it is missing.
+    root: the folder in which they are made, or the system's folder for temporary files where it
+      is missing.
     limit: bytes that all of them may take together; 0 for no limit but the disk's.
     chosen: whether the folder was asked for by name, and must be there.
   """
@@ -130,7 +131,7 @@ def choose_place(
   Args:
     wanted: one of `PLACES`. 'auto' takes the disk where the images need more than a quarter of
       the memory that is free, and the disk has room for them.
-    framing: how they lie on their canvases.
+    framing: how images lie on their canvases.
     number: how many images are kept at once, all in all.
     free: bytes of memory, 0 where the system does not say.
     room: bytes that a file may take.

@@ -23,7 +23,7 @@ def read_mask(
   The other way round, masks that store class ids 1, 2, ... would be lost.
 
   Args:
-    mask: the file or files.
+    mask: the file of the mask, or several.
     size: (height, width) of the result, to which the mask is stretched; or how it lies on its
       canvas.
     notice: see `decode_mask`.
@@ -48,7 +48,7 @@ def decode_mask(mask: Mask, notice: Notice = ignore) -> np.ndarray:
   The value of a coloured pixel is that of its brightest channel, and alpha says nothing.
 
   Args:
-    mask: the file or files.
+    mask: the file of the mask, or several.
     notice: called with SOFT_MASK where a mask has soft edges.
 
   Returns:

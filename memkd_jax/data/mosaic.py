@@ -79,7 +79,7 @@ class Mosaic:
     """Takes what has been made of further tiles, in their order.
 
     Args:
-      begin: the first of them.
+      begin: number of the first of these tiles.
       maps: anomaly maps of the tiles, floating [n, height, width].
       scores: scores of the tiles, floating [n].
     """

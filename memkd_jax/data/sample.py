@@ -24,7 +24,7 @@ class Saturation:
   Attributes:
     value: the value of the pixels that are marked as such a defect.
     threshold: how many pixels of the original image suffice; or which share of the defect.
-    relative: whether it is a share.
+    relative: whether the threshold is a share.
   """
 
   value: int

@@ -85,11 +85,11 @@ def exemplar_indices(
     seed: the run's seed, by which exemplars are drawn.
     category: the category's name, which is part of the seed.
     images: N, number of training images.
-    exemplars: how many are drawn; without repetition where N is large enough.
+    exemplars: number of exemplars; they are drawn without repetition where N is large enough.
     step: number of the step, from 0.
     batch_size: images in a batch of training, by which epochs are counted.
     resample: when they are drawn anew: every 'step', every 'epoch', or 'never'.
-    owners: int [N], of which category each image is, where they are of several.
+    owners: int [N], the index of each image's category, where they are of several.
 
   Returns:
     int64 [exemplars], indices into the training images.
@@ -167,7 +167,7 @@ def joint_plans(
   Args:
     seed: the run's seed, by which held-out images and folds are drawn.
     numbers: {category: number of its normal images}.
-    share: part of them that is held out.
+    share: part of the images that is held out, in [0, 0.5].
     calibration: see `calibration_plan`; 'auto' is 'folds' where any category is too small.
     folds: number of further models.
   """
@@ -190,7 +190,7 @@ def image_seeds(seed: int, category: str, step: int, batch_size: int) -> np.ndar
     seed: the run's seed, by which those of the images are drawn.
     category: the category's name, which is part of the seed.
     step: number of the step, from 0.
-    batch_size: images in a batch.
+    batch_size: number of images in a batch.
 
   Returns:
     uint32 [batch_size].

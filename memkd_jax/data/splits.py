@@ -35,7 +35,7 @@ class Split:
   """A decoded split, in the reader's order.
 
   Attributes:
-    samples: what was decoded, N of them.
+    samples: the N samples that were decoded.
     images: the canvases, uint8 [N, H, W, channels of `Framing`]; of objects [N], each an array
       [H, W, channels], where the size of the canvas is up to the image. Of a file where they
       do not fit into memory, see `stored_rows`.
@@ -177,7 +177,7 @@ def describe_remarks(remarks: Iterable[str], bits: int) -> tuple[str, ...]:
   """Sentences on what was remarkable about the files that were read.
 
   Args:
-    remarks: what `images.Notice` was told.
+    remarks: the remarks on files that `images.Notice` was called with.
     bits: see `load_split`.
   """
   counts = Counter(remarks)

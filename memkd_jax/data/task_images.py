@@ -120,8 +120,8 @@ def describe_leak(
   """Names test images that are training images as well, by their content; '' where none are.
 
   Args:
-    train: what is learned from.
-    test: what should be new.
+    train: the samples that are learned from.
+    test: the samples that should be new.
     threads: number of threads that read files.
     kind: what `test` holds, 'test' or 'validation' images.
 

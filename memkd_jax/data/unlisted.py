@@ -34,7 +34,7 @@ class Tree:
     """Finds the folders that cannot be opened.
 
     Args:
-      categories: get those that lie below them.
+      categories: the categories, to which findings of the folders below them are added.
       rest: list to which findings of the other folders are added.
     """
     for path in self._unopened:
@@ -54,7 +54,7 @@ class Tree:
     Args:
       categories: what is listed; of those with splits that cannot be listed nothing is said.
       rest: list to which findings of files in no category are added.
-      dataset: what is looked at.
+      dataset: the data set that is looked at.
       whole: whether all categories are; else what lies in no category is not looked for.
     """
     listed = _listed(categories)

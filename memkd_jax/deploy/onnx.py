@@ -143,7 +143,7 @@ def _difference(
 
   Args:
     detector: the detector that maps and scores are compared with.
-    program: the model in a runtime.
+    program: the exported model in a runtime.
     batch: the number of images that it takes; any if None.
     tolerance: the largest difference that is let pass, for maps whose highest value is 1.
   """

@@ -160,7 +160,7 @@ class Pictures:
     """Writes what is asked for.
 
     Args:
-      image: what is kept of it.
+      image: what is kept of the image.
       map_: anomaly map of the canvas, floating [H, W].
       full: the map at the image's size; None where nothing needs it.
       anomalous: whether the image is called anomalous.

@@ -25,8 +25,8 @@ class Decoded:
 
   Attributes:
     path: path of the image's file, as it was given.
-    page: its number in the file, from 0; None where the file holds one image alone.
-    pages: how many the file holds.
+    page: number of the image in the file, from 0; None where the file holds one image alone.
+    pages: how many images the file holds.
     size: (width, height) of the image in pixels.
     canvas: uint8 [H, W, 3 or 4], as the detector takes it, see `Framing`.
     small: uint8 [h, w, 3] at the image's aspect ratio, under the heat map.
@@ -59,7 +59,7 @@ def batches(
 
   Args:
     paths: the files of the images.
-    batch_size: images of a batch.
+    batch_size: number of images in a batch.
     framing: how images lie on their canvases.
     bits: see `data.images.read_image`.
     threads: number of threads that decode images.

@@ -39,7 +39,7 @@ def write(
 
   Args:
     folder: the model's folder, which is made if it is missing.
-    params: nested dicts of numpy arrays.
+    params: what the method has learned, nested dicts of numpy arrays.
     facts: JSON values by name, what model.json holds.
     others: folders, beside `folder` itself, of models that may hold the same arrays. Where one
       does, its file gets a further name in place of a copy; no file is ever written to again,

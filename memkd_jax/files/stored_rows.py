@@ -105,7 +105,7 @@ class RowFile(Rows):
     """Makes the file, and takes its room on the disk.
 
     Args:
-      folder: where, on a disk that has room.
+      folder: the folder of the file, on a disk that has room.
       shape: (N, ...), the shape of all rows together.
       dtype: numpy dtype of all rows.
 

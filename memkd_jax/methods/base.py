@@ -64,7 +64,7 @@ class Start(NamedTuple):
     params: see `Fitted`.
     unfolding: see `Fitted`.
     sha256: the digest of both.
-    folder: where the model lies.
+    folder: the folder in which the model lies.
   """
 
   params: dict[str, Any]
@@ -104,7 +104,7 @@ class Method(Protocol):
     """Learns from normal images; what takes minutes resumes where it was stopped.
 
     Args:
-      task: gives the name and the seed.
+      task: the model to be fitted, with its name and seed.
       images: uint8 [N, H, W, 3], the normal training images.
       folder: the task's folder, for checkpoints and logs.
       start: the model that it goes on from, if any; none unless `warm_starts`.

@@ -256,7 +256,7 @@ def init_descriptor(
   Args:
     key: JAX key by which the parameters are drawn.
     channels: number of channels of a patch; two more inputs are its row and column.
-    width: channels that it gives.
+    width: number of channels that it gives.
     dtype: floating dtype of the parameters.
 
   Returns:
@@ -295,7 +295,7 @@ def mean_over_images(parts: Any, rate: float = 0.0) -> np.ndarray:
   """The mean over images, one batch after the other, in float64.
 
   Args:
-    parts: arrays [b, ...], the batches.
+    parts: the batches, arrays [b, ...] each.
     rate: r of m <- (1 - r) m + r x for each image x after the first; 0 is the plain mean, to
       which r = 1 / i for the i-th image leads as well.
 

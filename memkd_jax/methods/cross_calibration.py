@@ -105,7 +105,7 @@ def score_folds(
   """Scores each fold with the model that has not seen it; see `cross_scores`.
 
   Args:
-    scorer: gives maps and scores.
+    scorer: gives maps and scores, an `evaluate.Scorer`.
     models: what gives the parameters for each fold; there may be more than folds.
     images: all normal images, uint8 [N, H, W, channels], or objects [N].
     folds: int [n_k], indices of the images that are scored together; each image in one.

@@ -80,8 +80,8 @@ class Descent:
 
     Args:
       params: the parameters that are trained, a tree of arrays.
-      batch_stats: what a step reads beside it, and may replace: running means and variances,
-        or constants of the training images.
+      batch_stats: what a step reads beside the parameters, and may replace: running means and
+        variances, or constants of the training images.
     """
     state = self._before_steps(params, batch_stats)
     return hosts.broadcast_from_main(jax.tree.map(np.asarray, state))
@@ -103,7 +103,7 @@ class Descent:
 
     Args:
       params: shapes and dtypes of what is trained.
-      batch_stats: shapes and dtypes of what a step reads beside it, see `begin`.
+      batch_stats: shapes and dtypes of what a step reads beside the parameters, see `begin`.
       canvas: (height, width, channels) of an image.
     """
     train, task = self._config.train, Task.of_category('', 0)
@@ -288,9 +288,9 @@ class Descent:
     """Which images a step takes: the indices of its batch, and what else is drawn.
 
     Args:
-      task: the name and the seed.
+      task: the task, by whose name and seed images are drawn.
       number: number of the training images.
-      step: its number from 0.
+      step: number of the step, from 0.
     """
     size = self._config.train.batch_size
     return (batch_indices(task.seed, task.name, number, size, step),)
@@ -314,9 +314,9 @@ class Descent:
     """What else a step takes, with a leading axis for the devices of this process.
 
     Args:
-      task: the name and the seed.
-      step: its number from 0.
-      steps: the number of all steps.
+      task: the task, by whose name and seed something may be drawn.
+      step: number of the step, from 0.
+      steps: number of all steps of the training.
     """
     train = self._config.train
     if train.schedule == 'constant':

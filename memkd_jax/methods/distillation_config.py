@@ -228,8 +228,8 @@ def configure(config: ConfigDict, name: str) -> None:
   """Sets what a name of the family stands for.
 
   Args:
-    config: the defaults, which are changed.
-    name: 'memkd', 'rd', 'memmkd' or 'mkd'.
+    config: the config with its defaults, which are changed.
+    name: name of the method, 'memkd', 'rd', 'memmkd' or 'mkd'.
   """
   config.model.update(_NAMES[name])
 

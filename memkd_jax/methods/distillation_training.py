@@ -226,9 +226,10 @@ class Trainer(Descent):
     Args:
       params: the distiller's parameters, not folded.
       batch_stats: running means and variances.
-      images: [B, H, W, 3], normalised.
+      images: the images of the batch, [B, H, W, 3], normalised.
       features: the teacher's stages 1 to 3 of the images, [B, H_k, W_k, C_k].
-      exemplar_features: its stages 1 to 3 or 4 of the exemplars; () without memories.
+      exemplar_features: the teacher's stages 1 to 3 or 4 of the exemplars, [N, H_k, W_k, C_k];
+        () without memories.
       course: what of the step depends on its number, see `Course`.
 
     Returns:

@@ -50,7 +50,7 @@ class Fused(Method):
 
     Args:
       config: the run's config, as `methods.resolve` returns it.
-      member: learns and scores each picture.
+      member: the method that learns and scores each picture.
       inputs: `data.inputs`, the names of the pictures in their order on the canvas.
       extractor: the frozen teacher, which sees each picture.
       devices: the devices that share out every batch.

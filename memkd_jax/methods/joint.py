@@ -34,7 +34,7 @@ class Pool:
   Attributes:
     images: the canvases, uint8 [N, H, W, channels] or objects [N], category after category;
       with the balance 'category' some of them several times.
-    number: how many different ones these are.
+    number: number of the different images among them.
     folds: int [n_k], indices of those images that the further model k does not see.
     owners: int [N], the index of each image's category.
   """
@@ -83,9 +83,9 @@ class JointFit:
 
   Attributes:
     fitted: what the method's `fit` left.
-    seconds: how long it took; None where it was stopped in between.
+    seconds: seconds that fitting took; None where it was stopped in between.
     peak: see `TrainedModel.fit_memory`.
-    folds: gives what each further model has learned.
+    folds: functions that give what each further model has learned.
   """
 
   fitted: Fitted
@@ -100,7 +100,7 @@ def fit(method: Method, tiling: Tiling, task: Task, images: Pool, root: Path) ->
   Args:
     method: the method that learns the models.
     tiling: how canvases are cut.
-    task: 'joint', with the seed.
+    task: the task of the joint model, with the seed.
     images: normal images of all categories.
     root: the run's folder, in which joint/ lies.
 

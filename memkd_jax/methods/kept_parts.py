@@ -20,7 +20,7 @@ def read(home: Path, facts: Mapping[str, Any]) -> dict[str, Any] | None:
 
   Args:
     home: the folder that holds the part's model.
-    facts: what tells it from others, JSON values.
+    facts: JSON values that tell the part from others.
   """
   content: bytes = b''
   found: dict[str, Any] = {}

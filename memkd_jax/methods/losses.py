@@ -31,7 +31,7 @@ class Pass(NamedTuple):
     recalled: {m: what memory m recalls for them by its values}, same shapes.
     memories: the parameters of the memories, {m: {'keys': [L, C], 'values': [L, C]}}.
     adapted: {k: F_A^k} of the distilled stages, where the teacher is adapted; else empty.
-    rebuilt: {k: what the student gives for them}, same shapes.
+    rebuilt: {k: what the student gives for the adapted features}, same shapes.
     easy: share of the positions that count as easy, where they are mined.
   """
 
@@ -50,7 +50,7 @@ class Term:
   """One weighted part of the loss.
 
   Attributes:
-    name: the name in logs.
+    name: name of the term in logs.
     weight: the factor with which the term enters the loss.
     value: gives a scalar; or a scalar for each distilled stage, {k: scalar}, of which the
       term is the sum, and which are logged as well, as '<name>_<k>'.
@@ -114,7 +114,7 @@ def total_loss(table: Sequence[Term], given: Pass) -> tuple[jax.Array, dict[str,
 
   Args:
     table: the terms of the loss, with their weights.
-    given: what they are computed from.
+    given: what one pass gave, of which the terms are computed.
 
   Returns:
     (a scalar, {'loss', the terms' names, '<name>_<k>': scalar}).
@@ -139,7 +139,7 @@ def log_order(table: Sequence[Term], names: Iterable[str]) -> list[str]:
 
   Args:
     table: the terms of the loss.
-    names: the names to be sorted.
+    names: the names of terms to be sorted.
   """
   first = ['loss', *(term.name for term in table)]
   return sorted(names, key=lambda n: (first.index(n) if n in first else len(first), n))
@@ -155,7 +155,7 @@ def causal_order(
 
   Args:
     table: the terms of the loss.
-    names: the names to be sorted.
+    names: the names of terms to be sorted.
     running_order: numbers of the stages in the student, each of which takes what the one
       before it gave.
   """

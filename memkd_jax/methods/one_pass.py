@@ -64,7 +64,7 @@ def over_batches(
     rows: a tree of arrays [N, ...], images or their features; those of a file are read ahead.
     batch_size: rows of a batch; rounded up to the number of devices.
     step: pmapped, gives a tree of arrays [B, ...].
-    others: what it takes beside the batch, replicated.
+    others: what the step takes beside the batch, replicated.
 
   Yields:
     Which rows a batch is of, and what the step gave, a tree of numpy arrays [b, ...].
@@ -113,7 +113,7 @@ class ImagePass:
       function: `(features, *constants)`, the features [B, H_k, W_k, C_k]; gives a tree of
         arrays [B, ...].
       devices: the devices that share out every batch.
-      batch_size: images of a batch.
+      batch_size: number of images in a batch.
     """
     self._extractor, self._depth, self._function = extractor, depth, function
     self._devices, self._size = devices, batch_size

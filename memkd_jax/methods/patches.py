@@ -118,7 +118,8 @@ class Patches:
     """Which patches cover any pixel that counts: int64 [M], image by image, row by row.
 
     Args:
-      images: uint8 [N, H, W, 3], of which all patches do; or [N, H, W, 4], see `data.framing`.
+      images: the images, uint8 [N, H, W, 3], of which all patches do; or [N, H, W, 4], see
+        `data.framing`.
     """
     number = len(images) * self.positions(images)
     if images.shape[-1] != 4:
@@ -171,7 +172,7 @@ def local_mean(features: jax.Array, side: int) -> jax.Array:
 
   Args:
     features: feature maps, floating [B, H, W, C].
-    side: an odd number of positions.
+    side: side of the squares, an odd number of positions.
 
   Returns:
     [B, H, W, C].
@@ -191,7 +192,7 @@ def pooling_matrix(channels: Sequence[int], number: int, joint: int) -> np.ndarr
   are all that a memory is asked for.
 
   Args:
-    channels: C_k of each stage.
+    channels: number of channels C_k of each stage.
     number: number of channels to which those of each stage are averaged; 0 keeps them.
     joint: number of channels to which those of all stages together are averaged; 0 keeps them.
 

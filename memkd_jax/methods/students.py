@@ -169,7 +169,7 @@ class Students(Method):
       params: parameters of all students, leaves [M, ...].
       batch_stats: {'students': their running statistics, leaves [M, ...]; 'target': mean and
         deviation of the teacher's channels, which stay as they are}.
-      images: [B, H, W, 3], normalised.
+      images: the images of the batch, [B, H, W, 3], normalised.
       features: the teacher's stages, [B, H_k, W_k, C_k].
 
     Returns:
@@ -285,7 +285,7 @@ def error_and_variance(
   e = |mean_i S_i - T|^2, v = mean_i |S_i|^2 - |mean_i S_i|^2, sums over the channels.
 
   Args:
-    teacher: T, [B, H, W, C].
+    teacher: T, features of the teacher, [B, H, W, C].
     students: S_1, ..., S_M, of the same shape.
 
   Returns:

@@ -20,7 +20,7 @@ def auroc_interval(
 
   Args:
     labels: any shape; bool, or 0 for normal and 1 for anomalous.
-    scores: same shape, real and finite.
+    scores: scores of the same shape, real and finite.
     confidence: the share of bootstrap AUROCs inside, in (0, 1).
     samples: number of bootstrap samples.
     seed: seed by which the samples are drawn.

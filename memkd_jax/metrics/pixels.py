@@ -68,8 +68,8 @@ class PixelScores:
     """Adds an image.
 
     Args:
-      mask: [H, W]; any non-zero value is anomalous. A masked array (`numpy.ma`) leaves out the
-        pixels that it masks.
+      mask: ground truth, [H, W]; any non-zero value is anomalous. A masked array (`numpy.ma`)
+        leaves out the pixels that it masks.
       map_: anomaly map [H, W], real and finite.
 
     Raises:
@@ -139,7 +139,7 @@ class PixelScores:
     """AUPRO at several limits, from the same curve.
 
     Args:
-      fpr_limits: each in (0, 1].
+      fpr_limits: false-positive rates at which the PRO curve ends, each in (0, 1].
 
     Returns:
       {limit: AUPRO in [0, 1]}.
@@ -167,7 +167,8 @@ def label_regions(
   """Checks an image and finds its regions, the 8-connected components of its mask.
 
   Args:
-    mask: [H, W]; any non-zero value is anomalous; what a masked array masks is left out.
+    mask: ground truth, [H, W]; any non-zero value is anomalous; what a masked array masks is
+      left out.
     map_: anomaly map [H, W], real and finite.
     i: number of the image, for errors.
 

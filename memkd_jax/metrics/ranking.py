@@ -44,7 +44,7 @@ def rank(
 
   Args:
     anomalous: scores of what is anomalous, [P], at least one.
-    sorted_normal: chunks [N_i], each sorted upwards.
+    sorted_normal: chunks of the scores of what is normal, [N_i], each sorted upwards.
 
   Returns:
     The ranking, and the order int64 [P] that sorts `anomalous` downwards.

@@ -39,7 +39,7 @@ class SaturatedOverlaps:
     Args:
       map_: anomaly map [H, W], real and finite.
       regions: R masks [H, W], of one region each; none for a normal image.
-      saturations: [R], the pixels of each region that suffice, from 1 to all of them.
+      saturations: [R], the number of pixels of each region that suffice, from 1 to all of them.
       kind: name of the anomalies' kind, for `area`; '' for a normal image.
 
     Raises:
@@ -100,7 +100,7 @@ class SaturatedOverlaps:
     """The area under the curve from FPR 0 to each limit, divided by the limit.
 
     Args:
-      fpr_limits: each in (0, 1].
+      fpr_limits: false-positive rates at which the curve ends, each in (0, 1].
       kind: see `curve`.
 
     Returns:

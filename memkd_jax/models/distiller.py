@@ -24,7 +24,7 @@ class Slot(NamedTuple):
   """A place for a memory between two student stages (method, section 4).
 
   Attributes:
-    memory: m of the memory M_m.
+    memory: the number m of the memory M_m.
     stage: the student stage behind it, which takes the query and what is recalled for it.
     target: the teacher stage that its values imitate, which is as wide as the query.
   """
@@ -42,7 +42,7 @@ class Distilled(NamedTuple):
     embedding: phi, [B, H_4, W_4, C_4], from the reverse paradigm; else None.
     adapted: {k: F_A^k}, the adapted teacher's features of the distilled stages, into which no
       gradient flows; empty where the teacher is not adapted.
-    rebuilt: {k: what the student gives for them}, of the same shapes.
+    rebuilt: {k: what the student gives for the adapted features}, of the same shapes.
   """
 
   features: dict[int, jax.Array]
@@ -105,7 +105,7 @@ class Distiller(nn.Module):
     Args:
       stages: the distilled stages, a choice of 1, 2 and 3.
       memories: the memories switched on, a choice of 1, 2 and 3.
-      layout: a key of `SLOTS`.
+      layout: where the memories sit, a key of `SLOTS`.
     """
     built = cls.built_stages(stages)
     return tuple(

@@ -29,7 +29,7 @@ def mean_absolute_cosine(items: jax.Array) -> jax.Array:
   """mean_{i != j} |cos(x_i, x_j)| over pairs of items.
 
   Args:
-    items: [L, C], keys or values.
+    items: keys or values of a memory, [L, C].
 
   Returns:
     A scalar in [0, 1]; 0 for a single item.
@@ -113,7 +113,7 @@ def split_cosines(
 
   Args:
     cosine: [N, H, W], the cosine of target and recall at each position.
-    labels: [N], 1 for an anomalous image.
+    labels: labels of the images [N], 1 for anomalous.
     masks: bool [N, S, T], True where a pixel is anomalous. Without masks (None), all
       positions of an anomalous image count as anomalous.
     seen: bool [N, S, T], which pixels count; positions without any are left out.

@@ -110,7 +110,7 @@ class Teacher(nn.Module):
   """A torchvision-exact ImageNet ResNet with its BatchNorm folded (method, section 1).
 
   Attributes:
-    arch: a key of `ARCHITECTURES`.
+    arch: name of the network, a key of `ARCHITECTURES`.
     stages: stages to compute, 3 or 4. None takes stage 4 where the parameters
       hold it, so a caller that needs three should ask for three.
     dtype: the dtype that is computed in.

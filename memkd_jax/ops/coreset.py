@@ -27,7 +27,7 @@ class _State(NamedTuple):
   Attributes:
     nearest: float32 [T], squared distance of each to the nearest pick; -1 where it is one.
     picked: int32 [T], the pass's picks, indices of rows; those to come are any of them.
-    number: how many are picked.
+    number: number of the rows that are picked.
   """
 
   nearest: jax.Array

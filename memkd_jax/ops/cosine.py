@@ -18,7 +18,7 @@ def normalize(x: jax.Array, axis: int | tuple[int, ...] = -1) -> jax.Array:
   """Scales vectors along `axis` to unit length; zero vectors stay zero.
 
   Args:
-    x: any shape and floating dtype.
+    x: floating array of any shape.
     axis: the axis or axes that make up one vector.
 
   Returns:

@@ -35,8 +35,8 @@ def nearest_distance(
   Args:
     queries: vectors that are compared, floating [N, C].
     memory: rows of the memory, floating [M, C].
-    products: one of `PRODUCTS`. With 'bfloat16' all rows less the memory's mean are rounded
-      to it first; sums are float32 in any case.
+    products: dtype of the products, one of `PRODUCTS`. With 'bfloat16' all rows less the
+      memory's mean are rounded to it first; sums are float32 in any case.
 
   Returns:
     [N], float32.

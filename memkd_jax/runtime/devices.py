@@ -132,7 +132,7 @@ class Devices:
     """Checks that something can be shared out equally to the devices.
 
     Args:
-      number: how many there are.
+      number: number of what is shared out.
       field: the config's field that says so, for the error.
 
     Raises:

@@ -40,7 +40,7 @@ def score_category(
   Args:
     maps_root: the folder MAPS above, in which the maps lie.
     data_root: the folder DATA above, in which the data set lies.
-    category: name of both folders.
+    category: name of the category's folder in both.
     dataset: a name in `datasets.DATASETS`, whose layout `data_root` has.
 
   Returns:

@@ -60,7 +60,8 @@ def score(scorer: Scorer, parts: Sequence[Part], normalize: str) -> HeldOut:
   Args:
     scorer: the compiled pipeline that scores the images.
     parts: the images, each part with its model; at least one part.
-    normalize: one of `normalization.NORMALIZATIONS`, as in the scorer's pipeline.
+    normalize: how maps are normalised, one of `normalization.NORMALIZATIONS`, as in the
+      scorer's pipeline.
   """
   statistics: Statistics | None = None
   of_parts: list[tuple[Statistics, ...]] = [()] * len(parts)

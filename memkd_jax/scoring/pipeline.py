@@ -70,7 +70,7 @@ class Pipeline:
     """What the method gives, before anything is done with it: {k: [B, H_k, W_k]}.
 
     Args:
-      params: what the method has learned.
+      params: what the method has learned, a tree of arrays.
       teacher_params: the extractor's parameters, a tree of arrays.
       images: the images, uint8 [B, H, W, 3].
     """
@@ -87,7 +87,7 @@ class Pipeline:
     """Anomaly maps and image scores.
 
     Args:
-      params: what the method has learned.
+      params: what the method has learned, a tree of arrays.
       teacher_params: the extractor's parameters, a tree of arrays.
       images: uint8 [B, H, W, 3]; or with a fourth channel, 0 where a pixel does not count; or
         so several pictures of an object, [B, H, W, 4 M].
@@ -110,7 +110,7 @@ class Pipeline:
     """`score`, and what the method has to say of each image, in one pass.
 
     Args:
-      params: what the method has learned.
+      params: what the method has learned, a tree of arrays.
       teacher_params: the extractor's parameters, a tree of arrays.
       images: the images, uint8 [B, H, W, 3].
       statistics: see `score`.

@@ -43,7 +43,7 @@ def convert(
   Args:
     source: a state dict under torchvision's names, which are timm's as well,
       `.safetensors`, `.pth` or `.pt`. `layer4` and `fc` may be missing.
-    arch: a key of `ARCHITECTURES`.
+    arch: name of the network, a key of `ARCHITECTURES`.
     out: the safetensors file to write, complete or not at all. Nothing is replaced but a
       teacher.
     dtype: how `out` stores its values, one of `DTYPES`.

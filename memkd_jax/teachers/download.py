@@ -61,7 +61,7 @@ def imagenet_weights(arch: str, out: Path) -> Path:
   once its sha256 is the published one.
 
   Args:
-    arch: a key of `FILES`.
+    arch: name of the network, a key of `FILES`.
     out: the teacher that is to be made of it; its folder is made if missing.
 
   Returns:

@@ -45,7 +45,7 @@ class FeatureExtractor:
     Args:
       arch: the network's name, a key of `ARCHITECTURES`.
       source: path of a converted file, or 'random'.
-      dtype: 'float32', 'bfloat16' or 'float64'.
+      dtype: what is computed in, 'float32', 'bfloat16' or 'float64'.
       kept: where features of training images are kept, for those who learn from the same ones;
         None to keep none.
 
@@ -105,9 +105,9 @@ class FeatureExtractor:
 
     Args:
       images: the training images, uint8 [N, H, W, 3].
-      depth: the number of stages.
+      depth: the number of stages whose features are wanted.
       devices: the devices that compute, whose processes all decide alike.
-      compute: gives them, [N, H_k, W_k, C_k] each, where they are not there yet.
+      compute: gives the features, [N, H_k, W_k, C_k] each, where they are not there yet.
 
     Returns:
       [N, H_k, W_k, C_k] of each stage; None where nobody shares them, or the host's memory is
@@ -138,7 +138,7 @@ class FeatureExtractor:
 
     Args:
       image_size: (height, width) of the image in pixels.
-      stages: the number of stages.
+      stages: the number of stages whose shapes are wanted.
     """
     image = jax.ShapeDtypeStruct((1, *image_size, 3), np.uint8)
     shapes: Any = jax.eval_shape(lambda p, x: self(p, x, stages), self.params, image)

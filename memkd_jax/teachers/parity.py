@@ -84,7 +84,7 @@ def stage_errors(
   Args:
     source: the state dict that was converted.
     converted: the file that `conversion.convert` made of it.
-    images: [B, H, W, 3] float32, normalised.
+    images: the images, float32 [B, H, W, 3], normalised.
     prefix: see `conversion.read_state_dict`.
 
   Returns:

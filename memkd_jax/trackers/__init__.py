@@ -120,7 +120,7 @@ def finish(
   Args:
     names: names of trackers: some of `TRACKERS`, or `module:Class`.
     folder: folder of the model, with its pictures.
-    step: the last of its training.
+    step: number of the last step of its training.
     fields: the config, {'section.field': value}.
     result: what result.json holds, with 'metrics' and 'costs'.
 

@@ -18,8 +18,8 @@ class Place:
 
   Attributes:
     folder: folder of the model, where a tracker that writes files writes them.
-    experiment: what its run is called, under which trackers put the run's models together.
-    name: what the model is called in it, such as 'bottle/seed_0'.
+    experiment: name of its run, under which trackers put the run's models together.
+    name: name of the model in its run, such as 'bottle/seed_0'.
     step: the step at which its training starts or resumes; what was told of later ones
       before is void, and is told again.
     fields: the config, {'section.field': value}.
@@ -80,8 +80,8 @@ class Tracker(Protocol):
     """Takes what the evaluation found.
 
     Args:
-      figures: {'I-AUC': ..., 'fit_seconds': ...}, finite.
-      pictures: {'figure': a PNG file, ...}.
+      figures: the figures by name, {'I-AUC': ..., 'fit_seconds': ...}, finite.
+      pictures: the pictures by name, {'figure': a PNG file, ...}.
     """
 
   def close(self) -> None:

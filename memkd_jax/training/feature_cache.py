@@ -69,7 +69,7 @@ class FeatureCache:
     """All images once, in their order.
 
     Args:
-      batch_size: images of all devices together.
+      batch_size: number of images of a batch, of all devices together.
 
     Yields:
       A batch, filled up by repeating the last image, and how many of it count.

@@ -52,7 +52,7 @@ class MetricsLog:
 
     Args:
       folder: folder of the model.
-      step: where training starts or resumes.
+      step: the step at which training starts or resumes.
       trackers: the names of those that are told as well, see `trackers`.
       fields: the config that trackers are told, {'section.field': value}.
 

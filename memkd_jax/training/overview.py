@@ -14,7 +14,7 @@ class Part(NamedTuple):
   """An array of parameters.
 
   Attributes:
-    name: its place in the tree, 'student_stage1/block0/conv1/kernel' for example.
+    name: place of the array in the tree, 'student_stage1/block0/conv1/kernel' for example.
     array: numpy array or its shape and dtype.
     trained: False for what stays as it is.
   """

@@ -86,7 +86,7 @@ def has_levelled(losses: Sequence[float], patience: int) -> bool:
 
   Args:
     losses: held-out losses, in their order.
-    patience: how many of the last are looked at.
+    patience: number of the last losses that are looked at.
   """
   before, last = losses[:-patience], losses[-patience:]
   return bool(before) and not min(last) < (1 - _LEAST_FALL) * min(before)

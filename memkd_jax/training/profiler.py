@@ -66,7 +66,7 @@ class StepTrace:
     """A context for one step, by whose number XProf groups what host and devices do in it.
 
     Args:
-      step: its number from 0.
+      step: number of the step, from 0.
 
     Returns:
       One that does nothing where no trace is running.

@@ -114,8 +114,8 @@ class Workdir:
     Args:
       config: the run's config, as `methods.resolve` returns it.
       free: names of the fields that may differ, 'section.field'.
-      rescored: further ones that may differ; where they do, the results that are there are
-        removed, since all results of a folder are of its config.json.
+      rescored: names of further fields that may differ; where they do, the results that are
+        there are removed, since all results of a folder are of its config.json.
       defaults: values of fields which a config.json that is older than they are lacks.
 
     Raises:

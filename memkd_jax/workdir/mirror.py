@@ -244,7 +244,7 @@ class Mirror:
     """Makes the place what the folder is, if it has changed in more than its logs.
 
     Args:
-      lease: where another process has it, nothing is done.
+      lease: the lease on the place; where another process has it, nothing is done.
       last: whether logs count as well, and whether all that was copied is looked at again.
 
     Raises: see `pull`.

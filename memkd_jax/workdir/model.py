@@ -40,7 +40,7 @@ class TrainedModel:
     params: what the method has learned, nested dicts of numpy arrays.
     train_images: the number of images that its method was given; with train.stop=plateau it
       has only watched some of them.
-    train_sha256: digest of these images.
+    train_sha256: digest of the training images.
     diagnosis: see `methods.base.Fitted`.
     calibration: what held-out normal images look like; None where none were held out.
     threshold: the threshold of the image score, set by hand; None where it follows from the
@@ -52,7 +52,7 @@ class TrainedModel:
       which maps are normalised; None where they are not. They lie below 'map_statistics'.
     region: the region of interest, bool [h, w], see `data.framing`; None where `data.roi` names
       no file. It lies below 'region_of_interest', as uint8.
-    fit_seconds: how long fitting took; None where it was stopped and resumed in between.
+    fit_seconds: seconds that fitting took; None where it was stopped and resumed in between.
     fit_memory: the most bytes that the process held meanwhile beyond those that it held
       before; None where the system does not say, or several models were fitted at once.
   """

@@ -128,7 +128,7 @@ class TaskReader:
     """Which of a task's normal images it learns from, and where its threshold comes from.
 
     Args:
-      task: what is to be done.
+      task: the task that is to be done.
       number: number of its normal images, 0 where they are not looked at.
     """
     options = self._config.train

@@ -51,10 +51,10 @@ def choose_region(
   """The region of a task, bool [h, w].
 
   Args:
-    roi: `data.roi`, which names a file.
+    roi: the value of `data.roi`, which names a file.
     name: name of the task, for the error.
     categories: the categories that the task learns from.
-    known: its model, where there is one.
+    known: the task's model, where there is one.
 
   Raises:
     UserError: there is no such file, or the task's model has another region.

@@ -49,8 +49,8 @@ def label_images(
 
   Args:
     images: the files of the images, without the label images.
-    label_of: the label image of an image.
-    name_of: the id of its sample.
+    label_of: gives the file of an image's label image.
+    name_of: gives the id of an image's sample.
 
   Returns:
     The samples, of the defect 'good' or 'defect', the latter with their masks; and the images

@@ -26,7 +26,7 @@ class Encoded:
 
   Attributes:
     records: the split's records, which several threads may read at once.
-    index: the record's place among them.
+    index: place of the record among the split's records, from 0.
     feature: name of the record's feature, 'image' or 'masks'.
     id: id of the sample, for errors.
     split: name of the split, for errors.
