@@ -13,7 +13,7 @@ def progress_bar(
   Args:
     description: words for what is going on.
     total: number of images, or of what else is counted.
-    done: how many of them are done already.
+    done: how many of the total are done already.
     leave: whether the bar stays on the terminal when it is full.
     unit: short word for what is counted.
   """

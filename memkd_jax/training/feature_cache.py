@@ -41,7 +41,7 @@ class FeatureCache:
 
     Args:
       devices: the devices that batches are drawn for.
-      images: the training images, uint8 [N, H, W, 3].
+      images: the images, uint8 [N, H, W, 3], as a rule those of a training.
       features: the teacher's stages, [N, H_k, W_k, C_k] each, or None.
       place: 'host' for the host's memory, else the devices'. What is of a file stays there.
     """

@@ -77,7 +77,7 @@ def train(
     folder: the folder in which checkpoints/ and metrics.jsonl lie.
     devices: the devices that the step is mapped over.
     metadata: JSON values that tell the training images from others, and `WARM_START`.
-    options: what of the config the loop needs.
+    options: the loop's intervals, its trackers and its checks.
     plateau: ends the training before its last step, if any.
 
   Returns:
