@@ -42,8 +42,8 @@ class Parser(argparse.ArgumentParser):
     Args:
       name: the command, as it is given after `memkd`; '' for `memkd` itself.
       description: one sentence for --help.
-      usage_code: see the class.
-      options: of `argparse.ArgumentParser`.
+      usage_code: the exit code after a wrong command line.
+      options: further arguments of `argparse.ArgumentParser`.
     """
     prog = f'memkd {name}'.strip()
     super().__init__(prog=prog, description=description, allow_abbrev=False, **options)
@@ -102,8 +102,8 @@ def exit_code(name: str, body: Callable[[], int | None], stopped: str = '') -> i
   """Runs the body of a command, and says in one sentence on stderr what ended it early.
 
   Args:
-    name: begins the sentence.
-    body: does the work; its result is the exit code, None for 0.
+    name: what the sentence begins with, as a rule the command's name.
+    body: the work of the command; its result is the exit code, None for 0.
     stopped: what a signal leaves, as the end of a sentence.
 
   Returns:
@@ -132,8 +132,8 @@ def say_begin(detector: 'BaseDetector', number: int, left_out: 'Sequence[LeftOut
   """Says what is scored where, before that compiles for some seconds.
 
   Args:
-    detector: that scores.
-    number: of files.
+    detector: the detector that will score the files.
+    number: number of the files that are scored.
     left_out: what is not scored, see `data.listing`.
   """
   from memkd_jax.data.listing import describe_left_out
@@ -164,7 +164,7 @@ def add_model_flags(parser: argparse.ArgumentParser, *, files: str | None = None
   """Adds --workdir, --category, --seed and --teacher-weights, which name a trained model.
 
   Args:
-    parser: of the command.
+    parser: the command's parser, to which the flags are added.
     files: where exported files do as well, the action of --model, which is added with
       --runtime: 'store' for one file, 'append' for several.
   """

@@ -31,7 +31,7 @@ class Program:
   """What the models of a run have in common: the teacher, and one compiled program.
 
   Attributes:
-    pipeline: what is computed.
+    pipeline: the computation, from images to maps and scores.
     teacher_params: the extractor's parameters, numpy arrays.
     notes: what whoever uses the results must know of the teacher; the method's own notes are
       for those who compare figures.
@@ -86,7 +86,7 @@ class Detector(BaseDetector):
   """A `BaseDetector` with the model of a run, on one device.
 
   Attributes:
-    trained: the model.
+    trained: the trained model, without what only a further training needs.
     program: the teacher and the compiled program.
   """
 
@@ -102,7 +102,7 @@ class Detector(BaseDetector):
     """Takes what `load` found.
 
     Args:
-      trained: the model.
+      trained: the trained model, as it was read.
       program: the teacher and the compiled program.
       false_alarm_rate: see `load`.
       threshold: see `load`.
@@ -143,7 +143,7 @@ class Detector(BaseDetector):
     """Maps and scores as a function to be traced, its parameters as numpy constants.
 
     Args:
-      images: uint8 [B, *tile_shape].
+      images: tiles of images, uint8 [B, *tile_shape].
 
     Returns:
       (maps [B, H, W], scores [B]).
@@ -196,12 +196,12 @@ def load(
     false_alarm_rate: the share of normal images that may be called anomalous; 0.01, or the
       lowest that the held-out images support, if None. Where they support none of 0.1, the
       detector decides only if it is asked for a rate.
-    threshold: of the image score, in place of one that follows from a rate; if both are
-      None, the one that was set with memkd calibrate --threshold, if any.
+    threshold: the threshold of the image score, in place of one that follows from a rate; if
+      both are None, the one that was set with memkd calibrate --threshold, if any.
     teacher_weights: where the teacher's weights lie now; where they lay at the
       training if None.
-    dtype: of `config.DTYPES`, what it computes in; as at the training if None. Thresholds are
-      those of the training in any case, whose scores differ a little.
+    dtype: what it computes in, one of `config.DTYPES`; as at the training if None. Thresholds
+      are those of the training in any case, whose scores differ a little.
 
   Returns:
     The detector; its `undecided` says why, where it does not decide.

@@ -43,10 +43,10 @@ class Scorer:
   """A pipeline compiled for all devices, for any number of images and for any params.
 
   Attributes:
-    pipeline: what is computed.
-    tiling: how images become what is computed of.
+    pipeline: the computation, from images to maps and scores.
+    tiling: how canvases become the tiles that are scored.
     devices: the devices that score.
-    images_per_second: of the last call, without its first batch, which may have been
+    images_per_second: speed of the last call, without its first batch, which may have been
       compiled; None where it had no other.
   """
 
@@ -61,8 +61,8 @@ class Scorer:
     """Compiles nothing yet.
 
     Args:
-      pipeline: what is computed.
-      tiling: how images become what is computed of.
+      pipeline: the computation, from images to maps and scores.
+      tiling: how canvases become the tiles that are scored.
       teacher_params: the extractor's parameters, numpy arrays.
       devices: the devices that share out every batch.
       batch_size: tiles of a batch, of all devices together; rounded up to their number.
@@ -82,8 +82,8 @@ class Scorer:
     Args:
       params: what the method has learned, numpy arrays.
       images: the canvases, uint8 [N, H, W, channels], or objects [N] that are [H, W, channels].
-      statistics: of normal images, where maps are normalised: those of the model, or those of
-        each image.
+      statistics: mean and spread of normal images, where maps are normalised: those of the
+        model, or those of each image.
 
     Returns:
       (maps [N, H, W] or objects [N], scores [N], diagnosis: a tree of arrays [T, ...] of all
@@ -119,11 +119,12 @@ class Scorer:
     """Calls a step batch by batch.
 
     Args:
-      step: compiled for all devices.
-      params: what the method has learned.
-      batches: see `Mosaic.batches`.
-      number: of all tiles.
-      statistics: of normal images.
+      step: the step to call, compiled for all devices.
+      params: what the method has learned, numpy arrays.
+      batches: where a batch begins, its tiles uint8 [n, height, width, channels], and their
+        place of the grid, as `Mosaic.batches` gives them.
+      number: number of all tiles together.
+      statistics: mean and spread of normal images, where maps are normalised.
 
     Yields:
       (where a batch begins, a tree of arrays [n, ...]).
@@ -172,8 +173,8 @@ class Scored(NamedTuple):
 
   Attributes:
     split: the decoded images, n of them.
-    maps: [n, H, W], raw.
-    scores: [n], raw.
+    maps: raw anomaly maps, floating [n, H, W].
+    scores: raw image scores, floating [n].
   """
 
   split: Split
@@ -204,7 +205,7 @@ def evaluate(
   main process computes and writes the rest.
 
   Args:
-    scorer: the compiled pipeline.
+    scorer: the compiled pipeline that scores the images.
     params: what the method has learned, numpy arrays.
     name: the task's name, for errors.
     test: the decoded split, perhaps without any image.
@@ -212,11 +213,12 @@ def evaluate(
       cases/ go.
     resolution: 'model' or 'original', see `scoring.resolution.masks_and_maps`.
     fitted_diagnosis: what fitting found, see `methods.base.Fitted`.
-    calibration: of the model; None where it has none, and no image a p-value.
-    threshold: by which images are decided; None where they are not.
+    calibration: what held-out images of the model look like; None where it has none, and no
+      image a p-value.
+    threshold: the threshold by which images are decided; None where they are not.
     held_out: the normal images that the threshold was made of, where they are at hand.
     maps_folder: where the maps go as TIFF files, None for nowhere.
-    statistics: of normal images, where maps are normalised.
+    statistics: mean and spread of normal images, where maps are normalised.
     benchmark: the data set, for the figures of some benchmarks alone; None for those of all.
     validated: whether `held_out` are the data set's own validation images.
 

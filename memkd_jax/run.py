@@ -63,7 +63,7 @@ def run_config(
   the others still run.
 
   Args:
-    config: as `methods.get_config` gives it.
+    config: the config, as `methods.get_config` gives it.
     workdir: the run's folder, see `workdir`; or a place in a bucket, see `workdir.mirror`.
     mode: 'train', or 'evaluate' to score models that are trained already, perhaps with
       other values of `eval` and `anomaly_map`.
@@ -189,7 +189,7 @@ def _listed(
 
   Args:
     images: see `fit`.
-    workdir: the run's folder.
+    workdir: the run's folder, in which arrays or a list of the paths are kept.
     alpha: whether the alpha of arrays counts.
   """
   if isinstance(images, str | Path):

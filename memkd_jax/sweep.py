@@ -34,7 +34,7 @@ def run_sweep(
   A variant that fails is reported, and the others still run.
 
   Args:
-    config: with `sweep.variants`.
+    config: the config that all variants share, with `sweep.variants`.
     workdir: holds a run's folder for each variant, and sweep.json and sweep.md.
     mode: see `run_config`.
     dump_maps: see `run_config`.
@@ -115,8 +115,9 @@ def variants(config: ConfigDict) -> dict[str, ConfigDict]:
   """The config of each variant, by name.
 
   Args:
-    config: whose `sweep.variants` is ((name, ((field, value), ...)), ...). The field
-      method.name makes a variant one of another method, see `_of_method`.
+    config: the config that all variants share. Its `sweep.variants` is ((name, ((field, value),
+      ...)), ...); the field method.name makes a variant one of another method, see
+      `_of_method`.
 
   Raises:
     UserError: a field does not exist or has another type, two variants would share a folder,

@@ -49,10 +49,10 @@ class Worker:
   """Runs tasks on its devices, with programs that are compiled once for all of them.
 
   Attributes:
-    config: the resolved config.
-    extractor: the frozen teacher.
-    method: learns and scores.
-    folder: the run's folder.
+    config: the run's config, as `methods.resolve` returns it.
+    extractor: the frozen teacher, which gives the features.
+    method: the method that learns and scores.
+    folder: the run's folder, with the models that are there.
   """
 
   def __init__(
@@ -72,18 +72,18 @@ class Worker:
     """Takes what all tasks of a run share.
 
     Args:
-      config: the resolved config.
-      extractor: the frozen teacher.
-      devices: that train and score.
-      source: the data set.
-      folder: the run's folder.
+      config: the run's config, as `methods.resolve` returns it.
+      extractor: the frozen teacher, which gives the features.
+      devices: the devices that train and score.
+      source: the data set that is learned from and scored.
+      folder: the run's folder, to which results are written.
       mode: see `run.run_config`.
       dump_maps: see `run.run_config`.
       force: see `run.run_config`.
       warm_start: the models that trainings go on from, if any.
       resumed: whether it is that of the run in the folder, not given anew: then it need not
         be there any more when all trainings have ended.
-      categories: of the run, from all of which a joint model learns.
+      categories: the categories of the run, from all of which a joint model learns.
 
     Raises:
       UserError: teacher and student do not fit together, or the devices do not divide a
@@ -130,8 +130,8 @@ class Worker:
     """Fits and evaluates one task, and writes its result last of all.
 
     Args:
-      task: what is to be done.
-      name: what it is called on the screen.
+      task: the task that is to be done.
+      name: what the task is called on the screen.
     """
     reader = self._reader
     images, digests = reader.listed(task)

@@ -35,9 +35,9 @@ class Target:
   """What programs are made for.
 
   Attributes:
-    name: for the screen.
-    devices: whose number counts; of another platform where there is no compiler.
-    platform: that is lowered for in place of the devices' own.
+    name: what the target is called on the screen.
+    devices: the devices, whose number counts; of another platform where there is no compiler.
+    platform: the platform that is lowered for in place of the devices' own; None for that.
     is_tpu: whether TPUs are meant.
   """
 
@@ -52,8 +52,8 @@ class Program:
   """A function that is mapped over devices, and what it takes.
 
   Attributes:
-    name: for the screen.
-    mapped: what `Devices.map` gave.
+    name: what the program is called on the screen.
+    mapped: the mapped function, as `Devices.map` gives it.
     arguments: shapes and dtypes, leaves [P, ...].
   """
 
@@ -68,7 +68,7 @@ def run(config: ConfigDict, asked: str) -> None:
   No data, no weights and no folder are needed.
 
   Args:
-    config: as `methods.get_config` gives it.
+    config: the config, as `methods.get_config` gives it.
     asked: a topology of TPUs, see `topology.spelled`; '' for the devices at hand.
 
   Raises:
@@ -153,8 +153,8 @@ def resolve(config: ConfigDict, target: Target) -> ConfigDict:
   """The config as it is where it is trained: what is 'auto' follows from the target.
 
   Args:
-    config: as `methods.get_config` gives it.
-    target: what programs are made for.
+    config: the config, as `methods.get_config` gives it.
+    target: the devices and the platform that programs are made for.
 
   Raises:
     UserError: a field has a value that it cannot have.
@@ -173,10 +173,10 @@ def list_programs(
   """The training step and the scoring program, those that are known before the images are.
 
   Args:
-    config: the resolved config.
-    method: of the config.
-    extractor: its teacher.
-    devices: that share out batches.
+    config: the config, as `resolve` gives it.
+    method: the method that the config names.
+    extractor: the method's frozen teacher.
+    devices: the devices that share out every batch.
   """
   channels = 3
   if len(config.data.inputs) > 1:

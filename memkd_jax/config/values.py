@@ -68,7 +68,7 @@ def resolve(config: ConfigDict, fields: Iterable[Field]) -> ConfigDict:
 
   Args:
     config: a config with the values of `fields`; others in it are left alone.
-    fields: what its values are checked by.
+    fields: the fields by which values are checked.
 
   Returns:
     A copy with absolute paths (but for 'auto', which may mean a download), with values of the
@@ -268,7 +268,7 @@ def by_short_names(fields: Iterable[Field], values: Mapping[str, Any]) -> dict[s
 
   Args:
     fields: all fields that there are.
-    values: by `section__field`, or by `field` where one section alone has it.
+    values: the values by `section__field`, or by `field` where one section alone has it.
 
   Returns:
     {'section.field': value}.

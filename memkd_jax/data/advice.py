@@ -28,7 +28,7 @@ class Proposal(NamedTuple):
 
   Attributes:
     tiling: how images become what the model sees.
-    why: sentences.
+    why: sentences that say why it is proposed.
     resize: how images get their size, see `data.framing`.
   """
 

@@ -23,8 +23,8 @@ def choose(setting: str, samples: Sequence[Sample], threads: int) -> int:
   """The number of bits that all 16-bit images of a model are read with.
 
   Args:
-    setting: `data.bit_depth`.
-    samples: the training images.
+    setting: the value of `data.bit_depth`: a number of bits, or 'auto'.
+    samples: the training images, of which 'auto' reads the 16-bit ones.
     threads: number of threads that decode.
 
   Returns:
@@ -68,7 +68,7 @@ def to_8_bits(values: np.ndarray, bits: int) -> np.ndarray:
 
   Args:
     values: integers from 0 to 65535, of any shape.
-    bits: of which 2**bits - 1 becomes 255.
+    bits: number of bits that are used: 2**bits - 1 becomes 255.
 
   Returns:
     uint8, of the same shape.

@@ -32,9 +32,9 @@ class Plane(NamedTuple):
   """The points p with normal . p = offset.
 
   Attributes:
-    normal: [3], of length 1, towards the origin, from where it is seen.
-    offset: in the unit of the points.
-    spread: robust standard deviation of the points that it was fitted to, likewise.
+    normal: unit vector [3], towards the origin, from where the plane is seen.
+    offset: the plane's distance from the origin along the normal, in the unit of the points.
+    spread: robust standard deviation of the points that it was fitted to, in their unit.
   """
 
   normal: np.ndarray
@@ -96,7 +96,7 @@ def fit_plane(points: np.ndarray) -> tuple[np.ndarray, float]:
   """The plane with the least squared distances: ([3] unit normal towards the origin, offset).
 
   Args:
-    points: [N, 3], not all on a line.
+    points: points in space, [N, 3], not all on a line.
   """
   centre = points.mean(axis=0)
   _, _, axes = np.linalg.svd(points - centre, full_matrices=False)
@@ -112,9 +112,9 @@ def background_plane(points: np.ndarray, valid: np.ndarray, seed: int = 0) -> Pl
   may lie elsewhere; then least squares over the points that are near.
 
   Args:
-    points: [H, W, 3].
-    valid: bool [H, W], which of them were read.
-    seed: of the triples.
+    points: the points of the picture, floating [H, W, 3].
+    valid: bool [H, W], which of the points were read.
+    seed: the seed by which triples of points are drawn.
 
   Returns:
     The plane; None where the border has no 20 points, or they are all on a line.
@@ -166,9 +166,9 @@ def is_background(above: np.ndarray, valid: np.ndarray, plane: Plane) -> np.ndar
   is background.
 
   Args:
-    above: see `heights`.
+    above: heights above the plane, floating [H, W], as `heights` gives them.
     valid: bool [H, W], where there is a reading.
-    plane: see `background_plane`.
+    plane: the background, as `background_plane` gives it.
   """
   near = np.abs(above) <= _FLAT * plane.spread
   flat, standing = valid & near, valid & ~near
@@ -182,8 +182,8 @@ def filled(values: np.ndarray, valid: np.ndarray) -> np.ndarray:
   """Values with those of the nearest valid pixel where they are not valid.
 
   Args:
-    values: [H, W, ...].
-    valid: bool [H, W], True somewhere.
+    values: values of pixels, of any dtype, [H, W, ...].
+    valid: bool [H, W], which pixels are valid; True somewhere.
   """
   if valid.all():
     return values
@@ -197,8 +197,8 @@ def surface_normals(points: np.ndarray, valid: np.ndarray) -> tuple[np.ndarray, 
   """Unit normals of the surface towards the origin, by differences of smoothed points.
 
   Args:
-    points: [H, W, 3], all in one unit, so that angles are true.
-    valid: bool [H, W], which of them were read.
+    points: the points of the picture, [H, W, 3], all in one unit, so that angles are true.
+    valid: bool [H, W], which of the points were read.
 
   Returns:
     (float64 [H, W, 3], bool [H, W] where there is one: at a valid pixel with a valid neighbour
@@ -223,8 +223,8 @@ def upright(normals: np.ndarray, plane: Plane) -> np.ndarray:
   that rows stay rows; the third component then tells how far one looks up: 1 on the background.
 
   Args:
-    normals: [..., 3].
-    plane: see `background_plane`; not seen from behind.
+    normals: surface normals, floating [..., 3].
+    plane: the background, as `background_plane` gives it; not seen from behind.
   """
   x, y, z = plane.normal
   # Rodrigues' formula for the turn of the normal to (0, 0, -1), which it is near.

@@ -159,7 +159,7 @@ class _Scans:
   """The scans of a JPEG's first image.
 
   Attributes:
-    ends: where the data of each end.
+    ends: where the data of each scan end, in bytes from the file's start.
     complete: whether they hold each coefficient of each component to its last bit.
     arithmetic: whether the coder is not Huffman's.
   """

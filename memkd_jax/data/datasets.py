@@ -52,7 +52,7 @@ def open_source(
   """Finds a data set; the demo's is made first where it is missing.
 
   Args:
-    name: a key of `DATASETS`.
+    name: name of the data set, a key of `DATASETS`.
     source: 'folder' for files as their publisher ships them, 'tfds' for what
       `tools/prepare_tfds.py` made of them.
     directory: where the data are; for 'tfds' anything that TFDS opens.
@@ -110,7 +110,7 @@ def choose_categories(source: Source, choice: str) -> list[str]:
   """Resolves `data.categories`: 'all', or names separated by commas.
 
   Args:
-    source: an opened data set.
+    source: the opened data set, which knows its categories.
     choice: the field's value, as the user gave it.
 
   Returns:

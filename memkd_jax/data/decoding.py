@@ -66,10 +66,11 @@ def decode(
   """Decodes a file.
 
   Args:
-    path: the file.
+    path: the image file, in any format that Pillow reads.
     reject_16_bit_color: whether to refuse colours of 16 bits, of which Pillow keeps only the
       high bytes.
-    page: which of the file's pages, or frames, from 0; None where it must have one alone.
+    page: number of one of the file's pages, or frames, from 0; None where it must have one
+      alone.
     low_bytes: whether to keep the low bytes of colours of 16 bits, in place of the high ones.
 
   Returns:

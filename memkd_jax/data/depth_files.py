@@ -55,7 +55,7 @@ def read_depth(path: Readable, info: Readable) -> np.ndarray:
   """Reads depth, as a point cloud whose x and y are about as large as they are in truth.
 
   Args:
-    path: a PNG of 16 bits.
+    path: the file, a PNG of 16 bits.
     info: YAML with the depths that its 0 and 65535 stand for, below `normalization` as `min`
       and `max`.
 

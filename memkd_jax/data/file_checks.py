@@ -25,8 +25,8 @@ class Look:
   Attributes:
     size: (width, height) of the upright image; None where it is broken.
     mode: how its pixels are stored, 'RGB' for example, as Pillow names it.
-    digest: of its file; None where it is broken.
-    findings: what is wrong.
+    digest: digest of the image's file; None where it is broken.
+    findings: what is wrong with the image, its mask or its other files; empty where nothing is.
   """
 
   size: Size | None = None
@@ -39,7 +39,7 @@ def look_at(sample: Sample, normal_mask: Path | None = None) -> Look:
   """Decodes the image of a sample, its mask, and what else was recorded.
 
   Args:
-    sample: with any inputs.
+    sample: the sample, of whatever inputs.
     normal_mask: the mask of a normal image, if there is one.
   """
   file = sample.image

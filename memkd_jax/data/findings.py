@@ -11,7 +11,7 @@ class Kind(NamedTuple):
   """What findings have in common.
 
   Attributes:
-    title: names several of them.
+    title: words for several findings of the kind.
     is_fault: whether the data set is not what it should be; else it is worth knowing.
   """
 
@@ -54,8 +54,8 @@ class Finding:
   """One thing that was found.
 
   Attributes:
-    kind: a key of `KINDS`.
-    path: the file or folder.
+    kind: name of the kind, a key of `KINDS`.
+    path: the file or folder that it is about.
     text: says what is wrong, with the path; two of the same kind and text are one.
   """
 

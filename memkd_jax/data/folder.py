@@ -43,7 +43,7 @@ class Category:
   """Where the images of one category lie.
 
   Attributes:
-    root: its folder.
+    root: folder of the category.
     train: folder of its normal training images.
     test: folder with a subfolder for each kind of test image; None where there is none.
     normal: the subfolder of `test` with normal images; None where there is none.
@@ -167,8 +167,8 @@ def find_folder(folder: Path, field: str, given: str) -> Path | None:
   """The subfolder that a field of `data` names.
 
   Args:
-    folder: in which it lies.
-    field: 'train_dir', 'test_dir', 'normal_dir' or 'mask_dir'.
+    folder: the folder in which the subfolder lies.
+    field: name of the field, 'train_dir', 'test_dir', 'normal_dir' or 'mask_dir'.
     given: the field's value: a name, or 'auto' for one of the usual names.
 
   Returns:

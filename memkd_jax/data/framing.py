@@ -34,8 +34,8 @@ class Place(NamedTuple):
 
   Attributes:
     size: (height, width) of the canvas.
-    source: the part of the image that is seen.
-    target: where on the canvas it lies.
+    source: (left, upper, right, lower) of the part of the image that is seen.
+    target: (left, upper, right, lower) of where on the canvas it lies.
   """
 
   size: Size
@@ -132,7 +132,7 @@ class Framing:
     """The canvas of one of several pictures of an object, uint8 [H, W, 4].
 
     Args:
-      picture: RGB.
+      picture: the picture, of Pillow's mode RGB.
       valid: bool, of its size, where it shows what was measured; everywhere if None. What was
         filled in elsewhere is seen, but does not count.
 
@@ -158,7 +158,7 @@ class Framing:
     """An image, or a mask, on its canvas, whatever counts of it: uint8 [H, W, ...].
 
     Args:
-      image: of any mode that Pillow resizes.
+      image: the image or mask, of any mode that Pillow resizes.
       border: the colour of what lies around it.
     """
     (rows, columns), source, target = self.place(image.size)
@@ -185,7 +185,7 @@ class Framing:
     """Brings the map of a canvas to the image.
 
     Args:
-      map_: [H, W], of the canvas.
+      map_: the anomaly map of the canvas, [H, W].
       original: (width, height) of the image in pixels.
       size: (width, height) of the result; the original's if None.
       seen: bool [H, W], what of the canvas counts, see `seen_of`; all if None.
@@ -259,8 +259,10 @@ class Framing:
     """The inverse of `to_json`.
 
     Args:
-      canvas: see the attribute.
-      value: what `to_json` gave.
+      canvas: (height, width) of the canvas, or a function that gives it of an image's (width,
+        height).
+      value: the JSON value that `to_json` gave; None for a canvas to which images are
+        stretched.
 
     Raises:
       ValueError, KeyError, TypeError: the values are none of a framing.

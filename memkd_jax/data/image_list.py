@@ -59,8 +59,8 @@ def list_samples(root: Path, category: str, split: str) -> list[Sample]:
 
   Args:
     root: the folder, or the file that lists the images.
-    category: is not looked at, as there is one alone.
-    split: 'train' or 'test'.
+    category: name of the category; not looked at, as there is one alone.
+    split: the split's name, 'train' or 'test'.
 
   Returns:
     The samples; at least one of split 'train'.

@@ -30,7 +30,8 @@ class Scratch:
   """A folder for files without a name, which last no longer than what refers to them.
 
   Attributes:
-    root: where they are made, or the system's folder for temporary files where it is missing.
+    root: the folder in which they are made, or the system's folder for temporary files where it
+      is missing.
     limit: bytes that all of them may take together; 0 for no limit but the disk's.
     chosen: whether the folder was asked for by name, and must be there.
   """
@@ -63,9 +64,9 @@ class Scratch:
     """An array of a file, to be filled.
 
     Args:
-      shape: (N, ...).
-      dtype: of its rows.
-      what: is to be kept there, for the error.
+      shape: (N, ...), the shape of the whole array.
+      dtype: numpy dtype of the array.
+      what: words for what is to be kept there, for the error.
       field: 'section.field=value', the wish that this is.
 
     Returns:
@@ -128,10 +129,10 @@ def choose_place(
   """Decides where decoded images are kept; it changes no bit of what is made of them.
 
   Args:
-    wanted: of `PLACES`. 'auto' takes the disk where the images need more than a quarter of the
-      memory that is free, and the disk has room for them.
-    framing: how they lie on their canvases.
-    number: of all images that are kept at once.
+    wanted: one of `PLACES`. 'auto' takes the disk where the images need more than a quarter of
+      the memory that is free, and the disk has room for them.
+    framing: how images lie on their canvases.
+    number: how many images are kept at once, all in all.
     free: bytes of memory, 0 where the system does not say.
     room: bytes that a file may take.
 

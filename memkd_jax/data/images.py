@@ -50,11 +50,12 @@ def read_image(
   differs from the scaling by at most 1.)
 
   Args:
-    path: the file.
-    size: of the result, to which the image is stretched; or how it lies on its canvas.
+    path: the image file, in any format that Pillow reads.
+    size: (height, width) of the result, to which the image is stretched; or how it lies on its
+      canvas.
     bits: how many of 16 bits per channel are used: 2**bits - 1 becomes 255, and what is above
       is clipped. Files of 8 bits are read the same whatever it is.
-    notice: is told SCALED, CLIPPED, NO_ALPHA, or none of them.
+    notice: called with SCALED, CLIPPED and NO_ALPHA, each where it is so.
 
   Returns:
     uint8 [height, width, 3] RGB, resized bilinearly with antialiasing, and the
@@ -83,10 +84,10 @@ def read_rgb(
   """Reads an image as `read_image` does, at its own size.
 
   Args:
-    path: the file.
+    path: the image file, in any format that Pillow reads.
     bits: see `read_image`.
     notice: see `read_image`.
-    page: which of several pages, or frames, from 0; None where there must be one alone.
+    page: number of one of several pages, or frames, from 0; None where there must be one alone.
     alpha: whether the result is RGBA where the file has an alpha channel.
   """
   try:

@@ -37,8 +37,8 @@ def resized(images: Images, size: Sizing, bits: int) -> Iterator[np.ndarray]:
   - [N, H, W, C]: several.
 
   Args:
-    images: one or several.
-    size: that they get, or how they lie on their canvases.
+    images: one image or several, as said above.
+    size: (height, width) that the images get, or how they lie on their canvases.
     bits: how many of 16 bits per channel are used.
 
   Yields:

@@ -34,16 +34,16 @@ class Category:
   """One category, as it is there.
 
   Attributes:
-    name: its name.
+    name: name of the category.
     folder: the one below which its files lie.
     splits: the samples of each split that could be listed.
     failed: names of the splits that could not.
     normal_masks: the masks of normal images, by split and the sample's id.
     left_out: anomalous training images, which are not learned from.
     unlabelled: the images whose labels the publisher keeps; None where there are none of such.
-    known: what belongs to the data set, but is neither of these.
+    known: files and folders that belong to the data set, but are none of these.
     sizes: how many images have a (width, height); empty where none was decoded.
-    findings: what was found in it.
+    findings: what was found in the category.
   """
 
   name: str
@@ -91,10 +91,10 @@ class Inspection:
 
   Attributes:
     root: the data set's folder.
-    dataset: its name, a key of `DATASETS`.
-    categories: those that were looked at.
-    elsewhere: what was found in no category.
-    decoded: whether images were.
+    dataset: name of the data set, a key of `DATASETS`.
+    categories: the categories that were looked at.
+    elsewhere: findings that belong to no category.
+    decoded: whether images were decoded, and not only listed.
   """
 
   root: Path
@@ -121,9 +121,9 @@ def inspect(
   """Looks a data set over.
 
   Args:
-    root: its folder, or the file that lists its images.
+    root: the data set's folder, or the file that lists its images.
     name: a key of `DATASETS`, see `recognition.recognise`.
-    categories: those to look at; all of the data set if None.
+    categories: names of the categories to look at; all of the data set if None.
     decode: whether to read the images, too, and not only their names.
 
   Raises:

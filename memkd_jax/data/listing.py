@@ -28,7 +28,7 @@ class LeftOut:
   """What a listing does not read.
 
   Attributes:
-    path: the file or folder.
+    path: the file or folder that is left out.
     kind: what it is one of, in the singular: 'file with the suffix .heic', for example.
   """
 
@@ -142,8 +142,8 @@ def note_anomalous_training(category: str, number: int, where: str) -> list[str]
 
   Args:
     category: name of the category.
-    number: how many there are; nothing is said of none.
-    where: in which folder, or file.
+    number: number of these images; nothing is said of none.
+    where: name of the folder, or file, in which they lie.
   """
   if not number:
     return []

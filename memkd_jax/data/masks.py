@@ -23,8 +23,9 @@ def read_mask(
   The other way round, masks that store class ids 1, 2, ... would be lost.
 
   Args:
-    mask: the file or files.
-    size: of the result.
+    mask: the file of the mask, or several.
+    size: (height, width) of the result, to which the mask is stretched; or how it lies on its
+      canvas.
     notice: see `decode_mask`.
 
   Returns:
@@ -47,8 +48,8 @@ def decode_mask(mask: Mask, notice: Notice = ignore) -> np.ndarray:
   The value of a coloured pixel is that of its brightest channel, and alpha says nothing.
 
   Args:
-    mask: the file or files.
-    notice: is told SOFT_MASK where a mask has soft edges.
+    mask: the file of the mask, or several.
+    notice: called with SOFT_MASK where a mask has soft edges.
 
   Returns:
     bool [H, W] at the original size, True where defective.

@@ -42,8 +42,8 @@ def read_sample(
   """Reads all pictures of an object.
 
   Args:
-    sample: with the files of `framing.inputs`.
-    framing: which pictures there are, and how they lie on their canvas.
+    sample: the object, with the files that `framing.inputs` need.
+    framing: says which pictures there are, and how they lie on their canvas.
     bits: see `images.read_image`.
     notice: see `images.read_image`.
 
@@ -113,8 +113,8 @@ class Shown(NamedTuple):
   """One of the pictures of an object.
 
   Attributes:
-    file: that it was made of.
-    picture: RGB.
+    file: the file that the picture was made of.
+    picture: the picture, of Pillow's mode RGB.
     valid: bool [H, W], where it shows what was measured; None for everywhere.
   """
 
@@ -184,8 +184,8 @@ def choose_depth_range(
 
   Args:
     inputs: names of the pictures that it sees.
-    setting: `data.depth_range`.
-    samples: the training images.
+    setting: the value of `data.depth_range`: two heights, or 'auto'.
+    samples: the training images, whose heights 'auto' looks at.
     threads: number of threads that read files.
 
   Returns:

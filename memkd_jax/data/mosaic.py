@@ -79,9 +79,9 @@ class Mosaic:
     """Takes what has been made of further tiles, in their order.
 
     Args:
-      begin: the first of them.
-      maps: [n, height, width].
-      scores: [n].
+      begin: number of the first of these tiles.
+      maps: anomaly maps of the tiles, floating [n, height, width].
+      scores: scores of the tiles, floating [n].
     """
     self._scores.append(scores)
     if self._tiling.is_whole:

@@ -35,7 +35,7 @@ class Prefetch(Generic[_Read]):
 
     Args:
       read: called with numbers by several threads at once; must not give None.
-      number: of all readings: the last one is `number - 1`.
+      number: how many readings there are: the last one is `number - 1`.
     """
     self._source = _Source(read, number)
     self._iterator: Any = None

@@ -48,8 +48,8 @@ def categories_of(name: str, root: Path) -> tuple[str, ...]:
   """The categories that a data set has, or those of one's own that are there.
 
   Args:
-    name: a key of `DATASETS`.
-    root: its folder, or the file that lists its images.
+    name: name of the data set, a key of `DATASETS`.
+    root: the data set's folder, or the file that lists its images.
   """
   dataset = DATASETS[name]
   if dataset.is_listed:

@@ -22,9 +22,9 @@ class Saturation:
   """How much of a defect has to be found (Bergmann et al., IJCV 2022, section 4.2).
 
   Attributes:
-    value: of the pixels that are marked as such a defect.
+    value: the value of the pixels that are marked as such a defect.
     threshold: how many pixels of the original image suffice; or which share of the defect.
-    relative: whether it is a share.
+    relative: whether the threshold is a share.
   """
 
   value: int
@@ -43,7 +43,7 @@ class LayeredMask:
 
   Attributes:
     layers: the files, at least one; where a pixel is not zero, its value names the defect.
-    saturations: of all kinds of defects of the category.
+    saturations: how much has to be found of each kind of defect of the category.
   """
 
   layers: tuple[Readable, ...]

@@ -22,9 +22,10 @@ class Plan:
 
   Attributes:
     kept: int64, ascending indices of the images that the model learns from.
-    held: int64, likewise of those held out of its training; none where there are folds.
-    folds: int64 each, likewise of the parts of all images. For each part a further model
-      learns from the other parts and scores this one; () where there are no such models.
+    held: int64, ascending indices of the images that are held out of its training; none where
+      there are folds.
+    folds: int64 each, ascending indices of the parts of all images. For each part a further
+      model learns from the other parts and scores this one; () where there are no such models.
   """
 
   kept: np.ndarray
@@ -43,7 +44,7 @@ def batch_indices(
   """The batch of a step, cut from the concatenated permutations of the epochs.
 
   Args:
-    seed: the run's seed.
+    seed: the run's seed, by which each epoch's order is drawn.
     category: the category's name, which is part of the seed.
     images: N, number of training images.
     batch_size: images in a batch; more than N make a batch span several epochs.
@@ -81,14 +82,14 @@ def exemplar_indices(
   With several categories each gives as many, and those that give one more are drawn too.
 
   Args:
-    seed: the run's seed.
+    seed: the run's seed, by which exemplars are drawn.
     category: the category's name, which is part of the seed.
     images: N, number of training images.
-    exemplars: how many are drawn; without repetition where N is large enough.
+    exemplars: number of exemplars; they are drawn without repetition where N is large enough.
     step: number of the step, from 0.
     batch_size: images in a batch of training, by which epochs are counted.
     resample: when they are drawn anew: every 'step', every 'epoch', or 'never'.
-    owners: int [N], of which category each image is, where they are of several.
+    owners: int [N], the index of each image's category, where they are of several.
 
   Returns:
     int64 [exemplars], indices into the training images.
@@ -114,7 +115,7 @@ def holdout_indices(
   """Which normal images are kept out of the training, to set a threshold with.
 
   Args:
-    seed: the run's seed.
+    seed: the run's seed, by which the held-out images are drawn.
     category: the category's name, which is part of the seed.
     images: N, number of normal images.
     share: part of the images that is held out, in [0, 0.5]; at least one image unless 0.
@@ -133,7 +134,7 @@ def calibration_plan(
   """Where the scores come from that a threshold is made of.
 
   Args:
-    seed: the run's seed.
+    seed: the run's seed, by which held-out images and folds are drawn.
     category: the category's name, which is part of the seed.
     images: N, number of normal images.
     share: part of the images that is held out, in [0, 0.5].
@@ -164,9 +165,9 @@ def joint_plans(
   """Where the thresholds come from, see `calibration_plan`: further models for all or none.
 
   Args:
-    seed: the run's seed.
-    numbers: of the normal images of each category.
-    share: part of them that is held out.
+    seed: the run's seed, by which held-out images and folds are drawn.
+    numbers: {category: number of its normal images}.
+    share: part of the images that is held out, in [0, 0.5].
     calibration: see `calibration_plan`; 'auto' is 'folds' where any category is too small.
     folds: number of further models.
   """
@@ -186,10 +187,10 @@ def image_seeds(seed: int, category: str, step: int, batch_size: int) -> np.ndar
   """A seed for each image of a step's batch, of what disturbs it.
 
   Args:
-    seed: the run's seed.
+    seed: the run's seed, by which those of the images are drawn.
     category: the category's name, which is part of the seed.
     step: number of the step, from 0.
-    batch_size: images in a batch.
+    batch_size: number of images in a batch.
 
   Returns:
     uint32 [batch_size].

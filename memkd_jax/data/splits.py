@@ -35,11 +35,12 @@ class Split:
   """A decoded split, in the reader's order.
 
   Attributes:
-    samples: what was decoded, N of them.
+    samples: the N samples that were decoded.
     images: the canvases, uint8 [N, H, W, channels of `Framing`]; of objects [N], each an array
       [H, W, channels], where the size of the canvas is up to the image. Of a file where they
       do not fit into memory, see `stored_rows`.
-    masks: bool [N, H, W], or None where no sample has a mask; of objects [N] likewise.
+    masks: bool [N, H, W], or objects [N] where the images are such, True where defective; None
+      where no sample has a mask.
     sizes: int [N, 2], (width, height) of the original images.
     framing: how images lie on their canvases.
     bits: how many of 16 bits per channel were used, see `bit_depth`.
@@ -97,7 +98,8 @@ def load_split(
 
   Args:
     samples: all have the inputs of the framing; there may be none.
-    size: of these, to which images are stretched; or how images lie on them.
+    size: (height, width) of the canvases, to which images are stretched; or how images lie on
+      them.
     threads: number of decoding threads; Pillow releases the interpreter lock.
     bits: how many of 16 bits per channel are used, see `bit_depth.choose`.
     scratch: where the images are kept in a file; None for memory, where masks always are.
@@ -175,7 +177,7 @@ def describe_remarks(remarks: Iterable[str], bits: int) -> tuple[str, ...]:
   """Sentences on what was remarkable about the files that were read.
 
   Args:
-    remarks: what `images.Notice` was told.
+    remarks: the remarks on files that `images.Notice` was called with.
     bits: see `load_split`.
   """
   counts = Counter(remarks)

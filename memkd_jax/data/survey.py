@@ -24,7 +24,7 @@ class Refused(NamedTuple):
   """What a reader did without.
 
   Attributes:
-    kind: one of those above.
+    kind: what is wrong, one of the names above: 'missing file' for example.
     path: the file that is missing or wrong.
     sentence: what is wrong, as it ends a training.
   """
@@ -38,7 +38,7 @@ class Survey:
   """What a reader met.
 
   Attributes:
-    refused: what it did without.
+    refused: the files that the reader did without.
     normal_masks: the masks of normal images, which nothing else looks at, by the sample's id.
     left_out: anomalous training images, which are not learned from.
     known: files, and folders of files, that belong to the data set but to none of its samples.

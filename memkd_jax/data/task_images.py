@@ -69,7 +69,7 @@ def image_digests(samples: Sequence[Sample], threads: int, region: str = '') -> 
   """What tells whether images are still the same: a digest of each sample's files.
 
   Args:
-    samples: whose ids are unique.
+    samples: the samples, whose ids are unique.
     threads: number of threads that read files.
     region: what tells the region of interest from others; '' for none.
 
@@ -120,8 +120,8 @@ def describe_leak(
   """Names test images that are training images as well, by their content; '' where none are.
 
   Args:
-    train: what is learned from.
-    test: what should be new.
+    train: the samples that are learned from.
+    test: the samples that should be new.
     threads: number of threads that read files.
     kind: what `test` holds, 'test' or 'validation' images.
 

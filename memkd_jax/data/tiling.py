@@ -21,7 +21,7 @@ class Tiling:
   """How images become what a model sees.
 
   Attributes:
-    size: of a tile, which the model sees.
+    size: (height, width) in pixels of a tile, as the model sees it.
     grid: (rows, columns) of tiles of every image, which is stretched to them.
     pixels: (height, width) of a tile in pixels of an image as it is: the larger the image, the
       more tiles. None where `grid` says how many.
@@ -119,7 +119,7 @@ class Tiling:
     """The tiles of which anything counts, image by image; the array itself where one each.
 
     Args:
-      canvases: [N, H, W, 3 or 4], or objects [N].
+      canvases: canvases of images, [N, H, W, 3 or 4], or objects [N].
       arrays: what is cut, of the same sizes, the canvases' masks for example; they if None.
     """
     arrays = canvases if arrays is None else arrays
@@ -135,7 +135,7 @@ class Tiling:
 
     Args:
       arrays: canvases [N, H, W, ...], or objects [N].
-      numbers: of which of them each tile is, n of them.
+      numbers: n indices of canvases, that of each tile's own.
       places: (row, column) of each tile.
     """
     if is_stored(arrays):
@@ -236,7 +236,7 @@ def framing_of(data: Mapping[str, Any], region: np.ndarray | None = None) -> Fra
 
   Args:
     data: a resolved config's section `data`, of an older run too.
-    region: of interest, where `data.roi` is a file.
+    region: bool [h, w], the region of interest, where `data.roi` is a file.
   """
   tiling, resize = Tiling.of_config(data), data.get('resize', STRETCH)
   return Framing(

@@ -34,8 +34,8 @@ class Tree:
     """Finds the folders that cannot be opened.
 
     Args:
-      categories: get those that lie below them.
-      rest: gets the others.
+      categories: the categories, to which findings of the folders below them are added.
+      rest: list to which findings of the other folders are added.
     """
     for path in self._unopened:
       text = f'{path} cannot be opened; give this user access to it.'
@@ -53,8 +53,8 @@ class Tree:
 
     Args:
       categories: what is listed; of those with splits that cannot be listed nothing is said.
-      rest: gets what lies in no category.
-      dataset: what is looked at.
+      rest: list to which findings of files in no category are added.
+      dataset: the data set that is looked at.
       whole: whether all categories are; else what lies in no category is not looked for.
     """
     listed = _listed(categories)

@@ -76,7 +76,7 @@ def program(detector: Detector) -> jax_export.Exported:
   """The scoring as a program for all platforms and for any number of images.
 
   Args:
-    detector: whose parameters go into the program.
+    detector: the detector whose parameters go into the program.
 
   Returns:
     uint8 [B, *tile_shape] -> (maps float32 [B, H, W], scores float32 [B]); without gradients.
@@ -103,7 +103,7 @@ def metadata(detector: Detector, batch: int | None = None) -> dict[str, Any]:
   """What a user of the file must know, as JSON values.
 
   Args:
-    detector: that is exported.
+    detector: the detector that is exported.
     batch: the number of images that the file takes; any if None.
 
   Raises:
@@ -172,7 +172,7 @@ def write(detector: Detector, out: Path) -> dict[str, Any]:
   """Writes the zip, complete or not at all.
 
   Args:
-    detector: to be exported.
+    detector: the detector that is exported.
     out: the file; one that is there is replaced.
 
   Returns:

@@ -53,8 +53,10 @@ def load_file(
   Args:
     path: an ONNX file that `memkd export` wrote.
     runtime: what runs it, 'onnxruntime' or 'openvino'; 'auto' for the first that is installed.
-    false_alarm_rate: as for `memkd_jax.load`; the one of the export if None.
-    threshold: as for `memkd_jax.load`; the one of the export if None.
+    false_alarm_rate: the share of normal images that may be called anomalous; the one of the
+      export if None.
+    threshold: the threshold of the image score, in place of one that follows from a rate; the
+      one of the export if None.
 
   Returns:
     The detector; its `undecided` says why, where it does not decide.

@@ -41,7 +41,7 @@ def write(
   """Writes the model with its parameters as one file, complete or not at all.
 
   Args:
-    detector: to be exported, of compute dtype float32.
+    detector: the detector that is exported, of compute dtype float32.
     out: the file; one that is there is replaced.
     metadata: JSON values, kept in the model's metadata as 'memkd_jax'.
     batch: the number of images that it takes; any if None.
@@ -142,10 +142,10 @@ def _difference(
   """By how much a program's maps and scores differ; raises UserError where by too much.
 
   Args:
-    detector: that they are compared with.
-    program: the model in a runtime.
+    detector: the detector that maps and scores are compared with.
+    program: the exported model in a runtime.
     batch: the number of images that it takes; any if None.
-    tolerance: of maps whose highest value is 1.
+    tolerance: the largest difference that is let pass, for maps whose highest value is 1.
   """
   shape, worst = detector.tile_shape, 0.0
   for number in (1, 3) if batch is None else (batch,):

@@ -36,8 +36,8 @@ def list_inputs(patterns: Sequence[str], left_out: list[LeftOut] | None = None) 
   Args:
     patterns: a folder stands for all images in it and in its subfolders, by
       their suffix; a file that is there for itself; anything else is a pattern.
-    left_out: takes what in folders and among the matches of patterns is no image; what
-      `predict` has written is such.
+    left_out: list to which is added what in folders and among the matches of patterns is no
+      image; what `predict` has written is such.
 
   Returns:
     Paths in a fixed order, each once.
@@ -79,9 +79,9 @@ def choose_objects(
   """The photographs among images, where a model looks at other pictures of an object too.
 
   Args:
-    paths: of images.
-    framing: the model's.
-    left_out: takes the others.
+    paths: the files of the images.
+    framing: how images lie on the model's canvases, and which pictures it looks at.
+    left_out: list to which the other images are added.
 
   Raises:
     UserError: there is none.
@@ -130,15 +130,15 @@ def predict(
   Rows are written as they come, to scores.partial.csv, which is renamed at the end.
 
   Args:
-    detector: that scores.
-    paths: of the images; a file of several pages or frames is as many images.
+    detector: the detector that scores the images.
+    paths: the files of the images; one of several pages or frames is as many images.
     out: the folder; None for nothing but `tell`.
-    outputs: written beside scores.csv.
+    outputs: what is written of each image beside scores.csv.
     pixel_rate: share of normal pixels above the masks' threshold, see
       `BaseDetector.pixel_threshold`.
-    tell: is given each row.
-    threads: that decode images.
-    notice: is told what is remarkable about files, see `data.images.read_image`.
+    tell: called with each row as it is written.
+    threads: number of threads that decode images.
+    notice: called with what is remarkable about files, see `data.images.read_image`.
 
   Returns:
     How many images could not be read.

@@ -37,9 +37,9 @@ class RegionFiles:
     """Takes the regions of an image.
 
     Args:
-      name: of the image, as in scores.csv.
-      size: (width, height) in pixels.
-      regions: of it; there may be none.
+      name: name of the image, as in scores.csv.
+      size: (width, height) of the image in pixels.
+      regions: regions of the image; there may be none.
     """
     width, height = size
     number = len(self._images) + 1

@@ -28,16 +28,18 @@ class Prediction:
   """One row of scores.csv.
 
   Attributes:
-    path: of the image, as it was given; of several pages in a file with #1, #2, ... behind it.
+    path: path of the image, as it was given; of several pages in a file with #1, #2, ... behind
+      it.
     score: the highest value of its map, of images in tiles before these fade into each other,
       to 6 digits; None where it could not be read.
-    p_value: probability of such a score among normal images, likewise; None without
+    p_value: probability of such a score among normal images, to 6 digits; None without
       calibration.
     decision: 'anomalous' or 'normal'; None without a threshold.
-    peak_row: of the map's highest value, in pixels of the original image from 0.
-    peak_col: likewise.
+    peak_row: row of the map's highest value, in pixels of the original image from 0.
+    peak_col: column of the map's highest value, in pixels of the original image from 0.
     error: why it could not be read, one sentence; else None.
-    regions: of an anomalous image, where they are asked for; else None. No column of the file.
+    regions: regions of an anomalous image, where they are asked for; else None. No column of
+      the file.
   """
 
   path: str
@@ -136,11 +138,12 @@ class Pictures:
     """Takes where they go.
 
     Args:
-      detector: that scores.
-      out: the folder.
-      paths: of all images.
-      outputs: what is written.
-      pixel_threshold: of masks.
+      detector: the detector that made the maps.
+      out: the folder below which pictures are written.
+      paths: the files of all images that will come.
+      outputs: what is written of each image.
+      pixel_threshold: the value of the map above which a pixel is anomalous in masks; None
+        where none are written.
     """
     self._detector, self._out, self._outputs = detector, out, outputs
     self._names = picture_names(paths)
@@ -157,11 +160,11 @@ class Pictures:
     """Writes what is asked for.
 
     Args:
-      image: what is kept of it.
-      map_: [H, W].
+      image: what is kept of the image.
+      map_: anomaly map of the canvas, floating [H, W].
       full: the map at the image's size; None where nothing needs it.
-      anomalous: the decision.
-      regions: whose boxes are drawn.
+      anomalous: whether the image is called anomalous.
+      regions: the regions whose boxes are drawn.
     """
     if self._outputs.heat_maps:
       small = (image.small.shape[1], image.small.shape[0])
@@ -190,7 +193,7 @@ def picture_names(paths: Sequence[Path]) -> dict[Path, Path]:
   """Where the pictures of each image lie, without the picture's own suffix.
 
   Args:
-    paths: of images, at least one.
+    paths: the files of the images, at least one.
 
   Returns:
     Relative paths by those of the images: below the folder that all images have in common,

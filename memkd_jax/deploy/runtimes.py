@@ -98,7 +98,7 @@ def open_model(model: Path | bytes, runtime: str = 'auto', exact: bool = True) -
   """Loads an ONNX model.
 
   Args:
-    model: its file, or its content.
+    model: the ONNX file of the model, or its content.
     runtime: one of `RUNTIMES`, or 'auto' for the first that is installed.
     exact: whether to compute in float32, for which thresholds are made, whatever is faster.
 

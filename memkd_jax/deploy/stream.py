@@ -24,10 +24,10 @@ class Decoded:
   """What is kept of an image, whose own pixels may be a hundred million.
 
   Attributes:
-    path: of its file, as it was given.
-    page: its number in the file, from 0; None where the file holds one image alone.
-    pages: how many the file holds.
-    size: (width, height) in pixels.
+    path: path of the image's file, as it was given.
+    page: number of the image in the file, from 0; None where the file holds one image alone.
+    pages: how many images the file holds.
+    size: (width, height) of the image in pixels.
     canvas: uint8 [H, W, 3 or 4], as the detector takes it, see `Framing`.
     small: uint8 [h, w, 3] at the image's aspect ratio, under the heat map.
     error: why it could not be read; then its arrays are empty.
@@ -58,11 +58,11 @@ def batches(
   """Decodes images in order; a batch or two are in memory.
 
   Args:
-    paths: of the files.
-    batch_size: images of a batch.
+    paths: the files of the images.
+    batch_size: number of images in a batch.
     framing: how images lie on their canvases.
     bits: see `data.images.read_image`.
-    threads: that decode.
+    threads: number of threads that decode images.
     notice: see `data.images.read_image`.
 
   Yields:

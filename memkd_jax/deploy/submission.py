@@ -54,7 +54,7 @@ def write_category(
   between 1 and 2, where float16 is fine: the server ranks the pixels of a category.
 
   Args:
-    detector: of the category.
+    detector: the detector that was trained on the category.
     data: folder of the data set.
     out: the folder that will be archived; `<out>.json` beside it tells whose maps it holds.
     threshold: above which a pixel is anomalous, in the unit of the detector's maps; that of

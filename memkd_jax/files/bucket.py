@@ -31,7 +31,7 @@ class Object(NamedTuple):
   """What a bucket says of an object.
 
   Attributes:
-    size: bytes.
+    size: size of the object in bytes.
     tag: differs from that of any other content which had the name.
   """
 
@@ -56,15 +56,15 @@ class Bucket:
 
   Attributes:
     url: the place, without a slash at its end.
-    patience: seconds.
+    patience: seconds for which a request that fails is repeated.
   """
 
   def __init__(self, url: str, patience: float | None = None):
     """Connects to nothing yet.
 
     Args:
-      url: the place.
-      patience: see the class; `PATIENCE` if None.
+      url: the place, gs://BUCKET/FOLDER or s3://BUCKET/FOLDER.
+      patience: seconds for which a request that fails is repeated; `PATIENCE` if None.
 
     Raises:
       UserError: the URL is of another kind, or the package for it is not installed.
@@ -94,7 +94,7 @@ class Bucket:
     """All objects, by name, sorted.
 
     Args:
-      below: begins their names.
+      below: what the names begin with; '' for all objects.
     """
 
     def find() -> dict[str, Any]:
@@ -127,7 +127,7 @@ class Bucket:
     """Writes an object unless there is one of that name, as one step of the service's.
 
     Args:
-      name: of the object.
+      name: name of the object, relative to the place.
       content: unlike what any other process would write, for that tells whose it is where
         an answer was lost on its way.
 

@@ -57,7 +57,7 @@ def check_result(result: Any) -> dict[str, Any]:
   """Checks what was read from a result.json.
 
   Args:
-    result: a JSON value.
+    result: the JSON value that was read.
 
   Returns:
     The same without its checksum: 'metrics' {name: 0..1}, 'counts' {name: whole

@@ -38,9 +38,9 @@ def write(
   """Writes a model; one that is there is replaced.
 
   Args:
-    folder: made if missing.
-    params: nested dicts of numpy arrays.
-    facts: JSON values.
+    folder: the model's folder, which is made if it is missing.
+    params: what the method has learned, nested dicts of numpy arrays.
+    facts: JSON values by name, what model.json holds.
     others: folders, beside `folder` itself, of models that may hold the same arrays. Where one
       does, its file gets a further name in place of a copy; no file is ever written to again,
       only replaced.
@@ -76,7 +76,7 @@ def write_facts(folder: Path, facts: Mapping[str, Any]) -> None:
   """Writes model.json alone, beside arrays that stay.
 
   Args:
-    folder: the model's folder.
+    folder: the folder that holds the model's two files.
     facts: JSON values, with all that `read_facts` gave but what is to change.
   """
   content = {'format': FORMAT} | {k: v for k, v in facts.items() if k != DIGEST}
@@ -135,8 +135,8 @@ def parse_params(content: bytes, facts: Mapping[str, Any]) -> dict[str, Any]:
   """The arrays of a model.
 
   Args:
-    content: see `read_bytes`.
-    facts: see `read_facts`.
+    content: the content of model.safetensors, as `read_bytes` gives it.
+    facts: the content of model.json, as `read_facts` gives it.
 
   Returns:
     Nested dicts of numpy arrays.

@@ -34,7 +34,7 @@ def read_bytes(path: Path | str, limit: int) -> bytes:
   """Reads a whole file.
 
   Args:
-    path: the file.
+    path: the file, which must be a regular one.
     limit: the largest size that is read, in bytes.
 
   Raises:

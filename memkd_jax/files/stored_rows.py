@@ -28,8 +28,8 @@ class Rows:
   """N equal arrays that are read when they are indexed.
 
   Attributes:
-    shape: (N, ...).
-    dtype: of all rows.
+    shape: (N, ...), the shape of all rows together.
+    dtype: numpy dtype of all rows.
   """
 
   def __init__(self, shape: Sequence[int], dtype: Any):
@@ -105,9 +105,9 @@ class RowFile(Rows):
     """Makes the file, and takes its room on the disk.
 
     Args:
-      folder: where, on a disk that has room.
-      shape: (N, ...).
-      dtype: of the rows.
+      folder: the folder of the file, on a disk that has room.
+      shape: (N, ...), the shape of all rows together.
+      dtype: numpy dtype of all rows.
 
     Raises:
       OSError: there is no room, or the folder cannot be written to.
@@ -222,10 +222,10 @@ def mapped(
   """What a function makes of some images, read and computed when it is indexed.
 
   Args:
-    images: of a file, see `is_stored`.
-    indices: int [n], which of them.
+    images: images of a file, [N, ...], of which `is_stored` is true.
+    indices: int [n], indices of the images that are taken.
     function: `(i, images[indices[i]])`, gives an array of the same dtype.
-    shape: of what it gives.
+    shape: shape of the array that the function gives.
 
   Returns:
     [n, *shape].

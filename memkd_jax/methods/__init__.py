@@ -88,7 +88,7 @@ def resolve(config: ConfigDict) -> ConfigDict:
   """Checks every field, and fills in what depends on others.
 
   Args:
-    config: as `get_config` gives it, perhaps with other values.
+    config: the config, as `get_config` gives it, perhaps with other values.
 
   Returns:
     A copy, see `config.resolve`; to resolve it again changes nothing.
@@ -112,7 +112,7 @@ def create(config: ConfigDict, extractor: Any, devices: Any) -> Any:
   """Builds the method of a resolved config.
 
   Args:
-    config: as `resolve` returns it.
+    config: the config, as `resolve` returns it.
     extractor: the frozen teacher, a `teachers.extractor.FeatureExtractor`.
     devices: the `runtime.devices.Devices` that it runs on.
 

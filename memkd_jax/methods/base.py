@@ -17,7 +17,7 @@ class Task:
   Attributes:
     name: the task's name, which its folder has as well, and which seeds it together with
       the seed.
-    seed: the run's seed.
+    seed: the seed by which all that is random is drawn.
     train: names of the categories whose normal images are learned from.
     test: names of the categories that are scored.
     owners: int [N], of which of `train` each image that is learned from is; None where they
@@ -64,7 +64,7 @@ class Start(NamedTuple):
     params: see `Fitted`.
     unfolding: see `Fitted`.
     sha256: the digest of both.
-    folder: where the model lies.
+    folder: the folder in which the model lies.
   """
 
   params: dict[str, Any]
@@ -104,7 +104,7 @@ class Method(Protocol):
     """Learns from normal images; what takes minutes resumes where it was stopped.
 
     Args:
-      task: gives the name and the seed.
+      task: the model to be fitted, with its name and seed.
       images: uint8 [N, H, W, 3], the normal training images.
       folder: the task's folder, for checkpoints and logs.
       start: the model that it goes on from, if any; none unless `warm_starts`.
@@ -166,7 +166,8 @@ class Method(Protocol):
       params: see `Fitted`.
       features: see `maps`.
       maps: what `maps` gave, -inf where nothing of a position counts (see `data.framing`).
-      combined: [B, H, W], the maps as one, upsampled and smoothed; -inf likewise.
+      combined: [B, H, W], the maps as one, upsampled and smoothed; -inf where nothing of a
+        pixel counts.
 
     Returns:
       [B].
@@ -182,7 +183,7 @@ class Method(Protocol):
       params: see `Fitted`.
       features: the teacher's stages 1 to the highest of `stages` and `diagnosed_stages`,
         [B, H_k, W_k, C_k].
-      images: uint8 [B, H, W, 3].
+      images: uint8 [B, H, W, 3], which the features are of.
 
     Returns:
       (the maps, a tree of arrays [B, ...]).

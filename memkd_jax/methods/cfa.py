@@ -168,7 +168,7 @@ class CFA(Method):
     Args:
       params: {'descriptor': {'kernel', 'bias'}}, and 'radius' where it is learned.
       batch_stats: {'memory': [M, D]}, which stays as it is.
-      images: not looked at.
+      images: the images of the batch, which are not looked at.
       features: the teacher's stages, [B, H_k, W_k, C_k].
 
     Returns:
@@ -254,10 +254,10 @@ def init_descriptor(
   """A 1x1 CoordConv as torch begins one: uniform within 1 / sqrt(inputs).
 
   Args:
-    key: of the random numbers.
-    channels: of a patch; two more inputs are its row and column.
-    width: channels that it gives.
-    dtype: of the parameters.
+    key: JAX key by which the parameters are drawn.
+    channels: number of channels of a patch; two more inputs are its row and column.
+    width: number of channels that it gives.
+    dtype: floating dtype of the parameters.
 
   Returns:
     {'kernel': [channels + 2, width], 'bias': [width]}.
@@ -275,9 +275,9 @@ def describe(found: jax.Array, kernel: jax.Array, bias: jax.Array) -> jax.Array:
   """Patches with their row and column, each from -1 to 1, through a linear layer.
 
   Args:
-    found: [B, H, W, C].
-    kernel: [C + 2, D].
-    bias: [D].
+    found: patches of images, floating [B, H, W, C].
+    kernel: the layer's kernel, [C + 2, D]; the last two rows are those of row and column.
+    bias: the layer's bias, [D].
 
   Returns:
     [B, H, W, D].
@@ -295,7 +295,7 @@ def mean_over_images(parts: Any, rate: float = 0.0) -> np.ndarray:
   """The mean over images, one batch after the other, in float64.
 
   Args:
-    parts: arrays [b, ...], the batches.
+    parts: the batches, arrays [b, ...] each.
     rate: r of m <- (1 - r) m + r x for each image x after the first; 0 is the plain mean, to
       which r = 1 / i for the i-th image leads as well.
 
@@ -316,9 +316,9 @@ def cluster(rows: np.ndarray, number: int, generator: np.random.Generator) -> np
   """The centres that k-means finds, beginning with rows drawn at random.
 
   Args:
-    rows: [N, D].
-    number: of the centres, at most N.
-    generator: draws.
+    rows: the vectors to be clustered, floating [N, D].
+    number: number of the centres, at most N.
+    generator: the random generator by which the first centres are drawn.
 
   Returns:
     [number, D] of the rows' dtype.
@@ -344,13 +344,13 @@ def coupled_losses(
   follow.
 
   Args:
-    queries: [N, D].
-    memory: [M, D], M at least K + J.
-    radius: r.
-    attracting: K.
-    repelling: J; 0 repels from none.
-    margin: alpha.
-    nu: divides both.
+    queries: the descriptors of patches, [N, D].
+    memory: the centres, [M, D], M at least K + J.
+    radius: r, the radius of the spheres around the centres, a scalar.
+    attracting: K, how many of the nearest centres attract.
+    repelling: J, how many of the centres that follow repel; 0 repels from none.
+    margin: alpha, up to which r^2 - d^2 of a repelling centre costs nothing.
+    nu: the number by which both losses are divided.
 
   Returns:
     Two scalars.
@@ -369,9 +369,9 @@ def softmin_distances(queries: jax.Array, memory: jax.Array, neighbours: int) ->
   """The distance to the nearest row, times its share in a softmin over the nearest.
 
   Args:
-    queries: [N, D].
-    memory: [M, D].
-    neighbours: K, at most M.
+    queries: vectors that are compared, floating [N, D].
+    memory: rows of the memory, floating [M, D].
+    neighbours: K, how many of the nearest rows the softmin is over, at most M.
 
   Returns:
     [N].

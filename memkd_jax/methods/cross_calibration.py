@@ -42,12 +42,13 @@ def cross_scores(
   does not repeat it; one that is not resumes as any training does.
 
   Args:
-    method: that learns.
+    method: the method that learns the models.
     scorer: gives maps and scores, an `evaluate.Scorer`.
     task: names and seeds the models, each of which has a name of its own.
-    images: uint8 [N, H, W, 3], or objects [N], all normal images.
-    folds: int [n_k], which of them are scored together, at least two; each image in one.
-    folder: the task's folder.
+    images: all normal images, uint8 [N, H, W, 3], or objects [N].
+    folds: int [n_k], indices of the images that are scored together, at least two; each image
+      in one.
+    folder: the task's folder, in which folds/ lies.
     normalize: see `held_out.score`.
 
   Returns:
@@ -104,10 +105,10 @@ def score_folds(
   """Scores each fold with the model that has not seen it; see `cross_scores`.
 
   Args:
-    scorer: gives maps and scores.
+    scorer: gives maps and scores, an `evaluate.Scorer`.
     models: what gives the parameters for each fold; there may be more than folds.
-    images: uint8 [N, H, W, channels], or objects [N].
-    folds: int [n_k]; each image in one.
+    images: all normal images, uint8 [N, H, W, channels], or objects [N].
+    folds: int [n_k], indices of the images that are scored together; each image in one.
     normalize: see `held_out.score`.
   """
   parts = [Part(models[k], take(images, fold)) for k, fold in enumerate(folds)]

@@ -58,15 +58,16 @@ class Descent:
     """Compiles nothing yet.
 
     Args:
-      config: the resolved config.
-      extractor: the frozen teacher.
-      devices: that train.
+      config: the run's config, as `methods.resolve` returns it.
+      extractor: the frozen teacher, whose features are imitated.
+      devices: the devices that share out every batch.
       loss: `(params, batch_stats, images, features) -> (loss, (terms, batch_stats))`, see
         `loss_inputs`; means over a device's share of a batch, so that their average over
         the devices is that of the batch. 'loss' is among the terms, which are logged.
-      optimizer: an optax optimizer.
+      optimizer: the optax optimizer that takes the steps.
       depth: the number of the teacher's stages that are looked at.
-      axis_name: see `descent_config.mapped_axis`.
+      axis_name: the mapped axis over which a step is averaged, as `descent_config.mapped_axis`
+        gives it; None where each device trains a model of its own.
     """
     self._config, self._extractor, self._devices = config, extractor, devices
     self._loss, self._optimizer = loss, optimizer
@@ -78,9 +79,9 @@ class Descent:
     """The state before the first step, a tree of numpy arrays, the same in all processes.
 
     Args:
-      params: what is trained.
-      batch_stats: what a step reads beside it, and may replace: running means and variances,
-        or constants of the training images.
+      params: the parameters that are trained, a tree of arrays.
+      batch_stats: what a step reads beside the parameters, and may replace: running means and
+        variances, or constants of the training images.
     """
     state = self._before_steps(params, batch_stats)
     return hosts.broadcast_from_main(jax.tree.map(np.asarray, state))
@@ -102,7 +103,7 @@ class Descent:
 
     Args:
       params: shapes and dtypes of what is trained.
-      batch_stats: likewise, see `begin`.
+      batch_stats: shapes and dtypes of what a step reads beside the parameters, see `begin`.
       canvas: (height, width, channels) of an image.
     """
     train, task = self._config.train, Task.of_category('', 0)
@@ -135,7 +136,7 @@ class Descent:
     Args:
       task: the name and the seed, by which the order of the data is drawn.
       images: uint8 [N, H, W, 3], the normal training images.
-      folder: the task's folder.
+      folder: the task's folder, for checkpoints and logs.
       begin: gives the state before the first step, which must not depend on chance.
       cached: gives `feature_cache(images)`; called where steps are left.
       metadata: JSON values that tell the training from others beside the images, if any.
@@ -217,7 +218,7 @@ class Descent:
     """The training images with the teacher's features; several seeds share them.
 
     Args:
-      images: uint8 [N, H, W, 3].
+      images: the training images, uint8 [N, H, W, 3].
     """
     digest = images_digest(images)
     if self._kept is not None and self._kept[0] == digest:
@@ -271,9 +272,9 @@ class Descent:
     """Computes something of each training image, in their order, a batch at a time.
 
     Args:
-      cache: the training images.
+      cache: the training images, perhaps with the teacher's features.
       look: pmapped `(params, teacher_params, batch) -> tree`, leaves [B / D, ...].
-      params: numpy arrays.
+      params: what `look` takes first, a tree of numpy arrays.
 
     Yields:
       The trees of numpy arrays [b, ...].
@@ -287,9 +288,9 @@ class Descent:
     """Which images a step takes: the indices of its batch, and what else is drawn.
 
     Args:
-      task: the name and the seed.
-      number: of the training images.
-      step: its number from 0.
+      task: the task, by whose name and seed images are drawn.
+      number: number of the training images.
+      step: number of the step, from 0.
     """
     size = self._config.train.batch_size
     return (batch_indices(task.seed, task.name, number, size, step),)
@@ -305,7 +306,7 @@ class Descent:
 
     Args:
       cache: the training images, or the shapes of some.
-      drawn: what `draw` gave.
+      drawn: indices of images, int [B] each, as `draw` gives them.
     """
     return tuple(cache.draw(indices) for indices in drawn)
 
@@ -313,9 +314,9 @@ class Descent:
     """What else a step takes, with a leading axis for the devices of this process.
 
     Args:
-      task: the name and the seed.
-      step: its number from 0.
-      steps: the number of all steps.
+      task: the task, by whose name and seed something may be drawn.
+      step: number of the step, from 0.
+      steps: number of all steps of the training.
     """
     train = self._config.train
     if train.schedule == 'constant':
@@ -330,8 +331,8 @@ class Descent:
     """What the loss takes beside parameters and statistics: images and their features.
 
     Args:
-      teacher_params: the extractor's parameters.
-      batches: of what `draw` gave.
+      teacher_params: the extractor's parameters, a tree of arrays.
+      batches: a device's shares of the batches that `draw` chose.
 
     Returns:
       (images as the teacher sees them, [B, H, W, 3]; features, [B, H_k, W_k, C_k] each).
@@ -346,8 +347,8 @@ class Descent:
     """The teacher's features of a batch, from the cache where it has them.
 
     Args:
-      teacher_params: the extractor's parameters.
-      batch: a device's share.
+      teacher_params: the extractor's parameters, a tree of arrays.
+      batch: a device's share of a batch.
       stages: the number of stages that are computed where they are not known.
 
     Returns:
@@ -363,7 +364,7 @@ class Descent:
     """One step of any optimizer, not mapped over devices yet.
 
     Args:
-      optimizer: an optax optimizer.
+      optimizer: the optax optimizer that takes the step.
 
     Returns:
       `(state, teacher_params, *batches) -> (state, terms)`, of a device's shares; a `Course`

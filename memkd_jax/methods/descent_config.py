@@ -94,7 +94,7 @@ def mapped_axis(config: ConfigDict, devices: Any) -> str | None:
   """The axis over which a step is averaged; None where each device trains a model of its own.
 
   Args:
-    config: the resolved config.
+    config: the run's config, as `methods.resolve` returns it.
     devices: the `runtime.devices.Devices` that train.
 
   Raises:

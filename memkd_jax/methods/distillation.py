@@ -39,8 +39,8 @@ def create(config: ConfigDict, extractor: FeatureExtractor, devices: Devices) ->
   """Makes the method of a resolved config.
 
   Args:
-    config: the resolved config.
-    extractor: the frozen teacher.
+    config: the run's config, as `methods.resolve` returns it.
+    extractor: the frozen teacher, whose features the student imitates.
     devices: the devices that train.
 
   Raises:
@@ -56,7 +56,7 @@ class Distillation(Method):
 
   Attributes:
     name, stages, diagnosed_stages, notes, warm_starts: see `Method`.
-    extractor: the frozen teacher.
+    extractor: the frozen teacher, whose features the student imitates.
     devices: the devices that train.
     slots: the memories that are built, see `models.distillers.Slot`.
     targets: {m: the teacher's stage that memory m imitates}, in running order.

@@ -228,8 +228,8 @@ def configure(config: ConfigDict, name: str) -> None:
   """Sets what a name of the family stands for.
 
   Args:
-    config: the defaults, which are changed.
-    name: 'memkd', 'rd', 'memmkd' or 'mkd'.
+    config: the config with its defaults, which are changed.
+    name: name of the method, 'memkd', 'rd', 'memmkd' or 'mkd'.
   """
   config.model.update(_NAMES[name])
 
@@ -238,7 +238,7 @@ def resolve(config: ConfigDict) -> ConfigDict:
   """Checks what no field can check by itself, and fills in what follows.
 
   Args:
-    config: as `config.resolve` returns it; it is changed.
+    config: the config, as `config.resolve` returns it; it is changed.
 
   Returns:
     It, with sorted stages and memories, the student's architecture, and the name that

@@ -80,10 +80,10 @@ class Trainer(Descent):
     Args:
       task: the name and the seed, by which data order and initialisation are drawn.
       images: uint8 [N, H, W, 3], the normal training images.
-      folder: the task's folder.
+      folder: the task's folder, for checkpoints and logs.
       cached: gives the images with the teacher's features, where the caller keeps them.
       start: the model that it goes on from, if any.
-      watched: normal images whose loss ends the training where it falls no more, likewise.
+      watched: normal images whose loss ends the training where it falls no more, if any.
 
     Raises:
       UserError: the images fill no batch.
@@ -226,10 +226,11 @@ class Trainer(Descent):
     Args:
       params: the distiller's parameters, not folded.
       batch_stats: running means and variances.
-      images: [B, H, W, 3], normalised.
+      images: the images of the batch, [B, H, W, 3], normalised.
       features: the teacher's stages 1 to 3 of the images, [B, H_k, W_k, C_k].
-      exemplar_features: its stages 1 to 3 or 4 of the exemplars; () without memories.
-      course: of the step.
+      exemplar_features: the teacher's stages 1 to 3 or 4 of the exemplars, [N, H_k, W_k, C_k];
+        () without memories.
+      course: what of the step depends on its number, see `Course`.
 
     Returns:
       (loss, ({name: scalar that is logged}, new running means and variances)).

@@ -88,10 +88,10 @@ class Ensemble(Method):
     """Takes its members.
 
     Args:
-      config: the resolved config.
-      student: learns by gradient descent.
-      neighbours: keeps patches.
-      fine: keeps patches of method.fine_stages.
+      config: the run's config, as `methods.resolve` returns it.
+      student: the member that learns by gradient descent.
+      neighbours: the member that keeps patches.
+      fine: a further member that keeps patches of method.fine_stages, if any.
     """
     self._config, self._student = config, student
     # By what their parameters and their maps are called.

@@ -49,11 +49,11 @@ class Fused(Method):
     """Fits nothing yet.
 
     Args:
-      config: the resolved config.
-      member: learns and scores each picture.
+      config: the run's config, as `methods.resolve` returns it.
+      member: the method that learns and scores each picture.
       inputs: `data.inputs`, the names of the pictures in their order on the canvas.
-      extractor: the frozen teacher.
-      devices: that compute.
+      extractor: the frozen teacher, which sees each picture.
+      devices: the devices that share out every batch.
 
     Raises:
       UserError: maps of training images give no unit, and those of others are not taken.
@@ -202,8 +202,8 @@ def diverged(folder: Path, name: str) -> list[str]:
   """Says which trainings of pictures ended far above their lowest loss, a sentence each.
 
   Args:
-    folder: the task's folder.
-    name: the task's name.
+    folder: the task's folder, in which the pictures' logs lie.
+    name: the task's name, for the sentences.
   """
   logs = sorted(log for where in _WHERE for log in folder.glob(f'{where}/metrics.jsonl'))
   found = []

@@ -34,9 +34,9 @@ class Pool:
   Attributes:
     images: the canvases, uint8 [N, H, W, channels] or objects [N], category after category;
       with the balance 'category' some of them several times.
-    number: how many different ones these are.
-    folds: int [n_k], those of them that the further model k does not see.
-    owners: int [N], of which category each is.
+    number: number of the different images among them.
+    folds: int [n_k], indices of those images that the further model k does not see.
+    owners: int [N], the index of each image's category.
   """
 
   images: np.ndarray
@@ -54,7 +54,7 @@ def pool(
     parts: (normal images, which of them are learned from) of each category.
     balance: 'image', or 'category': of a category with fewer images than the largest has
       these are taken again, in another order each time, until all have as many.
-    rng: draws that order.
+    rng: the random generator by which that order is drawn.
   """
   most = max(len(plan.kept) for _, plan in parts)
   images: list[np.ndarray] = []
@@ -82,10 +82,10 @@ class JointFit:
   """What a joint model has learned.
 
   Attributes:
-    fitted: see `Fitted`.
-    seconds: how long it took; None where it was stopped in between.
+    fitted: what the method's `fit` left.
+    seconds: seconds that fitting took; None where it was stopped in between.
     peak: see `TrainedModel.fit_memory`.
-    folds: gives what each further model has learned.
+    folds: functions that give what each further model has learned.
   """
 
   fitted: Fitted
@@ -98,11 +98,11 @@ def fit(method: Method, tiling: Tiling, task: Task, images: Pool, root: Path) ->
   """Fits the model and the further ones for the thresholds, or reads those that are there.
 
   Args:
-    method: that learns.
+    method: the method that learns the models.
     tiling: how canvases are cut.
-    task: 'joint', with the seed.
-    images: of all categories.
-    root: the run's folder.
+    task: the task of the joint model, with the seed.
+    images: normal images of all categories.
+    root: the run's folder, in which joint/ lies.
 
   Raises:
     UserError: the images or the config do not allow a training.

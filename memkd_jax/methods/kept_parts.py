@@ -19,8 +19,8 @@ def read(home: Path, facts: Mapping[str, Any]) -> dict[str, Any] | None:
   """What a part has learned, in all processes; None where there is none of use.
 
   Args:
-    home: the part's folder.
-    facts: what tells it from others, JSON values.
+    home: the folder that holds the part's model.
+    facts: JSON values that tell the part from others.
   """
   content: bytes = b''
   found: dict[str, Any] = {}
@@ -52,8 +52,8 @@ def forget_all(folder: Path, patterns: Sequence[str]) -> None:
   """Removes the models of parts, and their folders where nothing else is left in them.
 
   Args:
-    folder: the task's folder.
-    patterns: of the parts' folders in it.
+    folder: the task's folder, in which the parts lie.
+    patterns: glob patterns of the parts' folders in it.
 
   Raises:
     OSError: they cannot be removed.

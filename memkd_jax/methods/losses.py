@@ -25,13 +25,13 @@ class Pass(NamedTuple):
   """What one pass of a training step gives to the losses.
 
   Attributes:
-    teacher: {k: F_T^k}, [B, H_k, W_k, C_k].
+    teacher: {k: F_T^k}, features of the teacher's stages, [B, H_k, W_k, C_k].
     student: {k: F_S^k} of the distilled stages, same shapes.
     targets: {m: features of the exemplars that memory m is to recall}, [N, H, W, C].
     recalled: {m: what memory m recalls for them by its values}, same shapes.
-    memories: {m: {'keys': [L, C], 'values': [L, C]}}.
-    adapted: with an adapted teacher {k: F_A^k}, of the distilled stages; else empty.
-    rebuilt: {k: what the student gives for them}, same shapes.
+    memories: the parameters of the memories, {m: {'keys': [L, C], 'values': [L, C]}}.
+    adapted: {k: F_A^k} of the distilled stages, where the teacher is adapted; else empty.
+    rebuilt: {k: what the student gives for the adapted features}, same shapes.
     easy: share of the positions that count as easy, where they are mined.
   """
 
@@ -50,7 +50,7 @@ class Term:
   """One weighted part of the loss.
 
   Attributes:
-    name: the name in logs.
+    name: name of the term in logs.
     weight: the factor with which the term enters the loss.
     value: gives a scalar; or a scalar for each distilled stage, {k: scalar}, of which the
       term is the sum, and which are logged as well, as '<name>_<k>'.
@@ -113,8 +113,8 @@ def total_loss(table: Sequence[Term], given: Pass) -> tuple[jax.Array, dict[str,
   """The weighted sum of a table's terms, and what of them is logged.
 
   Args:
-    table: the terms.
-    given: what they are computed from.
+    table: the terms of the loss, with their weights.
+    given: what one pass gave, of which the terms are computed.
 
   Returns:
     (a scalar, {'loss', the terms' names, '<name>_<k>': scalar}).
@@ -139,7 +139,7 @@ def log_order(table: Sequence[Term], names: Iterable[str]) -> list[str]:
 
   Args:
     table: the terms of the loss.
-    names: the names to be sorted.
+    names: the names of terms to be sorted.
   """
   first = ['loss', *(term.name for term in table)]
   return sorted(names, key=lambda n: (first.index(n) if n in first else len(first), n))
@@ -155,7 +155,7 @@ def causal_order(
 
   Args:
     table: the terms of the loss.
-    names: the names to be sorted.
+    names: the names of terms to be sorted.
     running_order: numbers of the stages in the student, each of which takes what the one
       before it gave.
   """
@@ -186,8 +186,9 @@ def distillation_loss(
   """The terms of L_KD: the cosine distance of each distilled stage (section 5).
 
   Args:
-    teacher: {k: F_T^k}, [B, H_k, W_k, C_k].
-    student: {k: F_S^k}, same shapes; its keys say what is distilled.
+    teacher: {k: F_T^k}, features of the teacher's stages, [B, H_k, W_k, C_k].
+    student: {k: F_S^k}, features of the student's stages, of the same shapes; its keys say what
+      is distilled.
     reading: 'global_cosine' takes one cosine per image over the flattened map (RD's
       released code), 'local_cosine' one per position (RD's text).
 
@@ -206,9 +207,10 @@ def hardest_loss(
   A mean over all positions hardly sees what is rare among normal images; this one does.
 
   Args:
-    teacher: {k: F_T^k}, [B, H_k, W_k, C_k].
-    student: {k: F_S^k}, same shapes.
-    number: of positions of each image and stage, all of them where there are fewer.
+    teacher: {k: F_T^k}, features of the teacher's stages, [B, H_k, W_k, C_k].
+    student: {k: F_S^k}, features of the student's stages, of the same shapes.
+    number: how many positions of each image and stage are taken, all of them where there are
+      fewer.
 
   Returns:
     {k: scalar in [0, 2]}, means over images and their hardest positions.
@@ -234,11 +236,11 @@ def mine(
   batch, whichever devices hold it, of each stage.
 
   Args:
-    teacher: {k: F_T^k}, [B, H_k, W_k, C_k].
-    student: {k: F_S^k}, same shapes.
-    share: of the positions that count as easy, in [0, 1]. Of equal ones on the border none
-      does, and the hardest never does.
-    factor: by which their gradient is multiplied.
+    teacher: {k: F_T^k}, features of the teacher's stages, [B, H_k, W_k, C_k].
+    student: {k: F_S^k}, features of the student's stages, of the same shapes.
+    share: share of the positions that count as easy, a scalar in [0, 1]. Of equal ones on the
+      border none does, and the hardest never does.
+    factor: what their gradient is multiplied by.
     axis_name: the mapped axis over which the batch is shared out, if any.
 
   Returns:
@@ -280,7 +282,7 @@ def orthogonality_loss(
   """L_orth: the mean squared cosine of items that are to be different (sections 5 and 9).
 
   Args:
-    memories: {name: {'keys': [L, C], 'values': [L, C]}}.
+    memories: the parameters of the memories, {name: {'keys': [L, C], 'values': [L, C]}}.
     pairs: 'within' for different keys plus different values, as the text says; 'cross' for
       every key with every value, as the paper's figure draws it.
 

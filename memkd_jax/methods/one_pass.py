@@ -32,8 +32,8 @@ def collect(
   """Puts what an `ImagePass` yields of all images together, without holding it twice.
 
   Args:
-    batches: which images, and a tree of numpy arrays [b, ...] of them.
-    number: N, of all images.
+    batches: slices that say which images, and a tree of numpy arrays [b, ...] of them.
+    number: N, the number of all images.
     empty: `(shape, dtype)`, makes an array to be filled, perhaps one of a file.
 
   Returns:
@@ -59,12 +59,12 @@ def over_batches(
   """Calls `step(batch, *others)` with every batch of some rows, with a progress bar.
 
   Args:
-    devices: that share out each batch.
-    name: of the progress bar.
+    devices: the devices that share out every batch.
+    name: what the progress bar is called.
     rows: a tree of arrays [N, ...], images or their features; those of a file are read ahead.
     batch_size: rows of a batch; rounded up to the number of devices.
     step: pmapped, gives a tree of arrays [B, ...].
-    others: what it takes beside the batch, replicated.
+    others: what the step takes beside the batch, replicated.
 
   Yields:
     Which rows a batch is of, and what the step gave, a tree of numpy arrays [b, ...].
@@ -108,12 +108,12 @@ class ImagePass:
     """Compiles nothing yet.
 
     Args:
-      extractor: the frozen teacher.
+      extractor: the frozen teacher, which gives the features.
       depth: number of its stages that are computed.
       function: `(features, *constants)`, the features [B, H_k, W_k, C_k]; gives a tree of
         arrays [B, ...].
-      devices: that share out each batch.
-      batch_size: images of a batch.
+      devices: the devices that share out every batch.
+      batch_size: number of images in a batch.
     """
     self._extractor, self._depth, self._function = extractor, depth, function
     self._devices, self._size = devices, batch_size
@@ -124,8 +124,8 @@ class ImagePass:
     """Goes over images.
 
     Args:
-      name: of the progress bar.
-      images: uint8 [N, H, W, 3].
+      name: what the progress bar is called.
+      images: the images, uint8 [N, H, W, 3].
       constants: what the function takes beside the features, trees of arrays.
 
     Yields:

@@ -129,7 +129,7 @@ def _whitening(centred: np.ndarray, regularization: float) -> np.ndarray:
 
   Args:
     centred: [P, n, d], at each position samples less their mean.
-    regularization: added to the diagonals.
+    regularization: the number that is added to the diagonals.
 
   Returns:
     [P, d, d], upper triangular.

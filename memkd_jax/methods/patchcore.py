@@ -104,7 +104,8 @@ class _Found(NamedTuple):
 
   Attributes:
     rows: patches, [B, H, W, C]; None where they are not held.
-    projected: by which they are compared, [B, H, W, P]; None where that is by themselves.
+    projected: projections by which the patches are compared, [B, H, W, P]; None where they are
+      compared by themselves.
   """
 
   rows: Any
@@ -211,9 +212,10 @@ def projection(channels: int, number: int, generator: np.random.Generator) -> np
   """Of rows to fewer numbers, which keeps distances about as they are (Johnson-Lindenstrauss).
 
   Args:
-    channels: C of the rows.
-    number: P, to how many; 0, or no fewer than C, keeps the rows as they are.
-    generator: draws a Gaussian matrix.
+    channels: C, the number of channels of a row.
+    number: P, the number of channels after it; 0, or no fewer than C, keeps the rows as they
+      are.
+    generator: the random generator by which a Gaussian matrix is drawn.
 
   Returns:
     float32 [C, P], by which rows [N, C] are multiplied; None where they are kept.
@@ -230,9 +232,9 @@ def reweighted_distances(queries: jax.Array, memory: jax.Array, neighbours: int)
   which is one of them, taken at that one.
 
   Args:
-    queries: [N, C].
-    memory: [M, C].
-    neighbours: b, at most M.
+    queries: patches that are compared, floating [N, C].
+    memory: rows of the memory, floating [M, C].
+    neighbours: b, how many rows the softmax is over, at most M.
 
   Returns:
     [N].

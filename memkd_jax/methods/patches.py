@@ -54,7 +54,7 @@ class Patches:
   """How images become patches, and how far these are from a memory of others.
 
   Attributes:
-    stages: of the teacher, ascending.
+    stages: the teacher's stages that make up a patch, ascending.
   """
 
   def __init__(
@@ -69,10 +69,11 @@ class Patches:
 
     Args:
       config: the resolved config, of which `FIELDS` are read, and eval.batch_size.
-      extractor: the frozen teacher.
-      devices: that share out the batches of images.
-      channels: to which the channels of each stage are averaged; 0 keeps them.
-      joint_channels: to which those of all stages together are averaged; 0 keeps them.
+      extractor: the frozen teacher, which gives the features.
+      devices: the devices that share out the batches of images.
+      channels: number of channels to which those of each stage are averaged; 0 keeps them.
+      joint_channels: number of channels to which those of all stages together are averaged; 0
+        keeps them.
     """
     self.stages = tuple(config.method.stages)
     self._extractor, self._neighbourhood = extractor, config.method.neighbourhood
@@ -117,7 +118,8 @@ class Patches:
     """Which patches cover any pixel that counts: int64 [M], image by image, row by row.
 
     Args:
-      images: uint8 [N, H, W, 3], of which all patches do; or [N, H, W, 4], see `data.framing`.
+      images: the images, uint8 [N, H, W, 3], of which all patches do; or [N, H, W, 4], see
+        `data.framing`.
     """
     number = len(images) * self.positions(images)
     if images.shape[-1] != 4:
@@ -131,8 +133,8 @@ class Patches:
     """Some of the patches of images, of which no more than a batch is held.
 
     Args:
-      name: of the progress bar.
-      images: uint8 [N, H, W, 3].
+      name: what the progress bar is called.
+      images: the images, uint8 [N, H, W, 3].
       chosen: int64 [M], indices of patches, ascending: image by image, row by row.
 
     Returns:
@@ -154,7 +156,7 @@ class Patches:
 
     Args:
       features: see `__call__`.
-      memory: [M, C].
+      memory: the patches of the memory, floating [M, C].
       products: the value of `PRODUCTS_FIELD`.
 
     Returns:
@@ -169,8 +171,8 @@ def local_mean(features: jax.Array, side: int) -> jax.Array:
   """Means over squares of `side` positions; zeros around the border count.
 
   Args:
-    features: [B, H, W, C].
-    side: an odd number of positions.
+    features: feature maps, floating [B, H, W, C].
+    side: side of the squares, an odd number of positions.
 
   Returns:
     [B, H, W, C].
@@ -190,9 +192,9 @@ def pooling_matrix(channels: Sequence[int], number: int, joint: int) -> np.ndarr
   are all that a memory is asked for.
 
   Args:
-    channels: C_k of each stage.
-    number: to which those of each stage are averaged; 0 keeps them.
-    joint: to which those of all stages together are averaged; 0 keeps them.
+    channels: number of channels C_k of each stage.
+    number: number of channels to which those of each stage are averaged; 0 keeps them.
+    joint: number of channels to which those of all stages together are averaged; 0 keeps them.
 
   Returns:
     [sum of C_k, D], D at most that sum; patches are multiplied by it from the left.

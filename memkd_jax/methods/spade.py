@@ -117,9 +117,9 @@ def _nearest_of_images(queries: jax.Array, known: jax.Array, images: jax.Array) 
   """The distance of each position to the nearest position of some images.
 
   Args:
-    queries: [B, P, C].
-    known: [N, P, C], of all training images.
-    images: [B, K], the indices of those that count.
+    queries: features at the positions, floating [B, P, C].
+    known: [N, P, C], features of all training images.
+    images: [B, K], the indices of the training images that count.
 
   Returns:
     [B, P].

@@ -13,7 +13,7 @@ def moments(features: jax.Array, images: jax.Array | None = None) -> dict[str, j
   """Mean and variance of each image's channels over its positions, [B, H, W, C] -> [B, C].
 
   Args:
-    features: [B, H, W, C].
+    features: feature maps, floating [B, H, W, C].
     images: uint8 [B, S, T, channels], of which a fourth one tells which positions count.
   """
   features = features.astype(jnp.float32)
@@ -59,8 +59,9 @@ def standardize(values: jax.Array, statistics: Any) -> jax.Array:
   """(x - mean) / deviation, float32 at least.
 
   Args:
-    values: [..., C], or [...] where the statistics are of one channel.
-    statistics: {'mean': [C], 'deviation': [C]}.
+    values: features of the channels, [..., C], or [...] where the statistics are of one
+      channel.
+    statistics: mean and deviation of each channel, {'mean': [C], 'deviation': [C]}.
   """
   values = values.astype(jnp.promote_types(values.dtype, jnp.float32))
   return (values - statistics['mean']) / statistics['deviation']

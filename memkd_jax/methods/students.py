@@ -166,10 +166,10 @@ class Students(Method):
     """The sum of what each student would have alone, so that none feels the others.
 
     Args:
-      params: of all students, leaves [M, ...].
+      params: parameters of all students, leaves [M, ...].
       batch_stats: {'students': their running statistics, leaves [M, ...]; 'target': mean and
         deviation of the teacher's channels, which stay as they are}.
-      images: [B, H, W, 3], normalised.
+      images: the images of the batch, [B, H, W, 3], normalised.
       features: the teacher's stages, [B, H_k, W_k, C_k].
 
     Returns:
@@ -285,7 +285,7 @@ def error_and_variance(
   e = |mean_i S_i - T|^2, v = mean_i |S_i|^2 - |mean_i S_i|^2, sums over the channels.
 
   Args:
-    teacher: T, [B, H, W, C].
+    teacher: T, features of the teacher, [B, H, W, C].
     students: S_1, ..., S_M, of the same shape.
 
   Returns:
@@ -306,7 +306,7 @@ def regressed(values: jax.Array, target: Any) -> jax.Array:
 
   Args:
     values: the student's features, [..., C].
-    target: {'mean': [C], 'deviation': [C]} of the teacher's.
+    target: mean and deviation of the teacher's channels, {'mean': [C], 'deviation': [C]}.
   """
   values = values.astype(jnp.promote_types(values.dtype, jnp.float32))
   return values - target['mean'] / target['deviation']

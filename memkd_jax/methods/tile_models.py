@@ -31,10 +31,10 @@ def fit(
   """Learns from the tiles of normal images.
 
   Args:
-    method: that learns.
+    method: the method that learns the models.
     tiling: how canvases are cut, and whether each place has a model.
     task: names and seeds the models, each of a place with a name of its own.
-    canvases: uint8 [N, H, W, channels], or objects [N].
+    canvases: the canvases of normal images, uint8 [N, H, W, channels], or objects [N].
     folder: the task's folder; what is done of several models lies in tiles/<number>/, and
       their logs stay there.
     start: see `Method.fit`; none where places have models.
@@ -75,8 +75,8 @@ def diverged(folder: Path, name: str) -> list[str]:
   """Says which trainings of a task ended far above their lowest loss, a sentence each.
 
   Args:
-    folder: the task's folder.
-    name: the task's name.
+    folder: the task's folder, in which the logs lie.
+    name: the task's name, for the sentences.
   """
   of_places = {int(log.parent.name): log for log in (folder / FOLDER).glob('*/metrics.jsonl')}
   logs = {name: folder / 'metrics.jsonl'}

@@ -27,9 +27,9 @@ def set_apart(
   """The task and the images that are learned from, and those that are watched, if any.
 
   Args:
-    task: gives the name and the seed, by which they are drawn.
+    task: the task, by whose name and seed the watched images are drawn.
     images: uint8 [N, H, W, 3], the normal training images.
-    train: the config's section 'train'.
+    train: the section 'train' of the config.
 
   Raises:
     UserError: there are none to be watched.
@@ -56,9 +56,9 @@ class WatchedLoss:
     """The mean over images.
 
     Args:
-      descent: of the training.
-      images: uint8 [n, H, W, 3].
-      state: on the devices.
+      descent: the training, which has the teacher's parameters.
+      images: the watched images, uint8 [n, H, W, 3].
+      state: the `TrainState`, replicated on the devices.
     """
     found, devices = [], self._method.devices
     batches = FeatureCache(devices, images, None, 'host').batches

@@ -15,9 +15,9 @@ class BinnedPixelMetrics(PixelMetrics):
 
   Attributes:
     auroc_error: the exact AUROC differs by no more than this.
-    average_precision_error: likewise.
-    aupro_error: likewise.
-    f1_max_error: likewise; the exact one is never lower.
+    average_precision_error: the exact average precision differs by no more than this.
+    aupro_error: the exact AUPRO differs by no more than this.
+    f1_max_error: the exact highest F1 differs by no more than this; it is never lower.
   """
 
   auroc_error: float
@@ -39,7 +39,7 @@ class BinnedPixelScores:
   0.75
 
   Attributes:
-    bins: number of bins.
+    bins: number of bins, a power of two.
   """
 
   def __init__(self, bins: int = 2**16):
@@ -68,7 +68,7 @@ class BinnedPixelScores:
     """All four metrics of what was added, and the bounds of their errors.
 
     Args:
-      fpr_limit: of the PRO curve, in (0, 1].
+      fpr_limit: the false-positive rate at which the PRO curve ends, in (0, 1].
 
     Raises:
       ValueError: nothing was added, nothing is anomalous or nothing is normal.

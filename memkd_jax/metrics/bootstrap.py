@@ -20,10 +20,10 @@ def auroc_interval(
 
   Args:
     labels: any shape; bool, or 0 for normal and 1 for anomalous.
-    scores: same shape, real and finite.
-    confidence: in (0, 1), the share of bootstrap AUROCs inside.
+    scores: scores of the same shape, real and finite.
+    confidence: the share of bootstrap AUROCs inside, in (0, 1).
     samples: number of bootstrap samples.
-    seed: of the draws.
+    seed: seed by which the samples are drawn.
 
   Returns:
     (low, high), in [0, 1].

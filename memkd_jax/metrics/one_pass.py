@@ -17,10 +17,10 @@ def evaluate_pixels(
   """P-AUC, P-AP, P-PRO and P-F1max from one sort of the pixels (protocol, metrics).
 
   Args:
-    masks: [N, H, W] or N arrays [H_i, W_i], generators too; any non-zero value is
+    masks: ground truth, [N, H, W] or N arrays [H_i, W_i], generators too; any non-zero value is
       anomalous, and what a masked array masks is left out.
     maps: anomaly maps of the same shapes, real and finite.
-    fpr_limit: of the PRO curve, in (0, 1].
+    fpr_limit: the false-positive rate at which the PRO curve ends, in (0, 1].
     bins: None for the exact metrics; a power of two for constant memory, which
       gives a `BinnedPixelMetrics` that states the bounds of its errors.
 

@@ -21,7 +21,7 @@ def per_defect(
   Args:
     defects: kind of each image, `normal` for a normal one; N names.
     scores: image scores [N], real and finite.
-    masks: [N, H, W] or N arrays, or None to leave the pixel metrics out.
+    masks: ground truth, [N, H, W] or N arrays; None to leave the pixel metrics out.
     maps: anomaly maps of the same shapes, None where masks are.
     normal: the name of the normal images.
 

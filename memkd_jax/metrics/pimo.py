@@ -22,9 +22,10 @@ def aupimo(
   the integral over the resulting steps is exact.
 
   Args:
-    masks: [N, H, W] or N arrays [H_i, W_i]; any non-zero value is anomalous.
+    masks: ground truth, [N, H, W] or N arrays [H_i, W_i]; any non-zero value is anomalous.
     maps: anomaly maps of the same shapes, real and finite.
-    fpr_bounds: (low, high), 0 < low < high <= 1.
+    fpr_bounds: (low, high), the false-positive rates between which the area lies, 0 < low <
+      high <= 1.
 
   Returns:
     (mean, scores): scores float64 [A] in [0, 1], one for each anomalous image in

@@ -27,8 +27,10 @@ class PixelMetrics:
     auroc: area under the ROC curve over all pixels, in [0, 1].
     average_precision: step sum over all pixels, in [0, 1].
     aupro: area under the per-region-overlap curve, in [0, 1].
-    aupro_low: the same up to a false-positive rate of `LOW_FPR`, as of MVTec AD 2.
-    aupro_lowest: the same up to `LOWEST_FPR`.
+    aupro_low: area under the per-region-overlap curve up to a false-positive rate of `LOW_FPR`,
+      as of MVTec AD 2, in [0, 1].
+    aupro_lowest: area under the per-region-overlap curve up to a false-positive rate of
+      `LOWEST_FPR`, in [0, 1].
     f1_max: highest F1 over all pixels, in [0, 1].
     threshold: `map >= threshold` has this F1; unit of the maps.
   """
@@ -66,8 +68,8 @@ class PixelScores:
     """Adds an image.
 
     Args:
-      mask: [H, W]; any non-zero value is anomalous. A masked array (`numpy.ma`) leaves out the
-        pixels that it masks.
+      mask: ground truth, [H, W]; any non-zero value is anomalous. A masked array (`numpy.ma`)
+        leaves out the pixels that it masks.
       map_: anomaly map [H, W], real and finite.
 
     Raises:
@@ -86,7 +88,7 @@ class PixelScores:
     """All four metrics of what was added.
 
     Args:
-      fpr_limit: of the PRO curve, in (0, 1].
+      fpr_limit: the false-positive rate at which the PRO curve ends, in (0, 1].
 
     Raises:
       ValueError: nothing is anomalous or nothing is normal.
@@ -112,7 +114,7 @@ class PixelScores:
     """F1 of calling pixels anomalous whose score is above a threshold: SegF1.
 
     Args:
-      threshold: in the unit of the maps, chosen on other images.
+      threshold: value of the maps, in their unit, chosen on other images.
 
     Raises:
       ValueError: nothing is anomalous.
@@ -137,7 +139,7 @@ class PixelScores:
     """AUPRO at several limits, from the same curve.
 
     Args:
-      fpr_limits: each in (0, 1].
+      fpr_limits: false-positive rates at which the PRO curve ends, each in (0, 1].
 
     Returns:
       {limit: AUPRO in [0, 1]}.
@@ -165,7 +167,8 @@ def label_regions(
   """Checks an image and finds its regions, the 8-connected components of its mask.
 
   Args:
-    mask: [H, W]; any non-zero value is anomalous; what a masked array masks is left out.
+    mask: ground truth, [H, W]; any non-zero value is anomalous; what a masked array masks is
+      left out.
     map_: anomaly map [H, W], real and finite.
     i: number of the image, for errors.
 

@@ -18,7 +18,7 @@ def pro_curve(
   a threshold. The rate counts the normal pixels of all images.
 
   Args:
-    masks: [N, H, W] or N arrays [H_i, W_i]; any non-zero value is anomalous.
+    masks: ground truth, [N, H, W] or N arrays [H_i, W_i]; any non-zero value is anomalous.
     maps: anomaly maps of the same shapes, real and finite.
 
   Returns:
@@ -45,9 +45,10 @@ def aupro(
   """Area under the PRO curve from FPR 0 to `fpr_limit`, divided by the limit.
 
   Args:
-    masks: [N, H, W] or N arrays [H_i, W_i]; any non-zero value is anomalous.
+    masks: ground truth, [N, H, W] or N arrays [H_i, W_i]; any non-zero value is anomalous.
     maps: anomaly maps of the same shapes, real and finite.
-    fpr_limit: in (0, 1]; the curve is interpolated linearly at it.
+    fpr_limit: the false-positive rate at which the curve ends, in (0, 1]; it is interpolated
+      linearly there.
 
   Returns:
     In [0, 1].

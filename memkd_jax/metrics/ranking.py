@@ -43,8 +43,8 @@ def rank(
   """Ranks anomalous scores among normal ones.
 
   Args:
-    anomalous: [P], at least one.
-    sorted_normal: chunks [N_i], each sorted upwards.
+    anomalous: scores of what is anomalous, [P], at least one.
+    sorted_normal: chunks of the scores of what is normal, [N_i], each sorted upwards.
 
   Returns:
     The ranking, and the order int64 [P] that sorts `anomalous` downwards.
@@ -96,7 +96,7 @@ def pro_curve_of(ranking: Ranking, overlaps: np.ndarray) -> tuple[np.ndarray, np
   """The corner points of the PRO curve, see `pro.pro_curve`.
 
   Args:
-    ranking: of pixels.
+    ranking: the ranking of all pixels.
     overlaps: [T], the overlap at each threshold, summed over the regions.
 
   Returns:
@@ -144,9 +144,10 @@ def area_up_to(fpr: np.ndarray, pro: np.ndarray, fpr_limit: float) -> float:
   """The area under a curve from 0 to `fpr_limit`, divided by the limit.
 
   Args:
-    fpr: [K], not decreasing, from 0 to 1.
-    pro: [K].
-    fpr_limit: in (0, 1]; the curve is interpolated linearly at it.
+    fpr: false-positive rates [K], not decreasing, from 0 to 1.
+    pro: values of the curve at these rates, [K].
+    fpr_limit: the false-positive rate at which the curve ends, in (0, 1]; it is interpolated
+      linearly there.
 
   Raises:
     ValueError: the limit is out of range.

@@ -39,8 +39,8 @@ class SaturatedOverlaps:
     Args:
       map_: anomaly map [H, W], real and finite.
       regions: R masks [H, W], of one region each; none for a normal image.
-      saturations: [R], the pixels of each region that suffice, from 1 to all of them.
-      kind: of the anomalies, for `area`; '' for a normal image.
+      saturations: [R], the number of pixels of each region that suffice, from 1 to all of them.
+      kind: name of the anomalies' kind, for `area`; '' for a normal image.
 
     Raises:
       ValueError: shapes or numbers differ or a value is not allowed; nothing was added.
@@ -73,8 +73,8 @@ class SaturatedOverlaps:
     """The mean overlap of the regions against the false-positive rate.
 
     Args:
-      kind: of anomalies, whose images count along with the normal ones, as LOCO's publisher
-        has it; None for all images.
+      kind: name of the kind of anomalies whose images count along with the normal ones, as
+        LOCO's publisher has it; None for all images.
 
     Returns:
       (fpr [K], spro [K]) float64, see `pro.pro_curve`.
@@ -100,7 +100,7 @@ class SaturatedOverlaps:
     """The area under the curve from FPR 0 to each limit, divided by the limit.
 
     Args:
-      fpr_limits: each in (0, 1].
+      fpr_limits: false-positive rates at which the curve ends, each in (0, 1].
       kind: see `curve`.
 
     Returns:

@@ -15,7 +15,7 @@ class Bottleneck(nn.Module):
 
   Attributes:
     arch: the backbone, which gives block type and widths.
-    conv: makes the convolutions.
+    conv: makes the convolutions, a `Conv` with some fields given.
   """
 
   arch: Architecture

@@ -16,8 +16,8 @@ class DecoderBlock(nn.Module):
   Attributes:
     arch: gives the block type and the widths.
     stage: 1 to 3, gives the channels.
-    conv: makes the convolutions.
-    up_conv: makes the transposed convolutions.
+    conv: makes the convolutions, a `Conv` with some fields given.
+    up_conv: makes the transposed convolutions, an `UpConv` with some fields given.
     up: whether the resolution doubles.
   """
 

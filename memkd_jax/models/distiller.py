@@ -24,7 +24,7 @@ class Slot(NamedTuple):
   """A place for a memory between two student stages (method, section 4).
 
   Attributes:
-    memory: m of the memory M_m.
+    memory: the number m of the memory M_m.
     stage: the student stage behind it, which takes the query and what is recalled for it.
     target: the teacher stage that its values imitate, which is as wide as the query.
   """
@@ -40,9 +40,9 @@ class Distilled(NamedTuple):
   Attributes:
     features: {k: F_S^k} for the distilled stages, [B, H_k, W_k, C_k].
     embedding: phi, [B, H_4, W_4, C_4], from the reverse paradigm; else None.
-    adapted: with an adapted teacher {k: F_A^k}, its features of the distilled stages, into
-      which no gradient flows; else empty.
-    rebuilt: {k: what the student gives for them}, of the same shapes.
+    adapted: {k: F_A^k}, the adapted teacher's features of the distilled stages, into which no
+      gradient flows; empty where the teacher is not adapted.
+    rebuilt: {k: what the student gives for the adapted features}, of the same shapes.
   """
 
   features: dict[int, jax.Array]
@@ -63,7 +63,7 @@ class Distiller(nn.Module):
     temperature: divides the cosines before the addressing softmax.
     fusion: 'concat' of query and recall, their sum ('add'), or the recall alone
       ('replace').
-    dtype: compute dtype.
+    dtype: the dtype that is computed in.
     axis_name: the mapped axis over which batch statistics are averaged.
     folded: whether the parameters are those that `fold` gives.
     layout: where the memories sit, a key of `SLOTS`.
@@ -92,7 +92,7 @@ class Distiller(nn.Module):
     """Student stages that are distilled or on the way to one, in running order.
 
     Args:
-      stages: the distilled stages.
+      stages: the distilled stages, a choice of 1, 2 and 3.
     """
     return cls.RUNNING_ORDER[: 1 + max(cls.RUNNING_ORDER.index(k) for k in stages)]
 
@@ -103,9 +103,9 @@ class Distiller(nn.Module):
     """The slots whose memory is built, in running order.
 
     Args:
-      stages: the distilled stages.
-      memories: the memories switched on.
-      layout: a key of `SLOTS`.
+      stages: the distilled stages, a choice of 1, 2 and 3.
+      memories: the memories switched on, a choice of 1, 2 and 3.
+      layout: where the memories sit, a key of `SLOTS`.
     """
     built = cls.built_stages(stages)
     return tuple(
@@ -126,8 +126,8 @@ class Distiller(nn.Module):
     """Gives what this distiller takes for inference where its `folded` is True.
 
     Args:
-      params: trained parameters.
-      batch_stats: running statistics.
+      params: trained parameters, nested dicts of arrays.
+      batch_stats: running means and variances of the BatchNorms, nested dicts of arrays.
 
     Returns:
       Parameters without BatchNorms, float32 at least.
@@ -158,8 +158,8 @@ class Distiller(nn.Module):
     """The parameters and running statistics that `fold` was given.
 
     Args:
-      folded: what `fold` gave.
-      kept: what `unfolding` gave.
+      folded: parameters without BatchNorms, as `fold` gives them.
+      kept: what `unfolding` gave of the same parameters.
 
     Returns:
       (params, batch_stats), equal to a unit in the last place.

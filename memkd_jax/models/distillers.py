@@ -83,7 +83,7 @@ class ReverseDistiller(Distiller):
     """Reproduces the teacher's features of an image from their embedding.
 
     Args:
-      images: [B, H, W, 3], normalised; looked at with an adapted teacher alone.
+      images: the images, [B, H, W, 3], normalised; looked at with an adapted teacher alone.
       features: teacher stages 1 to 3, [B, H_k, W_k, C_k]; of several pictures
         [B M, H_k, W_k, C_k].
       train: whether batch statistics are used and updated.
@@ -183,8 +183,8 @@ class ForwardDistiller(Distiller):
     """Reproduces the teacher's features of an image from the image.
 
     Args:
-      images: [B, H, W, 3], normalised.
-      features: not looked at; the reverse paradigm takes them.
+      images: the images, [B, H, W, 3], normalised.
+      features: the teacher's stages, not looked at; the reverse paradigm takes them.
       train: whether batch statistics are used and updated.
 
     Returns:
@@ -204,8 +204,8 @@ def check_pair(teacher: str, student: str, projection: bool) -> None:
   """Raises UserError where a student's stages are not as wide as its teacher's.
 
   Args:
-    teacher: a key of `ARCHITECTURES`.
-    student: a key of `ARCHITECTURES`.
+    teacher: name of the teacher, a key of `ARCHITECTURES`.
+    student: name of the student, a key of `ARCHITECTURES`.
     projection: whether the student's stages are brought to the teacher's widths.
   """
   widths = [

@@ -20,9 +20,9 @@ def dropout(x: jax.Array, rate: float, seeds: jax.Array) -> jax.Array:
   """Sets a share of all values to zero, and scales up the others so that their mean stays.
 
   Args:
-    x: [B, H, W, C].
+    x: feature maps, floating [B, H, W, C].
     rate: the probability of a zero, in [0, 1).
-    seeds: uint32 [B].
+    seeds: a seed for each image, uint32 [B].
 
   Returns:
     Of the shape and dtype of x.
@@ -43,11 +43,11 @@ def feature_noise(
 
   Args:
     features: the teacher's stages, [B, H_k, W_k, C_k].
-    seeds: uint32 [B].
-    kind: of n: 'gaussian', independent at each position and channel; or 'simplex', clouds of
-      about an eighth of the image, independent in each channel.
-    scale: of the noise.
-    share: of the positions that get it, in [0, 1].
+    seeds: a seed for each image, uint32 [B].
+    kind: what n is: 'gaussian', independent at each position and channel; or 'simplex', clouds
+      of about an eighth of the image, independent in each channel.
+    scale: root mean square of the noise as a multiple of the features'.
+    share: share of the positions that get noise, in [0, 1].
 
   Returns:
     The same shapes and dtypes.

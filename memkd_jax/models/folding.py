@@ -26,8 +26,8 @@ def fold_batch_norm(
   running statistics, as the teacher's are folded (method, section 1).
 
   Args:
-    params: of a distiller that was trained; memories stay as they are.
-    batch_stats: its running statistics.
+    params: parameters of a trained distiller; memories stay as they are.
+    batch_stats: running means and variances of its BatchNorms.
 
   Returns:
     Parameters, float32 at least.
@@ -55,7 +55,7 @@ def fold_values(stage: Mapping[str, Any], values: jax.Array) -> dict[str, Any]:
 
   Args:
     stage: folded parameters of the stage behind a memory.
-    values: V, [L, C].
+    values: V, the values of the memory, [L, C].
 
   Returns:
     Parameters, with kernels for L inputs in the place of the last C.
@@ -83,8 +83,8 @@ def unfolding(params: Mapping[str, Any], batch_stats: Mapping[str, Any]) -> dict
   """What `fold_batch_norm` loses of each layer, by the layer's place.
 
   Args:
-    params: of a distiller that was trained.
-    batch_stats: its running statistics.
+    params: parameters of a trained distiller.
+    batch_stats: running means and variances of its BatchNorms.
 
   Returns:
     {'norm': {'scale', 'bias', 'mean', 'var'}} in the place of each convolution; beside it its
@@ -115,7 +115,7 @@ def unfolding_of_recall(
 
   Args:
     kept: what `unfolding` gave for the stage.
-    stage: its trained parameters.
+    stage: the stage's trained parameters, not folded.
     values: V, [L, C], of the memory before it.
 
   Returns:

@@ -40,13 +40,13 @@ class Conv(nn.Module):
   'SAME' padding differs from torch's at stride 2, so the padding is explicit.
 
   Attributes:
-    features: output channels.
+    features: number of output channels.
     kernel_size: side of the square kernel.
     stride: step in both directions.
     folded: True where the BatchNorm is folded into kernel and bias, as the frozen
       teacher's and that of a trained student are; False for a kernel without bias
       followed by a BatchNorm.
-    dtype: compute dtype.
+    dtype: the dtype that is computed in.
     axis_name: the mapped axis over which batch statistics are averaged.
   """
 
@@ -87,9 +87,9 @@ class UpConv(nn.Module):
   `nn.ConvTranspose`, to which it is equal.
 
   Attributes:
-    features: output channels.
+    features: number of output channels.
     folded: see `Conv`.
-    dtype: compute dtype.
+    dtype: the dtype that is computed in.
     axis_name: the mapped axis over which batch statistics are averaged.
   """
 

@@ -17,7 +17,7 @@ class NRMemory(nn.Module):
   Attributes:
     items: L, the number of key-value pairs.
     features: C, the width of a query.
-    temperature: of the softmax over the cosines.
+    temperature: the number by which cosines are divided before the softmax.
     dtype: dtype of the recall; addressing is float32 at least.
   """
 
@@ -38,7 +38,7 @@ class NRMemory(nn.Module):
     w = softmax(cos(q, K_l) / temperature); r = sum_l w_l V_l.
 
     Args:
-      queries: [..., C].
+      queries: features of the student, floating [..., C].
 
     Returns:
       r, [..., C]. The weights w, [..., L], are sown as intermediates.

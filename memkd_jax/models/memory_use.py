@@ -15,7 +15,7 @@ def addressing_entropy(weights: jax.Array) -> jax.Array:
   """Entropy of addressing weights as a share of its maximum, log L.
 
   Args:
-    weights: [..., L], a softmax.
+    weights: addressing weights, [..., L], each a softmax over the items.
 
   Returns:
     [...]: 0 where one item is recalled alone, 1 where all are averaged.
@@ -29,7 +29,7 @@ def mean_absolute_cosine(items: jax.Array) -> jax.Array:
   """mean_{i != j} |cos(x_i, x_j)| over pairs of items.
 
   Args:
-    items: [L, C], keys or values.
+    items: keys or values of a memory, [L, C].
 
   Returns:
     A scalar in [0, 1]; 0 for a single item.
@@ -48,7 +48,7 @@ def step_terms(
 
   Args:
     addressing: {m: addressing weights [B, H, W, L]} of the batch's queries.
-    memories: {m: {'keys': [L, C], 'values': [L, C]}}.
+    memories: the parameters of the memories, {m: {'keys': [L, C], 'values': [L, C]}}.
 
   Returns:
     {'m<m>_entropy', 'm<m>_keys_cosine', 'm<m>_values_cosine': scalar in [0, 1]}.
@@ -113,7 +113,7 @@ def split_cosines(
 
   Args:
     cosine: [N, H, W], the cosine of target and recall at each position.
-    labels: [N], 1 for an anomalous image.
+    labels: labels of the images [N], 1 for anomalous.
     masks: bool [N, S, T], True where a pixel is anomalous. Without masks (None), all
       positions of an anomalous image count as anomalous.
     seen: bool [N, S, T], which pixels count; positions without any are left out.
@@ -135,8 +135,8 @@ def summarize(
 
   Args:
     usage: [N, L], the mean weight of each item.
-    entropy: [N, H, W], see `addressing_entropy`.
-    memory: {'keys': [L, C], 'values': [L, C]}.
+    entropy: entropy at each position, [N, H, W], see `addressing_entropy`.
+    memory: the parameters of the memory, {'keys': [L, C], 'values': [L, C]}.
 
   Returns:
     {'usage': [L], 'entropy', 'used_items' (L to the power of the mean entropy),
@@ -157,8 +157,8 @@ def by_category(usage: np.ndarray, owners: np.ndarray, names: Sequence[str]) -> 
 
   Args:
     usage: [N, L], the mean weight of each item of each image.
-    owners: int [N], of which category each image is.
-    names: of the C categories.
+    owners: int [N], the index of each image's category.
+    names: names of the C categories.
 
   Returns:
     {'usage_by_category': {name: [L], the mean over its images}, 'category_information': the

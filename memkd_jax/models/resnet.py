@@ -58,8 +58,8 @@ class ResidualBlock(nn.Module):
   Attributes:
     arch: gives the block type and the widths.
     stage: 1 to 4, gives the channels.
-    conv: makes the convolutions.
-    stride: 1 or 2.
+    conv: makes the convolutions, a `Conv` with some fields given.
+    stride: step of the block in both directions, 1 or 2.
   """
 
   arch: Architecture
@@ -110,10 +110,10 @@ class Teacher(nn.Module):
   """A torchvision-exact ImageNet ResNet with its BatchNorm folded (method, section 1).
 
   Attributes:
-    arch: a key of `ARCHITECTURES`.
+    arch: name of the network, a key of `ARCHITECTURES`.
     stages: stages to compute, 3 or 4. None takes stage 4 where the parameters
       hold it, so a caller that needs three should ask for three.
-    dtype: compute dtype.
+    dtype: the dtype that is computed in.
   """
 
   arch: str

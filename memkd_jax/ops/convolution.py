@@ -29,11 +29,11 @@ def convolution(
   """`jax.lax.conv_general_dilated` of NHWC and HWIO.
 
   Args:
-    inputs: [B, H, W, C].
-    kernel: [h, w, C, K].
-    strides: of both directions, equal.
+    inputs: images or feature maps, floating [B, H, W, C].
+    kernel: weights of the convolution, floating [h, w, C, K].
+    strides: steps in both directions, which are equal.
     padding: (k // 2, k // 2) of both directions for a kernel of side k.
-    options: others of `conv_general_dilated`, at their defaults.
+    options: other arguments of `conv_general_dilated`, at their defaults.
 
   Returns:
     [B, H', W', K].

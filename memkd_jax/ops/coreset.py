@@ -27,7 +27,7 @@ class _State(NamedTuple):
   Attributes:
     nearest: float32 [T], squared distance of each to the nearest pick; -1 where it is one.
     picked: int32 [T], the pass's picks, indices of rows; those to come are any of them.
-    number: how many are picked.
+    number: number of the rows that are picked.
   """
 
   nearest: jax.Array
@@ -47,10 +47,10 @@ def k_centres(
   equally far the first is taken, and none is taken twice.
 
   Args:
-    rows: float32 [N, C]; distances are Euclidean.
+    rows: the vectors to choose from, float32 [N, C]; distances are Euclidean.
     number: K, how many to pick; from 1 to N.
     first: index of the row to begin with.
-    tell: is given the number of new picks after each pass, and may raise.
+    tell: called with the number of new picks after each pass; may raise.
 
   Returns:
     int64 [K], indices in the order of the picks.
@@ -77,9 +77,9 @@ def _pass(
   """The next picks, at least one, and what they change.
 
   Args:
-    rows: [N, C], N at least 2.
-    nearest: [N], squared distance of each to the nearest pick; -1 where it is one.
-    most: picks that are wanted.
+    rows: the vectors to choose from, [N, C], N at least 2.
+    nearest: [N], squared distance of each row to the nearest pick; -1 where it is one.
+    most: number of picks that are wanted.
 
   Returns:
     `nearest` after them, the picks, int32 [T], and how many of these there are.

@@ -18,7 +18,7 @@ def normalize(x: jax.Array, axis: int | tuple[int, ...] = -1) -> jax.Array:
   """Scales vectors along `axis` to unit length; zero vectors stay zero.
 
   Args:
-    x: any shape and floating dtype.
+    x: floating array of any shape.
     axis: the axis or axes that make up one vector.
 
   Returns:
@@ -35,8 +35,8 @@ def cosine_similarity(
   """cos(a, b) along `axis`, in [-1, 1]; 0 where either vector is zero.
 
   Args:
-    a: any shape.
-    b: broadcastable against `a`.
+    a: floating array of any shape.
+    b: floating array that can be broadcast against `a`.
     axis: the axis or axes that make up one vector; they are reduced.
 
   Returns:
@@ -51,8 +51,9 @@ def cosine_distances(
   """1 - cos(F_T^k, F_S^k) at each position.
 
   Args:
-    teacher: {k: F_T^k}, [B, H_k, W_k, C_k]; stages that the student lacks are ignored.
-    student: {k: F_S^k}, of the same shapes.
+    teacher: {k: F_T^k}, features of the teacher's stages, [B, H_k, W_k, C_k]; stages that the
+      student lacks are ignored.
+    student: {k: F_S^k}, features of the student's stages, of the same shapes.
 
   Returns:
     {k: [B, H_k, W_k]} in the student's order, float32 (float64 for float64 features).

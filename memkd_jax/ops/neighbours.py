@@ -16,8 +16,8 @@ def squared_distances(queries: jax.Array, memory: jax.Array) -> jax.Array:
   """|q - m|^2 = |q|^2 - 2 q m + |m|^2 of each pair.
 
   Args:
-    queries: [N, C].
-    memory: [M, C].
+    queries: vectors q, floating [N, C].
+    memory: vectors m, floating [M, C].
 
   Returns:
     [N, M], not negative.
@@ -33,10 +33,10 @@ def nearest_distance(
   """The Euclidean distance of each query to the nearest row of a memory.
 
   Args:
-    queries: [N, C].
-    memory: [M, C].
-    products: one of `PRODUCTS`. With 'bfloat16' all rows less the memory's mean are rounded
-      to it first; sums are float32 in any case.
+    queries: vectors that are compared, floating [N, C].
+    memory: rows of the memory, floating [M, C].
+    products: dtype of the products, one of `PRODUCTS`. With 'bfloat16' all rows less the
+      memory's mean are rounded to it first; sums are float32 in any case.
 
   Returns:
     [N], float32.
@@ -67,9 +67,9 @@ def k_nearest(
   """The nearest rows of a memory.
 
   Args:
-    queries: [N, C].
-    memory: [M, C], M at least `number`.
-    number: k.
+    queries: vectors that are compared, floating [N, C].
+    memory: rows of the memory, floating [M, C], M at least `number`.
+    number: k, how many rows are found for each query.
 
   Returns:
     Euclidean distances [N, k] in ascending order, and int32 indices of the rows, [N, k].

@@ -13,7 +13,7 @@ def normalize_images(images: jax.Array, dtype: DTypeLike = jnp.float32) -> jax.A
 
   Args:
     images: uint8 [B, H, W, 3], RGB; of a fourth channel nothing is taken.
-    dtype: of the result; the arithmetic is float32 at least.
+    dtype: floating dtype of the result; the arithmetic is float32 at least.
 
   Returns:
     [B, H, W, 3] of `dtype`.

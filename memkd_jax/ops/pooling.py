@@ -12,7 +12,7 @@ def max_pool(x: jax.Array) -> jax.Array:
   among equal maxima.
 
   Args:
-    x: [B, H, W, C]; not negative, as a ReLU leaves it, for the padding is 0.
+    x: feature maps, [B, H, W, C]; not negative, as a ReLU leaves them, for the padding is 0.
 
   Returns:
     [B, ceil(H / 2), ceil(W / 2), C].

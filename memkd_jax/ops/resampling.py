@@ -14,8 +14,8 @@ def upsampling_matrix(size: int, target: int, align_corners: bool) -> np.ndarray
   """Bilinear interpolation of `size` samples to `target` samples, as a matrix.
 
   Args:
-    size: samples before.
-    target: samples after.
+    size: number of samples before.
+    target: number of samples after.
     align_corners: True maps the first and last samples onto each other (RD);
       False puts samples at pixel centres and repeats the border, as
       torch.nn.functional.interpolate does.
@@ -42,7 +42,7 @@ def gaussian_matrix(size: int, sigma: float, truncate: float = 4.0) -> np.ndarra
   """scipy.ndimage.gaussian_filter1d with mode 'reflect', as a matrix.
 
   Args:
-    size: number of samples.
+    size: number of samples, before and after.
     sigma: standard deviation in samples; 0 smooths nothing.
     truncate: radius of the kernel in standard deviations.
 
@@ -68,9 +68,9 @@ def resample(maps: jax.Array, rows: np.ndarray, columns: np.ndarray) -> jax.Arra
   """Applies matrices of this module along both axes of maps.
 
   Args:
-    maps: [B, H, W], floating.
-    rows: [S, H].
-    columns: [T, W].
+    maps: maps of any kind, floating [B, H, W].
+    rows: matrix by which rows are resampled, [S, H].
+    columns: matrix by which columns are resampled, [T, W].
 
   Returns:
     [B, S, T] of the maps' dtype.
@@ -106,9 +106,9 @@ def resample_features(features: jax.Array, rows: np.ndarray, columns: np.ndarray
   """Applies matrices of this module along both axes of feature maps.
 
   Args:
-    features: [B, H, W, C], floating.
-    rows: [S, H].
-    columns: [T, W].
+    features: feature maps, floating [B, H, W, C].
+    rows: matrix by which rows are resampled, [S, H].
+    columns: matrix by which columns are resampled, [T, W].
 
   Returns:
     [B, S, T, C] of the features' dtype.

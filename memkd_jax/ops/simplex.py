@@ -44,10 +44,10 @@ def simplex_noise(
   """Noise of some channels, each with gradients of its own.
 
   Args:
-    key: a random key.
+    key: JAX key by which the gradients are drawn.
     size: see `simplex_matrix`; with one key the noise of several sizes is that of one plane.
     cells: see `simplex_matrix`.
-    channels: C.
+    channels: C, the number of channels.
 
   Returns:
     [height, width, C] float32, of mean 0 over the keys.

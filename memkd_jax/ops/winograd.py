@@ -67,8 +67,8 @@ def conv3x3(inputs: jax.Array, kernel: jax.Array) -> jax.Array:
   """A 3x3 convolution of stride 1 and padding 1.
 
   Args:
-    inputs: [B, H, W, C] of at least float32, H and W multiples of 4.
-    kernel: [3, 3, C, K].
+    inputs: images or feature maps, [B, H, W, C] of at least float32, H and W multiples of 4.
+    kernel: weights of the convolution, [3, 3, C, K].
 
   Returns:
     [B, H, W, K].

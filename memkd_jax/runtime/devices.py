@@ -132,7 +132,7 @@ class Devices:
     """Checks that something can be shared out equally to the devices.
 
     Args:
-      number: how many there are.
+      number: number of what is shared out.
       field: the config's field that says so, for the error.
 
     Raises:
@@ -154,7 +154,8 @@ class Devices:
     """A function that runs on every device at once.
 
     Args:
-      function: takes and returns trees of one device, and may use collectives over `AXIS`.
+      function: a function of one device, from trees to a tree; it may use collectives over
+        `AXIS`.
       donate: indices of the arguments whose memory the results may take.
 
     Returns:
@@ -187,10 +188,10 @@ class Devices:
     """Lowers what `map` gave, without running it.
 
     Args:
-      mapped: the function.
+      mapped: the mapped function, as `map` gives it.
       arguments: trees of arrays or of their shapes, leaves [P, ...].
-      platform: that it is lowered for; that of the devices if None. For another one it can be
-        looked at, and not compiled.
+      platform: name of the platform that it is lowered for; that of the devices if None. For
+        another one it can be looked at, and not compiled.
 
     Returns:
       A `jax.stages.Lowered`.

@@ -180,7 +180,7 @@ def check_same(
   Args:
     describe: returns what is compared, a JSON value; called where there are several processes.
     what: name of what is compared, for the error.
-    compare: what another process has that the first one has not, for the error.
+    compare: gives words for what another process has that the first one has not, for the error.
   """
   if count() == 1:
     return

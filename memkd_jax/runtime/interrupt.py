@@ -116,7 +116,7 @@ def ask(reason: str) -> None:
   """Ends the run as a signal does, from any thread: where it asks next.
 
   Args:
-    reason: stands for the signal's name.
+    reason: words that stand for the signal's name.
   """
   _Asked.name = _Asked.name or reason
   if _Together.tell is not None:

@@ -51,8 +51,8 @@ class Cost:
     memory: bytes by kind: 'arguments', 'outputs', 'shared' (outputs that take the place of
       arguments), 'temporaries', 'code'; without a compiled program None.
     collectives: {kind: (number, bytes of their results)}; one in a loop counts once.
-    operations: of the program before it is compiled.
-    seconds: that compiling took; None where it was not compiled.
+    operations: number of operations of the program before it is compiled.
+    seconds: seconds that compiling took; None where it was not compiled.
   """
 
   flops: float | None
@@ -75,7 +75,7 @@ def lowered_cost(lowered: Any) -> Cost:
   """What is known without a compiler.
 
   Args:
-    lowered: a `jax.stages.Lowered`.
+    lowered: the lowered program, a `jax.stages.Lowered`.
   """
   flops = (lowered.cost_analysis() or {}).get('flops')
   operations, collectives = _written(lowered)
@@ -99,7 +99,7 @@ def compiled_cost(lowered: Any) -> Cost:
   """What is known once a program is compiled, which this does.
 
   Args:
-    lowered: a `jax.stages.Lowered`.
+    lowered: the lowered program, a `jax.stages.Lowered`.
   """
   began = time.perf_counter()
   compiled = lowered.compile()

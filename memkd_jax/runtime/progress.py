@@ -11,11 +11,11 @@ def progress_bar(
   """A bar on stderr, to be used as a context manager and told of progress by `update`.
 
   Args:
-    description: what is going on.
+    description: words for what is going on.
     total: number of images, or of what else is counted.
-    done: of which are done already.
+    done: how many of the total are done already.
     leave: whether the bar stays on the terminal when it is full.
-    unit: what is counted, in short.
+    unit: short word for what is counted.
   """
   return tqdm(
     desc=description,

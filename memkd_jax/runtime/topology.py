@@ -65,7 +65,7 @@ def devices_of(topology: str) -> Sequence[jax.Device]:
   """The devices of a topology, for which programs can be compiled and not run.
 
   Args:
-    topology: see `spelled`.
+    topology: the topology's name, as `spelled` gives it.
 
   Raises:
     UserError: libtpu does not know it.

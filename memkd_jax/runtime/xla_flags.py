@@ -10,7 +10,7 @@ def ask(flag: str) -> None:
   $XLA_FLAGS names a file of flags.
 
   Args:
-    flag: '--xla_...'.
+    flag: the flag's name, '--xla_...', without a value.
   """
   flags = os.environ.get('XLA_FLAGS', '').strip()
   names_a_file = flags != '' and not flags.startswith('-')

@@ -20,7 +20,7 @@ class AnyCategory(Calibration):
   """The calibrations of all categories as one.
 
   Attributes:
-    scores: those of the category with the fewest, which bound the rates that are supported.
+    scores: scores of the category with the fewest, which bound the rates that are supported.
     pixels: the highest of all, by their share.
     parts: the calibration of each category.
   """

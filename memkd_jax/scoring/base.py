@@ -58,7 +58,7 @@ class BaseDetector(abc.ABC):
     batch_size: number of tiles that are scored at once; an image is one unless it is cut.
     bits: how many of 16 bits per channel its images use, see `data.bit_depth`.
     calibration: what its held-out images look like; None where there are none.
-    threshold: by which it decides; None where it does not.
+    threshold: the threshold by which it decides; None where it does not.
     undecided: why it does not decide, and the remedies; None where it does.
     notes: sentences that must stand beside its results.
     device: what computes, 'cpu' for example.
@@ -152,7 +152,7 @@ class BaseDetector(abc.ABC):
     """Looks at tiles of one place.
 
     Args:
-      batch: uint8 [B, *tile_shape], B at most `batch_size`.
+      batch: tiles of images, uint8 [B, *tile_shape], B at most `batch_size`.
       position: the number of their place in the grid, where places have models of their own.
 
     Returns:
@@ -173,9 +173,9 @@ def check_asked(
   """Checks what somebody asks models to decide by, None where he does not.
 
   Args:
-    models: (name, calibration) of each.
+    models: (name, calibration) of each model.
     false_alarm_rate: share of normal images above the threshold.
-    threshold: of the image score, by hand.
+    threshold: value of the image score, chosen by hand.
 
   Raises:
     UserError: both are given, one of them is none, or there are no held-out images.

@@ -27,11 +27,11 @@ class Threshold:
   """An image is called anomalous where its score is higher.
 
   Attributes:
-    value: of the image score.
-    false_alarm_rate: that was asked for; None where the value was set by hand.
+    value: the image score above which an image is called anomalous.
+    false_alarm_rate: the rate that was asked for; None where the value was set by hand.
     expected: the rate to be expected, at most the one asked for; None where no held-out
       images tell it, as of all that follows.
-    interval: that of the true rate with a confidence of 95%, (low, high): the few
+    interval: (low, high), the interval of the true rate with a confidence of 95%: the few
       held-out images fix the threshold no better.
   """
 
@@ -45,8 +45,8 @@ class Threshold:
     """A threshold that somebody chose, and what held-out images say of it.
 
     Args:
-      value: of the image score.
-      calibration: of the model, None where it has none.
+      value: the image score above which an image is called anomalous.
+      calibration: what held-out images of the model look like; None where it has none.
 
     Raises:
       UserError: the value is not finite.
@@ -81,8 +81,8 @@ class Calibration:
     """Takes what a detector makes of held-out normal images.
 
     Args:
-      maps: [n, H, W], or objects [n].
-      scores: [n].
+      maps: anomaly maps, floating [n, H, W], or objects [n].
+      scores: image scores, floating [n].
       canvases: [n, H, W, channels], or objects [n]: what of them counts; all if None.
     """
     seen = [None] * len(maps) if canvases is None else map(seen_of, canvases)
@@ -103,7 +103,7 @@ class Calibration:
     """The probability that a normal image scores as high or higher.
 
     Args:
-      scores: [N].
+      scores: image scores, floating [N].
 
     Returns:
       (1 + number of held-out scores >= s) / (n + 1), float64 [N].
@@ -115,7 +115,7 @@ class Calibration:
     """How many normal images score higher than a value that these images did not choose.
 
     Args:
-      value: of the image score.
+      value: the image score that is compared with.
 
     Returns:
       (the share to be expected, its Clopper-Pearson interval with a confidence of 95%).
@@ -133,7 +133,7 @@ class Calibration:
     A score exceeds it just where its p-value is at most `rate`.
 
     Args:
-      rate: in (0, 1).
+      rate: the false-alarm rate, in (0, 1).
 
     Raises:
       UserError: it is not, or so few held-out images do not support it.
@@ -184,8 +184,9 @@ def pixel_threshold(
   """The value above which a pixel of a map is taken for anomalous.
 
   Args:
-    calibration: of the model; None where it has none.
-    threshold: of its image scores; None where there is none, and none of pixels.
+    calibration: what held-out images of the model look like; None where it has none.
+    threshold: the model's threshold of image scores; None where there is none, and none of
+      pixels.
     rate: the share of normal pixels that exceed it. If None `default_pixel_rate`, and with a
       threshold by hand that threshold itself.
 
@@ -222,7 +223,7 @@ def choose_threshold(
   """By what a model decides; None where it does not, for which see `why_undecided`.
 
   Args:
-    calibration: the model's.
+    calibration: what held-out images of the model look like; None where it has none.
     by_hand: a threshold that somebody set, None where nobody did.
     rate: the false-alarm rate that somebody asks for, None where nobody does; it counts
       before a threshold by hand, and needs a calibration.

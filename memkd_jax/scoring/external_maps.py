@@ -38,9 +38,9 @@ def score_category(
   """Scores one category; maps are read one by one.
 
   Args:
-    maps_root: MAPS above.
-    data_root: DATA above.
-    category: name of both folders.
+    maps_root: the folder MAPS above, in which the maps lie.
+    data_root: the folder DATA above, in which the data set lies.
+    category: name of the category's folder in both.
     dataset: a name in `datasets.DATASETS`, whose layout `data_root` has.
 
   Returns:

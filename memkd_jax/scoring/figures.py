@@ -34,12 +34,12 @@ def compute_metrics(
   """The protocol's figures of one category.
 
   Args:
-    category: named in errors.
-    labels: [N], 1 for anomalous.
-    scores: image scores [N].
+    category: the category's name, for errors.
+    labels: labels of the images [N], 1 for anomalous.
+    scores: floating [N], how abnormal each image is.
     pixels: all pixels of the test set, or None where there are no masks.
-    pixel_threshold: by which SegF1 calls pixels anomalous, chosen on normal images; None where
-      there is none, and no SegF1.
+    pixel_threshold: value of the maps above which SegF1 calls pixels anomalous, chosen on
+      normal images; None where there is none, and no SegF1.
     smallest: whether P-PRO1 is among them, for data sets whose defects are a few pixels.
 
   Raises:
@@ -69,9 +69,10 @@ def compute_defined(
   """Those of the protocol's figures that the images of one category define.
 
   Args:
-    category: named in errors and notes.
-    labels: [N], 1 for anomalous; there may be one class alone, or no image.
-    scores: image scores [N].
+    category: the category's name, for errors and notes.
+    labels: labels of the images [N], 1 for anomalous; there may be one class alone, or no
+      image.
+    scores: floating [N], how abnormal each image is.
     pixels: all pixels whose label is known, both classes among them; None where there are
       no such.
     pixel_threshold: see `compute_metrics`.
@@ -105,9 +106,9 @@ def object_auroc(
   An object's score is the highest of its images, and it is anomalous where any of them is.
 
   Args:
-    objects: of each image the object that it shows, N names.
-    labels: [N], 1 for anomalous.
-    scores: image scores [N].
+    objects: N names, that of the object which each image shows.
+    labels: labels of the images [N], 1 for anomalous.
+    scores: floating [N], how abnormal each image is.
 
   Returns:
     {'S-AUC': in [0, 1]}, nothing where there are no normal or no anomalous objects.
@@ -156,9 +157,9 @@ def count_decisions(labels: np.ndarray, scores: np.ndarray, threshold: float) ->
   """How the images of a test set are decided at a threshold.
 
   Args:
-    labels: [N], 1 for anomalous.
+    labels: labels of the images [N], 1 for anomalous.
     scores: image scores [N]; one above the threshold calls its image anomalous.
-    threshold: of the image score.
+    threshold: value of the image score.
 
   Returns:
     {'caught', 'missed': numbers of anomalous images, 'passed', 'false_alarms': of normal ones}.

@@ -32,7 +32,7 @@ class Part(NamedTuple):
 
   Attributes:
     params: gives what the model has learned, for as long as it is needed.
-    images: uint8 [n, H, W, 3], at least one.
+    images: normal images, uint8 [n, H, W, 3], at least one.
   """
 
   params: Callable[[], Any]
@@ -43,10 +43,10 @@ class HeldOut(NamedTuple):
   """What the model makes of normal images that it has not learned from.
 
   Attributes:
-    maps: [n, H, W], in the order of the parts.
-    scores: [n].
-    statistics: by which maps of other images are normalised, None where they are not. Each of
-      these images is normalised by those of the others.
+    maps: anomaly maps [n, H, W], in the order of the parts.
+    scores: image scores [n], in the order of the parts.
+    statistics: mean and spread by which maps of other images are normalised; None where they
+      are not. Each of these images is normalised by those of the others.
   """
 
   maps: np.ndarray
@@ -58,9 +58,10 @@ def score(scorer: Scorer, parts: Sequence[Part], normalize: str) -> HeldOut:
   """Scores all parts; mean and spread are those of all of them together.
 
   Args:
-    scorer: a compiled pipeline.
-    parts: at least one.
-    normalize: one of `normalization.NORMALIZATIONS`, as in the scorer's pipeline.
+    scorer: the compiled pipeline that scores the images.
+    parts: the images, each part with its model; at least one part.
+    normalize: how maps are normalised, one of `normalization.NORMALIZATIONS`, as in the
+      scorer's pipeline.
   """
   statistics: Statistics | None = None
   of_parts: list[tuple[Statistics, ...]] = [()] * len(parts)

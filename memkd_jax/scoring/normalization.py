@@ -27,8 +27,8 @@ def measure(maps: Mapping[int, np.ndarray], kind: str) -> Statistics:
   """Mean and spread of normal images.
 
   Args:
-    maps: {k: [n, H_k, W_k]} of images that were not learned from; masked arrays leave out the
-      positions that they mask.
+    maps: maps of the stages, {k: [n, H_k, W_k]}, of images that were not learned from; masked
+      arrays leave out the positions that they mask.
     kind: 'stage' for one mean and one spread of each stage, 'position' for those of each of
       its positions.
 
@@ -77,7 +77,7 @@ def normalize(maps: Mapping[int, jax.Array], statistics: Statistics) -> dict[int
   """(map - mean) / spread of each stage.
 
   Args:
-    maps: {k: [B, H_k, W_k]}.
+    maps: maps of the stages, {k: [B, H_k, W_k]}.
     statistics: what `measure` gave, or of as many images `measure_others`.
   """
   normalized = {}
@@ -91,9 +91,9 @@ def check_number(name: str, kind: str, number: int) -> None:
   """Raises UserError where too few images are held out for `measure_others`.
 
   Args:
-    name: the task's name.
-    kind: one of `NORMALIZATIONS`.
-    number: of normal images that are not learned from.
+    name: the task's name, for the error.
+    kind: how maps are normalised, one of `NORMALIZATIONS`.
+    number: number of normal images that are not learned from.
   """
   if kind == 'none' or number >= _FEWEST:
     return

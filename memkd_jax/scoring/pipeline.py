@@ -47,7 +47,8 @@ class Pipeline:
     extractor: `(teacher_params, uint8 images [B, H, W, 3], number of stages) -> features`.
     method: gives the stages' maps and the image scores.
     combine: 'sum', 'product' or 'max' of the stages' maps, or of those of several pictures.
-    align_corners: of the bilinear upsampling to the side S.
+    align_corners: whether the bilinear upsampling to the side S maps the first and last samples
+      onto each other, see `ops.resampling`.
     sigma: standard deviation of the Gaussian in pixels of the map.
     image_score: 'max' for the method's own score, as a rule the map's highest value; 'top'
       for the mean of the map's highest hundredth.
@@ -69,9 +70,9 @@ class Pipeline:
     """What the method gives, before anything is done with it: {k: [B, H_k, W_k]}.
 
     Args:
-      params: what the method has learned.
-      teacher_params: the extractor's parameters.
-      images: uint8 [B, H, W, 3].
+      params: what the method has learned, a tree of arrays.
+      teacher_params: the extractor's parameters, a tree of arrays.
+      images: the images, uint8 [B, H, W, 3].
     """
     features = self.extractor(teacher_params, images, max(self.method.stages))
     return self.method.maps(params, features, images)
@@ -86,11 +87,11 @@ class Pipeline:
     """Anomaly maps and image scores.
 
     Args:
-      params: what the method has learned.
-      teacher_params: the extractor's parameters.
+      params: what the method has learned, a tree of arrays.
+      teacher_params: the extractor's parameters, a tree of arrays.
       images: uint8 [B, H, W, 3]; or with a fourth channel, 0 where a pixel does not count; or
         so several pictures of an object, [B, H, W, 4 M].
-      statistics: of normal images, where maps are normalised.
+      statistics: mean and spread of normal images, where maps are normalised.
 
     Returns:
       (maps [B, H, W], scores [B]), not clipped.
@@ -109,9 +110,9 @@ class Pipeline:
     """`score`, and what the method has to say of each image, in one pass.
 
     Args:
-      params: what the method has learned.
-      teacher_params: the extractor's parameters.
-      images: uint8 [B, H, W, 3].
+      params: what the method has learned, a tree of arrays.
+      teacher_params: the extractor's parameters, a tree of arrays.
+      images: the images, uint8 [B, H, W, 3].
       statistics: see `score`.
 
     Returns:

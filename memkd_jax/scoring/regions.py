@@ -14,14 +14,14 @@ class Region:
 
   Attributes:
     left: the box's first column.
-    top: its first row.
-    width: of the box.
-    height: of the box.
+    top: the box's first row.
+    width: width of the box.
+    height: height of the box.
     area: how many pixels the part has.
-    row: of the centroid.
-    column: of the centroid.
-    peak_row: of the highest value.
-    peak_column: of the highest value.
+    row: row of the centroid.
+    column: column of the centroid.
+    peak_row: row of the highest value.
+    peak_column: column of the highest value.
     score: the highest value of the map.
     inside: bool [height, width], which pixels of the box belong to it.
   """
@@ -52,7 +52,7 @@ def find_regions(map_: np.ndarray, threshold: float, smallest: int = 1) -> list[
 
   Args:
     map_: anomaly map [H, W], at the size of the image.
-    threshold: of a pixel, see `BaseDetector.pixel_threshold`.
+    threshold: the value that all pixels of a region exceed, see `BaseDetector.pixel_threshold`.
     smallest: parts of fewer pixels are left out.
 
   Returns:
@@ -102,7 +102,7 @@ def run_lengths(region: Region, size: tuple[int, int]) -> list[int]:
   """The region in its image as COCO's uncompressed run lengths: column by column, zeros first.
 
   Args:
-    region: of the image.
+    region: the region, in pixels of the image.
     size: (width, height) of the image.
   """
   width, height = size

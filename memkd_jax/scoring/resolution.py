@@ -24,8 +24,8 @@ def masks_and_maps(
 
   Args:
     test: the decoded split, with masks.
-    maps: [N, H, W].
-    resolution: one of `RESOLUTIONS`.
+    maps: anomaly maps of the split, floating [N, H, W].
+    resolution: the size at which pixels are scored, one of `RESOLUTIONS`.
 
   Yields:
     (bool [H, W], map [H, W]) of each image: of the split's size S, or of the
@@ -49,7 +49,7 @@ def saturated_overlaps(
 
   Args:
     test: the decoded split, whose anomalous images have masks with layers.
-    maps: [N, H, W].
+    maps: anomaly maps of the split, floating [N, H, W].
 
   Returns:
     The collected maps and defects, or None; and why, where parts of images do not count.
@@ -82,8 +82,8 @@ def three_sigma(split: Split, maps: np.ndarray, resolution: str) -> float:
 
   Args:
     split: normal images that the model has not learned from.
-    maps: [n, H, W].
-    resolution: one of `RESOLUTIONS`.
+    maps: anomaly maps of the split, floating [n, H, W].
+    resolution: the size at which pixels are counted, one of `RESOLUTIONS`.
 
   Returns:
     The threshold, above which a pixel is called anomalous.
@@ -118,9 +118,9 @@ def dump_maps(folder: Path, test: Split, maps: np.ndarray) -> None:
   The layout is that of MVTec's evaluation script, `test/<defect>/<id>.tiff`.
 
   Args:
-    folder: of the category.
-    test: the decoded split.
-    maps: [N, H, W].
+    folder: the folder of the category's maps.
+    test: the decoded split that the maps are of.
+    maps: anomaly maps of the split, floating [N, H, W].
   """
   for i, sample in enumerate(test.samples):
     with atomic.atomic_write(

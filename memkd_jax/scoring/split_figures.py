@@ -56,8 +56,8 @@ def figures_of(
   Args:
     name: the task's name, for errors and notes.
     test: the decoded split, perhaps without any image.
-    maps: [N, H, W].
-    scores: image scores [N].
+    maps: anomaly maps of the split, floating [N, H, W].
+    scores: floating [N], how abnormal each image is.
     resolution: 'model' or 'original', see `masks_and_maps`.
     pixel_threshold: see `figures.compute_metrics`.
     held_out: the data set's validation images, with their maps [n, H, W]; None where the model

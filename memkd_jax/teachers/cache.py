@@ -18,7 +18,7 @@ def locate(source: str, arch: str) -> str:
     source: a path or the name of a teacher, or 'auto' for `weights/<arch>.safetensors` below
       the working directory where that is there, and else the file of the user's cache, which
       is downloaded and folded if it is missing.
-    arch: the network's name.
+    arch: the network's name, 'resnet18' for example.
 
   Raises:
     UserError: 'auto' finds nothing, and nothing can be downloaded.
@@ -41,7 +41,7 @@ def fetch(arch: str) -> Path:
   """The file of the cache, made if it is missing, by one process however many ask for it.
 
   Args:
-    arch: the network's name.
+    arch: the network's name, 'resnet18' for example.
 
   Raises: see `locate`.
   """

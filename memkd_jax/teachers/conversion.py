@@ -43,10 +43,10 @@ def convert(
   Args:
     source: a state dict under torchvision's names, which are timm's as well,
       `.safetensors`, `.pth` or `.pt`. `layer4` and `fc` may be missing.
-    arch: a key of `ARCHITECTURES`.
+    arch: name of the network, a key of `ARCHITECTURES`.
     out: the safetensors file to write, complete or not at all. Nothing is replaced but a
       teacher.
-    dtype: of `DTYPES`, how `out` stores its values.
+    dtype: how `out` stores its values, one of `DTYPES`.
     prefix: see `read_state_dict`.
 
   Returns:
@@ -206,7 +206,7 @@ def fold(
   Args:
     state: torchvision's names and layout (convolutions [out, in, kh, kw]).
     arch: the architecture that the names are read for.
-    source: named in errors.
+    source: the name of the file, for errors.
 
   Returns:
     {'stage1/block0/conv1/conv/kernel': [kh, kw, in, out], '.../bias': [out]},

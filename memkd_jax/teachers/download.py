@@ -28,8 +28,8 @@ class Published:
   """What is known of a file before it arrives.
 
   Attributes:
-    size: in bytes.
-    sha256: in hexadecimal.
+    size: size of the file in bytes.
+    sha256: digest of the file, 64 hexadecimal digits.
   """
 
   size: int
@@ -61,7 +61,7 @@ def imagenet_weights(arch: str, out: Path) -> Path:
   once its sha256 is the published one.
 
   Args:
-    arch: a key of `FILES`.
+    arch: name of the network, a key of `FILES`.
     out: the teacher that is to be made of it; its folder is made if missing.
 
   Returns:

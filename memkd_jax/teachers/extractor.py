@@ -43,10 +43,11 @@ class FeatureExtractor:
     """Loads the weights.
 
     Args:
-      arch: the network's name.
+      arch: the network's name, a key of `ARCHITECTURES`.
       source: path of a converted file, or 'random'.
-      dtype: 'float32', 'bfloat16' or 'float64'.
-      kept: keeps the features of training images, for those who learn from the same ones.
+      dtype: what is computed in, 'float32', 'bfloat16' or 'float64'.
+      kept: where features of training images are kept, for those who learn from the same ones;
+        None to keep none.
 
     Raises:
       UserError: the weights are missing, damaged or of another network; or float64 is
@@ -103,10 +104,10 @@ class FeatureExtractor:
     """The features of all training images, where several learn from the same ones.
 
     Args:
-      images: uint8 [N, H, W, 3].
-      depth: the number of stages.
-      devices: that compute, whose processes all decide alike.
-      compute: gives them, [N, H_k, W_k, C_k] each, where they are not there yet.
+      images: the training images, uint8 [N, H, W, 3].
+      depth: the number of stages whose features are wanted.
+      devices: the devices that compute, whose processes all decide alike.
+      compute: gives the features, [N, H_k, W_k, C_k] each, where they are not there yet.
 
     Returns:
       [N, H_k, W_k, C_k] of each stage; None where nobody shares them, or the host's memory is
@@ -137,7 +138,7 @@ class FeatureExtractor:
 
     Args:
       image_size: (height, width) of the image in pixels.
-      stages: the number of stages.
+      stages: the number of stages whose shapes are wanted.
     """
     image = jax.ShapeDtypeStruct((1, *image_size, 3), np.uint8)
     shapes: Any = jax.eval_shape(lambda p, x: self(p, x, stages), self.params, image)

@@ -59,10 +59,10 @@ class KeptFeatures:
 
     Args:
       teacher: tells the teacher and its dtype from others.
-      images: uint8 [N, H, W, 3].
-      depth: the number of stages.
-      compute: gives them, [N, H_k, W_k, C_k] each, where they are not there.
-      size: their bytes.
+      images: the training images, uint8 [N, H, W, 3].
+      depth: the number of stages whose features are wanted.
+      compute: gives the features, [N, H_k, W_k, C_k] each, where they are not there.
+      size: bytes that the features take.
       free: bytes of the host's memory, the same in all processes.
     """
     key = teacher, images_digest(images)

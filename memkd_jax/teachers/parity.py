@@ -30,8 +30,8 @@ class StageError:
   """The largest differences of one stage over a batch of images.
 
   Attributes:
-    absolute: of any value.
-    relative: of any image, the norm of the difference over the norm of torch's.
+    absolute: largest absolute difference of any value.
+    relative: largest norm of any image's difference over the norm of torch's features.
   """
 
   absolute: float
@@ -49,7 +49,7 @@ def compare(
   Args:
     source: the state dict that was converted.
     converted: the file that `conversion.convert` made of it.
-    folder: with real images; see `real_images`.
+    folder: a folder with real images, see `real_images`.
     prefix: see `conversion.read_state_dict`.
 
   Raises:
@@ -84,7 +84,7 @@ def stage_errors(
   Args:
     source: the state dict that was converted.
     converted: the file that `conversion.convert` made of it.
-    images: [B, H, W, 3] float32, normalised.
+    images: the images, float32 [B, H, W, 3], normalised.
     prefix: see `conversion.read_state_dict`.
 
   Returns:
@@ -110,9 +110,9 @@ def real_images(size: int, folder: Path | str | None = None, number: int = 4) ->
   """Normalised photographs.
 
   Args:
-    size: side in pixels.
-    folder: with images, of which the first are taken; scikit-image's own where None.
-    number: of images, at most.
+    size: side of the square images in pixels.
+    folder: a folder with images, of which the first are taken; scikit-image's own where None.
+    number: number of images, at most.
 
   Returns:
     float32 [B, size, size, 3].

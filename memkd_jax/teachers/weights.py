@@ -39,7 +39,7 @@ def load(path: Path | str, expected_arch: str | None = None) -> tuple[str, dict[
   """Loads a file that `memkd weights` wrote.
 
   Args:
-    path: the safetensors file.
+    path: the safetensors file that is read.
     expected_arch: the architecture that the file must be for, any where None.
 
   Returns:
@@ -75,7 +75,7 @@ def read_metadata(path: Path | str, expected_arch: str | None = None) -> dict[st
   """Reads the metadata of a converted file: arch, stages, source_sha256, ...
 
   Args:
-    path: the safetensors file.
+    path: the safetensors file that is read.
     expected_arch: named in the advice of errors, which, followed literally, makes such a
       file, and never in the place of one that is there: that may be the user's own.
 
@@ -121,8 +121,8 @@ def _how_to_make(arch: str | None, path: Path | str, from_it: bool = False) -> s
   """The remedy for a teacher that is missing or none, as the end of a sentence.
 
   Args:
-    arch: the architecture that is wanted.
-    path: where the teacher should be.
+    arch: name of the architecture that is wanted.
+    path: the file that the teacher should be.
     from_it: whether what is there is a state dict that only has to be converted.
   """
   path, arch = Path(path), arch or 'ARCH'
@@ -144,9 +144,9 @@ def save_teacher(
   """Writes folded parameters; equal inputs give byte-identical files.
 
   Args:
-    path: where to.
-    arch: a key of `ARCHITECTURES`.
-    params: of `Teacher`.
+    path: the safetensors file that is written.
+    arch: name of the network, a key of `ARCHITECTURES`.
+    params: parameters of `Teacher`, nested dicts of arrays.
     metadata: JSON values that are stored beside the architecture and its stages.
 
   Returns:
@@ -167,7 +167,7 @@ def mismatches(tensors: dict[str, np.ndarray], arch: str) -> list[str]:
   Args:
     tensors: {'stage1/block0/conv1/conv/kernel': array, ...}; stage 4 is there in
       full or not at all.
-    arch: a key of `ARCHITECTURES`.
+    arch: name of the network, a key of `ARCHITECTURES`.
 
   Returns:
     One clause per problem, sorted; empty where all is well.
@@ -191,8 +191,8 @@ def random_teacher(arch: str, seed: int = 0) -> dict[str, Any]:
   """Kaiming-normal parameters of all four stages; their features mean nothing.
 
   Args:
-    arch: a key of `ARCHITECTURES`.
-    seed: of the draw.
+    arch: name of the network, a key of `ARCHITECTURES`.
+    seed: seed by which parameters are drawn.
 
   Returns:
     Parameters for `Teacher`, float32.

@@ -40,8 +40,8 @@ class Trackers:
     """Opens the trackers.
 
     Args:
-      names: of `TRACKERS`, or `module:Class`.
-      place: which model it is that they are told of.
+      names: names of trackers: some of `TRACKERS`, or `module:Class`.
+      place: the model that trackers are told of.
 
     Raises:
       UserError: there is no such tracker.
@@ -118,9 +118,9 @@ def finish(
   """Tells trackers what the evaluation of a model found.
 
   Args:
-    names: of `TRACKERS`, or `module:Class`.
-    folder: of the model, with its pictures.
-    step: the last of its training.
+    names: names of trackers: some of `TRACKERS`, or `module:Class`.
+    folder: folder of the model, with its pictures.
+    step: number of the last step of its training.
     fields: the config, {'section.field': value}.
     result: what result.json holds, with 'metrics' and 'costs'.
 

@@ -17,9 +17,9 @@ class Place:
   """Which model a tracker is told of.
 
   Attributes:
-    folder: of the model, where a tracker that writes files writes them.
-    experiment: what its run is called, under which trackers put the run's models together.
-    name: what the model is called in it, such as 'bottle/seed_0'.
+    folder: folder of the model, where a tracker that writes files writes them.
+    experiment: name of its run, under which trackers put the run's models together.
+    name: name of the model in its run, such as 'bottle/seed_0'.
     step: the step at which its training starts or resumes; what was told of later ones
       before is void, and is told again.
     fields: the config, {'section.field': value}.
@@ -36,9 +36,9 @@ class Place:
     """The place of a model in the run that its folder belongs to.
 
     Args:
-      folder: of the model.
-      step: see above.
-      fields: see above.
+      folder: folder of the model.
+      step: the step at which its training starts or resumes.
+      fields: the config, {'section.field': value}.
     """
     folder = folder.absolute()
     # A run's folder has its config; a training that stands alone is a run of its own.
@@ -80,8 +80,8 @@ class Tracker(Protocol):
     """Takes what the evaluation found.
 
     Args:
-      figures: {'I-AUC': ..., 'fit_seconds': ...}, finite.
-      pictures: {'figure': a PNG file, ...}.
+      figures: the figures by name, {'I-AUC': ..., 'fit_seconds': ...}, finite.
+      pictures: the pictures by name, {'figure': a PNG file, ...}.
     """
 
   def close(self) -> None:

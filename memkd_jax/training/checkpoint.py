@@ -35,7 +35,7 @@ class _Checkpoint:
   Attributes:
     step: number of steps taken.
     arrays: the leaves of the state by their names.
-    metadata: JSON values of the caller's.
+    metadata: JSON values that the caller gave.
   """
 
   step: int
@@ -102,7 +102,7 @@ class Checkpoints:
 
     Args:
       step: number of steps taken; more than `latest_step`.
-      state: not changed by the caller afterwards.
+      state: the state, a tree of numpy arrays, which the caller does not change afterwards.
       metadata: JSON values, see `read_metadata`.
 
     Raises:
@@ -245,7 +245,7 @@ def discard(folder: Path) -> None:
   Where a kill comes in between, `atomic.remove_orphans` removes the rest.
 
   Args:
-    folder: what `Checkpoints` was given; it need not exist.
+    folder: the folder that `Checkpoints` was given; it need not exist.
 
   Raises:
     OSError: it cannot be removed.

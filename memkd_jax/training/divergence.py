@@ -21,7 +21,7 @@ def describe(log: Path, category: str) -> str | None:
 
   Args:
     log: metrics.jsonl of the whole training.
-    category: to be named.
+    category: name of what was trained, for the sentence.
 
   Returns:
     A sentence where the loss ended far above, else None, and where too few steps were

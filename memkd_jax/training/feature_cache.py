@@ -41,7 +41,7 @@ class FeatureCache:
 
     Args:
       devices: the devices that batches are drawn for.
-      images: uint8 [N, H, W, 3].
+      images: the images, uint8 [N, H, W, 3], as a rule those of a training.
       features: the teacher's stages, [N, H_k, W_k, C_k] each, or None.
       place: 'host' for the host's memory, else the devices'. What is of a file stays there.
     """
@@ -69,7 +69,7 @@ class FeatureCache:
     """All images once, in their order.
 
     Args:
-      batch_size: images of all devices together.
+      batch_size: number of images of a batch, of all devices together.
 
     Yields:
       A batch, filled up by repeating the last image, and how many of it count.
@@ -93,12 +93,13 @@ def build_cache(
   """Computes the teacher's features where they fit, and says where they are kept.
 
   Args:
-    devices: the run's devices.
+    devices: the devices that the batches are drawn for.
     compute: gives the teacher's features of the images, [N, H_k, W_k, C_k] each.
     images: uint8 [N, H, W, 3], the training images.
     size: bytes of the features.
-    wanted: one of `CACHES`.
-    store: as `compute`, into a file; None where there is no folder for it.
+    wanted: where features are to be kept, one of `CACHES`.
+    store: gives the same features as `compute`, in a file; None where there is no folder for
+      it.
     room: bytes that the file may take.
 
   Raises:
@@ -131,7 +132,7 @@ def choose_place(
   """Decides where the teacher's features are kept; it changes no figure.
 
   Args:
-    wanted: of `CACHES`; 'auto' takes the device, else the host, else the disk, else 'off'.
+    wanted: one of `CACHES`; 'auto' takes the device, else the host, else the disk, else 'off'.
     size: bytes of the features.
     device_memory: free bytes of a device.
     host_memory: free bytes of the host.

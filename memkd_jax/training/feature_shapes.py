@@ -18,7 +18,7 @@ class FeatureShapes:
 
     Args:
       devices: the devices that batches are drawn for.
-      canvas: [H, W, channels] of an image.
+      canvas: (height, width, channels) of an image.
       features: shapes and dtypes of one image's stages, [1, ...] each; None where a step
         computes them.
     """

@@ -47,8 +47,8 @@ def run_all(
   """Runs tasks, as many at once as there are workers; who has ended takes the next.
 
   Args:
-    workers: one for each lane.
-    tasks: in the order in which they begin.
+    workers: the workers, one for each lane.
+    tasks: the tasks, in the order in which they begin.
     run_one: `(worker, task)`. What it raises ends everything, once the tasks that are
       going on have ended.
   """

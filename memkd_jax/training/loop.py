@@ -32,7 +32,7 @@ class LoopOptions:
     checkpoint_steps: steps from one checkpoint to the next.
     log_steps: steps from one logged line to the next.
     trackers: the names of those that get what is logged, see `trackers`.
-    fields: what they are told of the config, {'section.field': value}.
+    fields: the config that trackers are told, {'section.field': value}.
     profile: whether a few steps are traced.
     check: `(step, terms)`; raises where training has no meaning any more.
     order: sorts the names of terms for the log.
@@ -74,10 +74,10 @@ def train(
     step: pmapped `(state, *drawn) -> (state, terms)`.
     prepare: called once if there are steps to take; gives what draws their arguments.
     steps: the number of the last step.
-    folder: where checkpoints/ and metrics.jsonl are.
+    folder: the folder in which checkpoints/ and metrics.jsonl lie.
     devices: the devices that the step is mapped over.
     metadata: JSON values that tell the training images from others, and `WARM_START`.
-    options: how to go about it.
+    options: the loop's intervals, its trackers and its checks.
     plateau: ends the training before its last step, if any.
 
   Returns:

@@ -51,8 +51,8 @@ class MetricsLog:
     """Opens the file, and the trackers.
 
     Args:
-      folder: of the model.
-      step: where training starts or resumes.
+      folder: folder of the model.
+      step: the step at which training starts or resumes.
       trackers: the names of those that are told as well, see `trackers`.
       fields: the config that trackers are told, {'section.field': value}.
 
@@ -85,7 +85,7 @@ def read(path: Path) -> list[dict[str, Any]]:
   """The lines of a metrics.jsonl; those that a crash cut off or that are damaged are left out.
 
   Args:
-    path: may be missing.
+    path: the file, which may be missing.
 
   Raises:
     OSError: it is there and cannot be read.

@@ -14,7 +14,7 @@ class Part(NamedTuple):
   """An array of parameters.
 
   Attributes:
-    name: its place in the tree, 'student_stage1/block0/conv1/kernel' for example.
+    name: place of the array in the tree, 'student_stage1/block0/conv1/kernel' for example.
     array: numpy array or its shape and dtype.
     trained: False for what stays as it is.
   """
@@ -49,7 +49,7 @@ def parts_of(params: Any, teacher_params: Any) -> list[Part]:
 
   Args:
     params: what is trained, a tree of arrays or of their shapes.
-    teacher_params: the extractor's, likewise.
+    teacher_params: the extractor's parameters, a tree of arrays or of their shapes.
   """
   return [*_leaves(teacher_params, False), *_leaves(params, True)]
 
@@ -63,7 +63,7 @@ def one_line(parts: list[Part], state: Any) -> str:
   """The numbers of each part of the model as one sentence.
 
   Args:
-    parts: see `parts_of`.
+    parts: all parameters, as `parts_of` gives them.
     state: all that a step takes and gives, the optimizer's moments among it; for its size.
   """
   groups = {part.group: 0 for part in parts}

@@ -43,7 +43,7 @@ class Plateau:
     """Reads the checks up to a step, and forgets later ones.
 
     Args:
-      step: of the checkpoint that the training goes on from, 0 where there is none.
+      step: the step of the checkpoint that the training goes on from, 0 where there is none.
 
     Returns:
       Whether the training had ended with it.
@@ -62,7 +62,7 @@ class Plateau:
 
     Args:
       step: the number of steps taken.
-      state: on the devices.
+      state: the training's state, on the devices.
     """
     if step % self._check_steps:
       return False
@@ -86,7 +86,7 @@ def has_levelled(losses: Sequence[float], patience: int) -> bool:
 
   Args:
     losses: held-out losses, in their order.
-    patience: how many of the last are looked at.
+    patience: number of the last losses that are looked at.
   """
   before, last = losses[:-patience], losses[-patience:]
   return bool(before) and not min(last) < (1 - _LEAST_FALL) * min(before)

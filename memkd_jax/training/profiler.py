@@ -31,11 +31,11 @@ class StepTrace:
     """Begins nothing yet.
 
     Args:
-      folder: of the category's run; the trace goes to its profile/, as XProf and
+      folder: the folder of the category's run; the trace goes to its profile/, as XProf and
         TensorBoard read it.
       start: the number of the first step.
       on: False for no trace at all.
-      wait: for a state that is still being computed.
+      wait: waits for a state that is still being computed.
     """
     self._folder = folder / 'profile'
     self._first = start + _BEFORE if on else None
@@ -46,7 +46,7 @@ class StepTrace:
     """Begins or ends the trace where it is time.
 
     Args:
-      step: that comes next.
+      step: number of the step that comes next.
       state: waited for at the end, so that the trace holds whole steps.
     """
     if self._first is None:
@@ -66,7 +66,7 @@ class StepTrace:
     """A context for one step, by whose number XProf groups what host and devices do in it.
 
     Args:
-      step: its number from 0.
+      step: number of the step, from 0.
 
     Returns:
       One that does nothing where no trace is running.

@@ -12,8 +12,8 @@ def rate_factor(schedule: str, warmup: float, step: int, steps: int) -> float:
     schedule: 'constant'; or 'cosine', which rises on a line to 1 and falls on half a cosine
       to 0.
     warmup: share of the steps that it rises.
-    step: the step's number from 0.
-    steps: the number of all steps.
+    step: number of the step, from 0.
+    steps: number of all steps of the training.
 
   Returns:
     In (0, 1], but for the last step of a cosine, which may get as near to 0 as it likes.

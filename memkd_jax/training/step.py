@@ -19,10 +19,10 @@ class TrainState:
   and the step (`data.sampling`), so a state resumes them too.
 
   Attributes:
-    step: int32 scalar, steps taken.
-    params: the trained parameters.
+    step: number of steps taken, an int32 scalar.
+    params: the trained parameters, a tree of arrays.
     batch_stats: running means and variances.
-    opt_state: the optimizer's state.
+    opt_state: the optimizer's state, a tree of arrays.
   """
 
   step: jax.Array
@@ -36,7 +36,7 @@ class Batch:
   """Images, and the teacher's features of them where they are known already.
 
   Attributes:
-    images: uint8 [B, H, W, 3].
+    images: the images of the batch, uint8 [B, H, W, 3].
     features: the teacher's stages 1 to 3 or 4, [B, H_k, W_k, C_k], or None.
   """
 
@@ -51,7 +51,7 @@ class Course:
   Attributes:
     rate: factor of the learning rate, a scalar.
     easy: share of the positions that count as easy in hard mining, a scalar.
-    seeds: uint32 [B], of what is drawn for each image of the batch.
+    seeds: uint32 [B], the seeds by which something is drawn for each image of the batch.
   """
 
   rate: Any = None
@@ -67,7 +67,7 @@ def make_train_step(
   Args:
     loss_function: `(params, batch_stats, *inputs) -> (loss, (terms, batch_stats))`, means
       over what the calling device holds.
-    optimizer: an optax optimizer.
+    optimizer: the optax optimizer that takes the step.
     axis_name: the mapped axis over which gradients and terms are averaged; without one
       each device trains a model of its own.
 

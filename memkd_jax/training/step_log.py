@@ -67,8 +67,8 @@ class StepLogger:
 
     Args:
       devices: the devices that the terms lie on.
-      log: takes every `log_steps`-th step, and the last.
-      progress: counts images.
+      log: the log that gets every `log_steps`-th step, and the last.
+      progress: the progress bar, which counts images.
       batch_size: images of a step, of all devices together.
       log_steps: steps from one logged line to the next.
       check: `(step, terms)`; raises where training has no meaning any more.
@@ -93,7 +93,7 @@ class StepLogger:
 
     Args:
       step: the number of steps taken with it.
-      terms: {name: scalar}, replicated.
+      terms: the terms of the loss, {name: scalar}, replicated.
     """
     # Where the step before has ended by now, the device waited for this one, and no
     # longer than its input took.

@@ -112,10 +112,10 @@ class Workdir:
     """Writes config.json, or checks that the one there would give the same.
 
     Args:
-      config: the resolved config.
+      config: the run's config, as `methods.resolve` returns it.
       free: names of the fields that may differ, 'section.field'.
-      rescored: further ones that may differ; where they do, the results that are there are
-        removed, since all results of a folder are of its config.json.
+      rescored: names of further fields that may differ; where they do, the results that are
+        there are removed, since all results of a folder are of its config.json.
       defaults: values of fields which a config.json that is older than they are lacks.
 
     Raises:
@@ -182,8 +182,8 @@ class Workdir:
     """Marks a task as finished.
 
     Args:
-      name: the task's name.
-      seed: the run's seed.
+      name: the task's name, which its folder has as well.
+      seed: the task's seed, which its folder is named after.
       result: JSON values, 'metrics' and 'counts' among them.
     """
     signed = result | {DIGEST: digest(result)}

@@ -28,7 +28,7 @@ class Found(NamedTuple):
   """The lease that is there.
 
   Attributes:
-    number: of its object; 0 where there was never one.
+    number: number of the lease's object; 0 where there was never one.
     content: 'owner', 'process', 'renewed', 'ended'; empty where it cannot be read.
   """
 
@@ -45,17 +45,17 @@ class Lease:
   """A lease on a place in a bucket, which one process at a time holds.
 
   Attributes:
-    number: of its object, once it is held.
+    number: number of the lease's object, once it is held.
   """
 
   def __init__(self, bucket: Bucket, owner: str, say: Callable[[str], None] = print):
     """Asks for nothing yet.
 
     Args:
-      bucket: the place.
+      bucket: the place that is to be held.
       owner: an id of this machine's copy of the run; two processes that have the same one
         keep each other out by other means.
-      say: is told of a wait.
+      say: called with a sentence where the lease has to be waited for.
     """
     self._bucket, self._owner, self._say = bucket, owner, say
     self.number = 0

@@ -114,15 +114,15 @@ class Mirror:
   """Copies between a run's folder and its place in a bucket.
 
   Attributes:
-    home: of this copy.
-    folder: the run's.
+    home: this machine's folder of the copy and of what belongs to it.
+    folder: the copy of the run's folder.
   """
 
   def __init__(self, url: str, purpose: str = ''):
     """Looks at nothing yet.
 
     Args:
-      url: the place.
+      url: the place in a bucket, gs://BUCKET/FOLDER or s3://BUCKET/FOLDER.
       purpose: what this copy is for, if not for a run.
 
     Raises:
@@ -244,7 +244,7 @@ class Mirror:
     """Makes the place what the folder is, if it has changed in more than its logs.
 
     Args:
-      lease: where another process has it, nothing is done.
+      lease: the lease on the place; where another process has it, nothing is done.
       last: whether logs count as well, and whether all that was copied is looked at again.
 
     Raises: see `pull`.

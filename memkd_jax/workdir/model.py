@@ -33,25 +33,26 @@ class TrainedModel:
   """All that scoring needs but the teacher.
 
   Attributes:
-    name: the task's name.
+    name: name of the task that it was trained for.
     seed: the seed that it was trained with.
-    config: the resolved config.
+    config: the run's config, as `methods.resolve` returns it.
     teacher_sha256: digest of the teacher's weights, or 'random'.
     params: what the method has learned, nested dicts of numpy arrays.
     train_images: the number of images that its method was given; with train.stop=plateau it
       has only watched some of them.
-    train_sha256: digest of these images.
+    train_sha256: digest of the training images.
     diagnosis: see `methods.base.Fitted`.
     calibration: what held-out normal images look like; None where none were held out.
-    threshold: of the image score, set by hand; None where it follows from the calibration.
+    threshold: the threshold of the image score, set by hand; None where it follows from the
+      calibration.
     unfolding: see `methods.base.Fitted`; it lies in model.safetensors below 'unfolding'.
     warm_start: the digest of the model that the training went on from (`tensors_sha256` in
       its model.json); None for one from scratch.
-    statistics: of the maps of normal images that it has not learned from, by which maps are
-      normalised; None where they are not. They lie below 'map_statistics'.
-    region: of interest, bool [h, w], see `data.framing`; None where `data.roi` names no file.
-      It lies below 'region_of_interest', as uint8.
-    fit_seconds: how long fitting took; None where it was stopped and resumed in between.
+    statistics: mean and spread of the maps of normal images that it has not learned from, by
+      which maps are normalised; None where they are not. They lie below 'map_statistics'.
+    region: the region of interest, bool [h, w], see `data.framing`; None where `data.roi` names
+      no file. It lies below 'region_of_interest', as uint8.
+    fit_seconds: seconds that fitting took; None where it was stopped and resumed in between.
     fit_memory: the most bytes that the process held meanwhile beyond those that it held
       before; None where the system does not say, or several models were fitted at once.
   """
@@ -132,7 +133,7 @@ def write_calibration(folder: Path, calibration: Calibration | None) -> None:
   """Gives a model another calibration, and leaves the rest but a threshold by hand as it is.
 
   Args:
-    folder: that holds the model's two files.
+    folder: the folder that holds the model's two files.
     calibration: the new one, None for none.
 
   Raises:
@@ -145,8 +146,8 @@ def write_threshold(folder: Path, threshold: float) -> None:
   """Gives a model a threshold by hand; its calibration stays, for p-values.
 
   Args:
-    folder: that holds the model's two files.
-    threshold: of the image score, finite.
+    folder: the folder that holds the model's two files.
+    threshold: the threshold of the image score, finite.
 
   Raises:
     UserError: there is no model, or it is damaged.

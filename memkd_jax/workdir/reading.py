@@ -70,9 +70,9 @@ class TaskReader:
     """Reads nothing yet.
 
     Args:
-      config: the resolved config.
-      source: the data set.
-      folder: the run's folder.
+      config: the run's config, as `methods.resolve` returns it.
+      source: the data set that is read.
+      folder: the run's folder, with the models that are there.
       mode: see `run.run_config`.
       force: whether models that are there will be replaced.
       joined: the categories from all of which one model learns; none where each has its own.
@@ -128,8 +128,8 @@ class TaskReader:
     """Which of a task's normal images it learns from, and where its threshold comes from.
 
     Args:
-      task: what is to be done.
-      number: of its normal images, 0 where they are not looked at.
+      task: the task that is to be done.
+      number: number of its normal images, 0 where they are not looked at.
     """
     options = self._config.train
     if self._validates and number:

@@ -18,10 +18,10 @@ def check_roi(root: Path, before: str | None, roi: str, regions: Iterable[np.nda
   """Checks `data.roi` before anything of a run is written.
 
   Args:
-    root: the run's folder.
-    before: its value in the run that is there; None where there is none.
-    roi: its value now.
-    regions: of the models that are there, and stay.
+    root: the run's folder, for the error.
+    before: the value of `data.roi` in the run that is there; None where there is none.
+    roi: the value of `data.roi` in this run.
+    regions: the regions of the models that are there, and stay, bool [h, w] each.
 
   Raises:
     UserError: there is no such file, or the run that is there has another region.
@@ -51,10 +51,10 @@ def choose_region(
   """The region of a task, bool [h, w].
 
   Args:
-    roi: `data.roi`, which names a file.
-    name: of the task.
-    categories: that it learns from.
-    known: its model, where there is one.
+    roi: the value of `data.roi`, which names a file.
+    name: name of the task, for the error.
+    categories: the categories that the task learns from.
+    known: the task's model, where there is one.
 
   Raises:
     UserError: there is no such file, or the task's model has another region.

@@ -13,7 +13,7 @@ def count(train: int, test: Sequence[Sample]) -> dict[str, int]:
 
   Args:
     train: number of training images.
-    test: the test split.
+    test: the samples of the test split.
 
   Returns:
     The numbers by name: train, test_normal and test_anomalous.
@@ -27,7 +27,7 @@ def differences(dataset: str, category: str, counts: dict[str, int]) -> str | No
 
   Args:
     dataset: the data set's name.
-    category: the category's name.
+    category: name of the category in the data set.
     counts: numbers of images, as `count` returns them, and perhaps further ones of those that
       are published.
 
@@ -51,7 +51,7 @@ def published(dataset: str, category: str) -> dict[str, int]:
 
   Args:
     dataset: the data set's name.
-    category: the category's name.
+    category: name of the category in the data set.
 
   Returns:
     Those that are published; none where nothing is known of such a category.

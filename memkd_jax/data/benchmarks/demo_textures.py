@@ -93,7 +93,8 @@ def paint(
     defect: 'scrape', a band of parallel lines, each of the grey value of a random pixel of the
       crop; or a spot whose grey values stay while their places change: 'foreign' (they have
       the order of another texture's) or 'shuffle' (a random one).
-    generator: draws the place, size and angle of the defect, and its grey values.
+    generator: the random generator, by which place, size and angle of the defect are drawn, and
+      its grey values.
     foreign: uint8 [H, W], a crop of another texture.
 
   Returns:

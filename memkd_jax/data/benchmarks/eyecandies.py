@@ -42,8 +42,8 @@ def list_samples(
 
   Args:
     root: the data set's folder.
-    category: one of `CATEGORIES`.
-    split: see above.
+    category: the category's name, one of `CATEGORIES`.
+    split: the split's name, 'train', 'validation' or 'test'.
     inputs: the pictures that are looked at, of `modalities.PICTURES`.
   """
   folder = category_folder(root, category, LAYOUT) / _FOLDERS[split] / 'data'

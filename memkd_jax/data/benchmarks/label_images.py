@@ -27,7 +27,7 @@ def images_among(files: Sequence[Path], ending: str) -> list[Path]:
 
   Args:
     files: all images of a folder.
-    ending: with which the names of label images end, '_GT' for example.
+    ending: what the names of label images end with, '_GT' for example.
   """
   images = [file for file in files if not file.stem.endswith(ending)]
   named = {image.with_suffix('') for image in images}
@@ -48,9 +48,9 @@ def label_images(
   it belongs to every image, and one is normal where no pixel of its own is set.
 
   Args:
-    images: the images.
-    label_of: the label image of an image.
-    name_of: the id of its sample.
+    images: the files of the images, without the label images.
+    label_of: gives the file of an image's label image.
+    name_of: gives the id of an image's sample.
 
   Returns:
     The samples, of the defect 'good' or 'defect', the latter with their masks; and the images

@@ -50,8 +50,8 @@ def list_private(root: Path, category: str, split: str) -> list[Path]:
 
   Args:
     root: the data set's folder.
-    category: one of `CATEGORIES`.
-    split: one of `PRIVATE`.
+    category: the category's name, one of `CATEGORIES`.
+    split: the split's name, one of `PRIVATE`.
 
   Raises:
     UserError: there are none.

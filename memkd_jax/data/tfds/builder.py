@@ -33,7 +33,7 @@ def prepare(dataset: str, category: str, root: Path, out: str) -> None:
   if `root` is gone.
 
   Args:
-    dataset: a name in `datasets.DATASETS`.
+    dataset: name of the data set, a key of `datasets.DATASETS`.
     category: name of the category.
     root: folder of the data set as its publisher ships it.
     out: the TFDS directory; the category is written to `<dataset>/<category>/1.0.0` in it.

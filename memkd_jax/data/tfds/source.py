@@ -26,12 +26,12 @@ class Encoded:
 
   Attributes:
     records: the split's records, which several threads may read at once.
-    index: the record's place among them.
-    feature: 'image' or 'masks'.
-    id: the sample's id.
-    split: the split's name.
+    index: place of the record among the split's records, from 0.
+    feature: name of the record's feature, 'image' or 'masks'.
+    id: id of the sample, for errors.
+    split: name of the split, for errors.
     path: folder of the prepared category.
-    layer: of several masks, which.
+    layer: number of the mask, from 0, where the record has several.
   """
 
   records: Sequence[Mapping[str, Any]] = dataclasses.field(repr=False)
