@@ -46,7 +46,7 @@ def compare(results: dict[str, Any], table: PaperTable | None, backbone: str) ->
   prints for that backbone is taken.
 
   Args:
-    results: what `results.assemble` returns.
+    results: the run's results, as `results.assemble` returns them.
     table: the paper's figures, None where it prints none for this data set and method.
     backbone: the teacher's architecture, as in `config.model.backbone`.
   """

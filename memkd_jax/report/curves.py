@@ -21,8 +21,8 @@ def thin(x: np.ndarray, y: np.ndarray, number: int = _POINTS) -> tuple[np.ndarra
   """Keeps points of a curve that are about equally far apart along it.
 
   Args:
-    x: float [K], monotonic.
-    y: float [K].
+    x: the abscissas of a curve, float [K], monotonic.
+    y: the ordinates of the curve, float [K].
     number: how many points to keep at most; both ends are among them.
 
   Returns:
@@ -49,10 +49,10 @@ def write_curves(
   Args:
     path: the PNG to write.
     labels: int [N], 1 for an anomalous image; of one class alone there are no curves of images.
-    scores: image scores [N].
+    scores: the scores of the test images, float [N].
     pixels: scores of all pixels of the test set, None where they define no curves.
     held_out: image scores [M] of normal images that the threshold was made of.
-    threshold: by which images are decided.
+    threshold: the score by which images are decided.
   """
   images = rank_scores(labels, scores) if len(np.unique(labels)) > 1 else None
   rankings = {} if images is None else {'images': images}

@@ -27,7 +27,7 @@ def worst_first(labels: np.ndarray, scores: np.ndarray) -> np.ndarray:
 
   Args:
     labels: int [N], 1 for an anomalous image.
-    scores: image scores [N].
+    scores: the scores of the test images, float [N].
 
   Returns:
     int [N], indices of the images.
@@ -50,7 +50,7 @@ def choose_cases(
   Args:
     labels: int [N], 1 for an anomalous image; where there is one class alone, nothing is
       decided well or badly, and the order is by the score.
-    scores: image scores [N].
+    scores: the scores of the test images, float [N].
     number: how many cases a group has at most.
 
   Returns:
@@ -92,7 +92,7 @@ def write_figure(
     path: the PNG to write.
     split: the decoded split of N images.
     maps: anomaly maps [N, H, W], or objects [N], drawn with one colour scale for all.
-    scores: image scores [N].
+    scores: the scores of the test images, float [N].
     groups: {title: indices of the images}, see `choose_cases`.
     parts: {name: [N, h, w]}, the maps that became one, each drawn with a scale of its own.
   """

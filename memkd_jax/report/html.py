@@ -63,8 +63,8 @@ class Picture:
 
   Attributes:
     source: a data URL of WebP, which is a fraction of a PNG.
-    width: in pixels.
-    height: in pixels.
+    width: the picture's width in pixels.
+    height: the picture's height in pixels.
   """
 
   source: str
@@ -83,7 +83,7 @@ def write_report(
 
   Args:
     workdir: holds the pictures and the calibration of each category.
-    config: the resolved config.
+    config: the run's config, with all defaults resolved.
     results: what `results.assemble` returns, and under 'environment' what
       `environment.describe_environment` returns.
     default: the config that the run's method has by default.

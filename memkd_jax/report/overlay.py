@@ -63,7 +63,7 @@ def draw_boxes(picture: Image.Image, regions: Iterable[Region], size: tuple[int,
 
   Args:
     picture: RGB, of any size; it is changed.
-    regions: in pixels of the image.
+    regions: the regions to mark, in pixels of the image.
     size: (width, height) of the image.
   """
   canvas = ImageDraw.Draw(picture)

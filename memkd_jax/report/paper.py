@@ -125,7 +125,7 @@ def load_rows(name: str) -> dict[str, Figures]:
   """A table of means over MVTec AD: {row: {metric: percent}}.
 
   Args:
-    name: one of `ABLATIONS`.
+    name: the table's name, one of `ABLATIONS`.
   """
   return {
     label: {metric: float(value) for metric, value in figures}

@@ -23,11 +23,11 @@ def collect(
   """Gathers the finished results of a run's folder.
 
   Args:
-    workdir: the run's folder.
+    workdir: the folder of the run whose results are collected.
     config: the resolved config, of which the seeds and the data set's name are read.
     method: the method's name for people: 'MemKD', 'RD', ...
     categories: the names asked for; others that were finished earlier come after them.
-    failed: {category: reason}.
+    failed: the categories without a model, {category: reason}.
     notes: sentences that must stand beside the figures.
 
   Returns:
@@ -62,7 +62,7 @@ def assemble(
     seeds: the seed of each run; empty for maps that somebody else made.
     runs: {category: {'metrics', 'counts', perhaps 'notes', 'defects', 'costs'}} for each
       seed.
-    failed: {category: reason}.
+    failed: the categories without a model, {category: reason}.
     notes: sentences that must stand beside the figures.
 
   Returns:

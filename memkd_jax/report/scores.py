@@ -15,10 +15,10 @@ class ScoredImage(NamedTuple):
   """One row.
 
   Attributes:
-    image: the sample's id.
+    image: the sample's id, the path of its image below the category's folder.
     split: 'test' or 'held out'.
     defect: 'good', or the kind of defect.
-    score: image score.
+    score: the image's anomaly score, raw.
     p_value: probability of such a score among normal images; None without calibration.
     decision: 'anomalous' or 'normal'; None without a threshold.
   """

@@ -45,7 +45,7 @@ def sweep_table(summary: Mapping[str, Any]) -> str:
   """The variants as Markdown: means over the categories, the paper's beside them.
 
   Args:
-    summary: what `sweep.run_sweep` returns.
+    summary: the figures of all variants, as `sweep.run_sweep` returns them.
   """
   printed = printed_figures(summary)
   means = {name: mean_figures(results) for name, results in summary['variants'].items()}

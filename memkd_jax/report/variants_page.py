@@ -20,7 +20,7 @@ class Grid:
   """A table of texts.
 
   Attributes:
-    caption: what it shows.
+    caption: a sentence on what the grid shows.
     columns: the heads of its columns.
     rows: (label, cells); a cell is (text, whether it is the best of its column).
   """
@@ -34,8 +34,8 @@ def write_page(root: Path, summary: Mapping[str, Any], folders: Mapping[str, str
   """Writes sweep.html.
 
   Args:
-    root: the sweep's folder.
-    summary: what `sweep.run_sweep` returns.
+    root: the folder of the sweep, with one of each variant.
+    summary: the figures of all variants, as `sweep.run_sweep` returns them.
     folders: {variant: the name of its run's folder in `root`}.
 
   Returns:
