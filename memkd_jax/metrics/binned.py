@@ -65,7 +65,7 @@ class BinnedPixelScores:
     self._images += 1
 
   def evaluate(self, fpr_limit: float = 0.3) -> BinnedPixelMetrics:
-    """All four metrics of what was added, and the bounds of their errors.
+    """All figures of what was added, and the bounds of their errors.
 
     Args:
       fpr_limit: the false-positive rate at which the PRO curve ends, in (0, 1].

@@ -85,7 +85,7 @@ class PixelScores:
     self._images += 1
 
   def evaluate(self, fpr_limit: float = 0.3) -> PixelMetrics:
-    """All four metrics of what was added.
+    """All figures of what was added.
 
     Args:
       fpr_limit: the false-positive rate at which the PRO curve ends, in (0, 1].
