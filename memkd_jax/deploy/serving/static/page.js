@@ -36,13 +36,14 @@ function showCounts() {
   find('drop').classList.toggle('slim', Boolean(list.current()));
 }
 
-// Many results at once are told as one.
-function announce(item) {
+// Many results at once are told as one, with the picture that is shown.
+function announce() {
   clearTimeout(telling);
   telling = setTimeout(() => {
+    const item = list.current();
     const [, word] = wordsOf(item.state);
-    find('announcement').textContent =
-      `${word}: ${item.name}. ${reasonOf(item)} ${summaryOf(counts)}.`;
+    const shown = follows ? `${word}: ${item.name}. ${reasonOf(item)} ` : '';
+    find('announcement').textContent = `${shown}${summaryOf(counts)}.`;
   }, CALM);
 }
 
@@ -78,7 +79,7 @@ function setState(item, state) {
   }
   list.trim();
   showCounts();
-  if (state !== 'waiting') announce(item);
+  if (state !== 'waiting') announce();
 }
 
 function wait(item, reason) {
