@@ -104,6 +104,9 @@ def test_the_page_shows_each_variant_and_the_best(tmp_path, summary):
     'patchcore/report.html',
     'mine/report.html',
   }
+  # Whoever hears the page tells its parts apart, those of two categories too.
+  parts = [value for _, name, value in page.attributes if name == 'aria-label']
+  assert len(parts) == len(set(parts)) and any(part.startswith('carpet: ') for part in parts)
   pictures = [value for _, name, value in page.attributes if name == 'alt']
   assert pictures == [f'carpet: {label}' for label in ('image', 'truth', 'patchcore', 'mine')]
 

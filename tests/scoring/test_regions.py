@@ -2,8 +2,10 @@
 
 import numpy as np
 import pytest
+from matplotlib.path import Path as Polygon
+from scipy import ndimage
 
-from memkd_jax.scoring.regions import Region, find_regions, run_lengths
+from memkd_jax.scoring.regions import Region, find_regions, outline, run_lengths
 
 
 def flood(map_, threshold):
@@ -66,3 +68,37 @@ def test_run_lengths_are_those_of_coco(rng, share):
     values = np.arange(len(lengths)) % 2
     together += np.repeat(values, lengths).reshape(mask.shape, order='F')
   np.testing.assert_array_equal(together, mask)
+
+
+@pytest.mark.parametrize('share', [0.2, 0.4, 0.6, 1.0])
+def test_an_outline_holds_its_region_and_nothing_else(rng, share):
+  """The centres of pixels lie inside where they are of the region or of a hole of it."""
+  mask = rng.random((23, 31)) < share
+  centres = np.argwhere(np.ones(mask.shape, bool))[:, ::-1] + 0.5
+  for region in find_regions(mask.astype(float), 0.5):
+    line = outline(region)
+    # The line touches itself where pixels touch at a corner.
+    inside = Polygon([*line, line[0]], closed=True).contains_points(centres)
+    whole = np.zeros(mask.shape, bool)
+    rows = slice(region.top, region.top + region.height)
+    columns = slice(region.left, region.left + region.width)
+    whole[rows, columns] = ndimage.binary_fill_holes(region.inside)
+    np.testing.assert_array_equal(inside.reshape(mask.shape), whole)
+    assert np.min(line) >= 0 and np.all(np.max(line, axis=0) <= mask.shape[::-1])
+
+
+def test_an_outline_of_a_large_region_has_few_corners():
+  rows, columns = np.mgrid[:3000, :2000]
+  disc = np.hypot(rows - 1500, columns - 1000) < 900
+  (region,) = find_regions(disc.astype(np.float32), 0.5)
+  line = np.array(outline(region))
+  assert len(line) < 1000
+  radii = np.hypot(line[:, 0] - 1000, line[:, 1] - 1500)
+  assert np.abs(radii - 900).max() < 1800 / 512 * 2
+
+
+def test_an_outline_of_one_pixel():
+  map_ = np.zeros((4, 5))
+  map_[2, 3] = 7
+  (region,) = find_regions(map_, 1.0)
+  assert sorted(outline(region)) == [(3.0, 2.5), (3.5, 2.0), (3.5, 3.0), (4.0, 2.5)]

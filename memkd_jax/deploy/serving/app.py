@@ -40,17 +40,13 @@ from memkd_jax.deploy.serving.uploads import (
   images_of,
   receive_form,
 )
-from memkd_jax.report.overlay import color_range, draw_boxes, heat_map
+from memkd_jax.report.overlay import color_range, heat_map
 from memkd_jax.scoring.base import BaseDetector, Result
-from memkd_jax.scoring.regions import Region, find_regions
+from memkd_jax.scoring.regions import Region, find_regions, outline
 
 _STATIC = Path(__file__).with_name('static')
-_FILES = {
-  '/': 'page.html',
-  '/docs': 'docs.html',
-  '/page.css': 'page.css',
-  '/page.js': 'page.js',
-  '/docs.js': 'docs.js',
+_FILES = {'/': 'page.html', '/docs': 'docs.html'} | {
+  f'/{file.name}': file.name for file in sorted(_STATIC.iterdir()) if file.suffix != '.html'
 }
 # Requests at once, all paths together, beyond which the answer is 503 without a look at them.
 CROWD = 256
@@ -150,9 +146,11 @@ class Service:
         )
         score.regions = [schema.RegionInfo.model_validate(region.facts()) for region in found]
       if overlay:
-        boxes = (found, (width, height))
+        lines = await to_thread.run_sync(_outlines, found, limiter=self.decoders)
+        for info, line in zip(score.regions or (), lines, strict=True):
+          info.outline = line
         score.picture, score.heat_map = await to_thread.run_sync(
-          _pictures, detector, image, result.maps[0], *boxes, limiter=self.decoders
+          _pictures, detector, image, result.maps[0], (width, height), limiter=self.decoders
         )
       self.measures.images.labels(detector.category, _DECISIONS[score.anomalous]).inc()
       scores.append(score)
@@ -226,7 +224,9 @@ def _add_scoring(app: FastAPI, service: Service) -> None:
   async def score(
     request: Request,
     category: Annotated[str | None, Query(description='May be left out if one alone')] = None,
-    overlay: Annotated[bool, Query(description='Add picture, heat map and regions')] = False,
+    overlay: Annotated[
+      bool, Query(description='Add picture, heat map, regions, outlines')
+    ] = False,
     regions: Annotated[bool, Query(description='Add regions')] = False,
   ) -> schema.Scores:
     detector = service.choose(category)
@@ -358,11 +358,14 @@ def _regions(
   return find_regions(full, threshold)[:_MOST_REGIONS]
 
 
+def _outlines(regions: list[Region]) -> list[list[tuple[float, float]]]:
+  return [outline(region) for region in regions]
+
+
 def _pictures(
   detector: BaseDetector,
   image: np.ndarray,
   map_: np.ndarray,
-  regions: list[Region],
   size: tuple[int, int],
 ) -> tuple[str, str]:
   low, high = color_range(detector.calibration, detector.threshold, map_)
@@ -370,7 +373,6 @@ def _pictures(
   picture.thumbnail((_LONGEST, _LONGEST))  # a canvas of tiles may be as large as it likes
   shown, _ = detector.framing.to_image(map_, size, picture.size, seen_of(image))
   hot = Image.fromarray(heat_map(np.asarray(picture), shown, low, high))
-  draw_boxes(hot, regions, size)
   return _data_url(picture), _data_url(hot)
 
 

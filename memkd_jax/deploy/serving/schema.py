@@ -73,6 +73,11 @@ class RegionInfo(BaseModel):
   peak_row: int = Field(description='Of the highest value.')
   peak_column: int
   score: float = Field(description='The highest value.')
+  outline: list[tuple[float, float]] | None = Field(
+    default=None,
+    description='Corners [column, row] of a closed line around it, holes aside; 0 is the left '
+    'or upper edge of the image. Null without overlay.',
+  )
 
 
 class ImageScore(BaseModel):

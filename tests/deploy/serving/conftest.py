@@ -1,16 +1,20 @@
 """Tiny models for all tests of the server."""
 
 import dataclasses
+from collections.abc import Iterator
 from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
+from fastapi.testclient import TestClient
 from ml_collections import ConfigDict
 from PIL import Image
+from serving_client import LIMITS, started
 
 from memkd_jax import config as base
 from memkd_jax import methods
+from memkd_jax.deploy.serving.app import create_app
 from memkd_jax.detector import Detector, Program
 from memkd_jax.methods.base import Task
 from memkd_jax.run import run_config
@@ -53,6 +57,13 @@ def detectors(make_method) -> dict[str, Detector]:
     trained = dataclasses.replace(bolt, name=category, calibration=calibration)
     judging[category] = Detector(trained, program, 0.2)
   return judging
+
+
+@pytest.fixture(scope='module')
+def client(detectors: dict[str, Detector]) -> Iterator[TestClient]:
+  """Of a server of both, which has compiled."""
+  with started(create_app(detectors, LIMITS)) as client:
+    yield client
 
 
 @pytest.fixture(scope='session')

@@ -1,27 +1,21 @@
 """The page as a browser sees it."""
 
-import socket
-import threading
-import time
-from contextlib import contextmanager
-
 import devtools
 import numpy as np
 import pytest
-import uvicorn
 from benchmark_layouts import LAYOUTS
 from PIL import Image
+from serving_client import serving
 from whole_runs import tiny_of
 
 import memkd_jax
-from memkd_jax.deploy.serving.app import create_app
-from memkd_jax.deploy.serving.uploads import Limits
 from memkd_jax.run import run_config
 
 pytestmark = [
   pytest.mark.slow,  # half a minute, most of it for training the tiny model
   pytest.mark.skipif(devtools.CHROMIUM is None, reason='needs a chromium binary'),
 ]
+READY = 'document.getElementById("category").options.length === 2'
 HOSTILE = '<img src=x onerror=console.error(1)>.png'
 
 
@@ -30,20 +24,6 @@ def url(detectors):
   """Of a server in this process."""
   with serving(detectors) as address:
     yield address
-
-
-@contextmanager
-def serving(detectors):
-  app = create_app(detectors, Limits(bytes=100_000, images=4))
-  server = uvicorn.Server(uvicorn.Config(app, log_level='warning'))
-  with socket.create_server(('127.0.0.1', 0)) as listener:
-    thread = threading.Thread(target=server.run, kwargs={'sockets': [listener]})
-    thread.start()
-    while not app.state.service.batcher.ready:
-      time.sleep(0.05)
-    yield f'http://127.0.0.1:{listener.getsockname()[1]}/'
-    server.should_exit = True
-    thread.join()
 
 
 @pytest.fixture(scope='module')
@@ -57,7 +37,7 @@ def page(browser, url):
   """The browser, at the page, with its models."""
   browser.events.clear()
   browser.show(url)
-  browser.wait('find("category").options.length === 2')
+  browser.wait(READY)
   return browser
 
 
@@ -73,7 +53,8 @@ def images(tmp_path):
 
 
 def finish(page, number):
-  page.wait(f'find("results").children.length === {number} && counts.waiting === 0')
+  entries = f'document.querySelectorAll("#list li").length === {number}'
+  page.wait(f'{entries} && !document.querySelector("#list [data-state=waiting]")')
 
 
 def texts(page, selector):
@@ -87,39 +68,44 @@ def test_images_are_scored(page, url, images, how):
   else:
     page.drop(*images)
   finish(page, 4)
-  assert texts(page, '.card h2') == [path.name for path in images]
-  decisions = texts(page, '.decision')
-  assert set(decisions[:3]) <= {'Anomalous', 'Normal'}
-  assert 'is not a readable image' in decisions[3]
+  assert texts(page, '#list .title') == [path.name for path in reversed(images)]
+  decisions = texts(page, '#list .word')
+  assert decisions[0] == 'Not checked'
+  assert set(decisions[1:]) <= {'Good', 'Reject'}
+  assert 'is not a readable image' in texts(page, '#reason')[0]
   # All pictures are shown, that of the TIFF too.
-  page.wait(
-    '[...document.querySelectorAll(".card:not(.failed) .frame img")]'
-    '.every((image) => image.complete && image.naturalWidth)'
-  )
-  assert page.value('document.querySelectorAll(".card:not(.failed) .frame img").length') == 9
+  for entry in (1, 2, 3):
+    page.value(f'document.querySelectorAll("#list li")[{entry}].click()')
+    page.wait(
+      '["picture", "heat"].map((id) => document.getElementById(id))'
+      '.every((image) => image.complete && image.naturalWidth)'
+    )
   # A refusal is all that the console speaks of.
   assert all('415' in complaint for complaint in page.complaints())
   assert all(asked.startswith((url, 'blob:', 'data:')) for asked in page.requests())
-  page.value('find("clear").click()')
-  assert texts(page, '.card') == []
+  page.value('document.getElementById("clear").click()')
+  assert texts(page, '#list li') == []
 
 
 def test_the_score_is_the_detectors(page, detectors, images):
-  page.value('find("category").value = "nut"')
+  page.value('document.getElementById("category").value = "nut"')
   page.choose('#files', images[0])
   finish(page, 1)
   score = detectors['nut']([np.asarray(Image.open(images[0]))]).scores[0]
   # It is resized from the file as it would be from the array.
-  assert texts(page, '.card dd')[0] == f'{score:.4f}'
-  assert texts(page, '.card dd')[-1] == 'nut'
+  assert texts(page, '#list .value') == [f'{score:.4f}']
+  assert texts(page, '#facts dd')[-1] == 'nut'
 
 
 def test_the_heat_map_fades(page, images):
   page.choose('#files', images[0])
   finish(page, 1)
-  opacity = 'getComputedStyle(document.querySelector(".heat")).opacity'
+  opacity = 'getComputedStyle(document.getElementById("heat")).opacity'
   assert page.value(opacity) == '1'
-  page.value('find("strength").value = 30; find("strength").dispatchEvent(new Event("input"))')
+  page.value(
+    'const range = document.getElementById("strength"); range.value = 30;'
+    'range.dispatchEvent(new Event("input"))'
+  )
   assert page.value(opacity) == '0.3'
 
 
@@ -127,13 +113,12 @@ def test_what_is_cleared_stays_away(page, images):
   page.value('window.asking = fetch; window.fetch = () => new Promise((go) => window.go = go)')
   page.choose('#files', images[0])
   page.wait('window.go !== undefined')
-  page.value('find("clear").click()')
+  page.value('document.getElementById("clear").click()')
   page.value('window.fetch = asking')
   page.value('window.go(new Response("{}", {status: 400}))')
   page.choose('#files', images[1])
   finish(page, 1)
-  assert page.value('running') == 0
-  assert page.value('find("summary").textContent') in ('1 anomalous', '1 normal')
+  assert texts(page, '#summary')[0] in ('1 looked at, 0 rejected', '1 looked at, 1 rejected')
 
 
 def test_pictures_keep_their_shape(page, tmp_path):
@@ -141,7 +126,7 @@ def test_pictures_keep_their_shape(page, tmp_path):
   Image.new('RGB', (30, 300)).save(tall)
   page.choose('#files', tall)
   finish(page, 1)
-  box = 'document.querySelector(".original img").getBoundingClientRect()'
+  box = 'document.getElementById("picture").getBoundingClientRect()'
   assert page.value(f'{box}.height / {box}.width') == pytest.approx(10, rel=0.01)
   assert page.value(f'{box}.height') < 500
 
@@ -151,7 +136,7 @@ def test_what_is_too_large_is_not_sent(page, tmp_path):
   large.write_bytes(bytes(100_001))
   page.choose('#files', large)
   finish(page, 1)
-  assert 'more than the 100,000 bytes' in texts(page, '.decision')[0]
+  assert 'more than the 100,000 bytes' in texts(page, '#reason')[0]
   assert not any('score' in url for url in page.requests())
 
 
@@ -159,13 +144,22 @@ def test_the_keyboard_reaches_everything(page, images):
   page.choose('#files', images[0])
   finish(page, 1)
   reached, outlines = [], []
-  for _ in range(7):
+  for _ in range(12):
     page.press('Tab', 9)
-    outlines.append(page.value('getComputedStyle(find("drop")).outlineStyle'))
-    reached.append(
-      page.value('document.activeElement.id || document.activeElement.textContent')
+    outlines.append(
+      page.value('getComputedStyle(document.getElementById("drop")).outlineStyle')
     )
-  assert reached == ['category', 'files', 'strength', 'clear', 'API', 'Metrics', 'Health']
+    reached.append(
+      page.value(
+        'document.activeElement.id || document.activeElement.value ||'
+        'document.activeElement.role || document.activeElement.textContent'
+      )
+    )
+  assert reached == [
+    *('category', 'help', 'files', 'picture', 'outline', 'heat', 'clear', 'option'),
+    *('API', 'Metrics', 'Health'),
+    reached[-1],
+  ]
   # It shows where the keyboard is.
   assert outlines == ['solid' if name == 'files' else 'none' for name in reached]
 
@@ -173,7 +167,7 @@ def test_the_keyboard_reaches_everything(page, images):
 @pytest.mark.parametrize('width', [320, 390, 1200])
 def test_nothing_overflows(page, url, images, width):
   page.show(url, width)
-  page.wait('find("category").options.length === 2')
+  page.wait(READY)
   page.choose('#files', *images)
   finish(page, 4)
   assert page.value('document.documentElement.scrollWidth') == width
@@ -211,26 +205,28 @@ def test_files_of_an_object_find_together(browser, objects):
   with serving({'bagel': detector}) as address:
     browser.events.clear()
     browser.show(address)
-    browser.wait('!find("together").hidden')
+    browser.wait('!document.getElementById("together").hidden')
     browser.choose('#files', test / 'rgb' / '000.png', test / 'rgb' / '001.png')
-    assert texts(browser, '.decision') == ['Waiting for its point cloud'] * 2
+    assert texts(browser, '#list .word') == ['Waiting'] * 2
+    assert texts(browser, '#reason') == ['Waiting for its point cloud.']
     browser.drop(test / 'xyz' / '001.tiff')
-    browser.wait('counts.waiting === 1')
+    browser.wait('document.querySelectorAll("#list [data-state=waiting]").length === 1')
     browser.drop(test / 'rgb' / '000.png')  # again, before its cloud
     browser.choose('#files', test / 'xyz' / '000.tiff')
     finish(browser, 3)
     files = {'rgb': test / 'rgb' / '000.png', 'xyz': test / 'xyz' / '000.tiff'}
-    assert texts(browser, '.card dd')[0] == f'{detector(files).scores[0]:.4f}'
-    assert texts(browser, '.card h2') == ['000', '000', '001']
-    assert 'Another 000.png came' in texts(browser, '.failed .decision')[0]
+    assert texts(browser, '#list .title') == ['000', '001', '000']
+    assert texts(browser, '#list .value')[0] == f'{detector(files).scores[0]:.4f}'
+    browser.value('document.querySelectorAll("#list li")[2].click()')
+    assert 'Another 000.png came' in texts(browser, '#reason')[0]
 
-    browser.value('find("clear").click()')
+    browser.value('document.getElementById("clear").click()')
     photograph = next((root / 'eyecandies').rglob('test*/**/*_image_0.png'))
     stem = photograph.name.removesuffix('_image_0.png')
     names = (f'{stem}_depth.png', f'{stem}_info_depth.yaml', f'{stem}_normals.png')
     browser.choose('#files', photograph)
-    assert texts(browser, '.decision') == ['Waiting for its depth, range of depth, normals']
+    assert texts(browser, '#reason') == ['Waiting for its depth, range of depth, normals.']
     browser.drop(*(photograph.with_name(name) for name in names))
     finish(browser, 1)
-    assert texts(browser, '.decision') == ['Not judged']  # three held-out images tell no rate
+    assert texts(browser, '#list .word') == ['Not judged']  # three held-out images tell no rate
     assert browser.complaints() == []
