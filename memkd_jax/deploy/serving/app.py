@@ -166,10 +166,10 @@ def create_app(
   """The server.
 
   Args:
-    detectors: by their category, one at least.
-    limits: of a request.
+    detectors: the detectors that are served, by category; at least one.
+    limits: how much one request may hold, and for how long.
     hosts: names by which it may be addressed, ports aside; ('*',) for any.
-    on_compiled: see `Batcher`.
+    on_compiled: is called once, with what went wrong in compiling, or None.
 
   Returns:
     The app; its lifespan compiles and stops, `app.state.service` is its `Service`.

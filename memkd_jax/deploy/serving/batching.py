@@ -60,7 +60,7 @@ class Batcher:
     """Starts nothing yet.
 
     Args:
-      scorers: that will be asked, to be compiled first.
+      scorers: all scorers that may be asked; they are compiled first.
       limit: images that may be admitted at once.
       wait: seconds for which the first image of a batch waits for others.
       on_batch: is told of each batch how many images it had, and how long it took in
@@ -128,7 +128,7 @@ class Batcher:
     """Queues one image.
 
     Args:
-      scorer: by which it is to be scored.
+      scorer: the scorer that is asked for the image.
       image: uint8 [H, W, 3].
 
     Returns:

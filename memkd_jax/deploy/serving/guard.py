@@ -61,8 +61,8 @@ class JsonProblemsMiddleware:
     """Wraps an app.
 
     Args:
-      app: to be wrapped.
-      sentences: by the plain texts in whose place they are told.
+      app: the application that is wrapped.
+      sentences: the sentence for each plain text that it replaces.
     """
     self._app, self._sentences = app, sentences
 

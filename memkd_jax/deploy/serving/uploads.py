@@ -30,9 +30,9 @@ class Limits:
   """What a request may ask for.
 
   Attributes:
-    bytes: of its body.
-    images: in it.
-    seconds: in which its body must have come.
+    bytes: the largest size of a request's body, in bytes.
+    images: the most images of a request.
+    seconds: the time in which a request's body must have come.
   """
 
   bytes: int
@@ -52,7 +52,7 @@ class Upload:
     """Takes a file of a form.
 
     Args:
-      file: of an image.
+      file: the received file of an image.
       beside: what else was recorded of the object, by its name in a sample.
     """
     self._file, self._beside = file, dict(beside or {})
@@ -87,7 +87,7 @@ async def receive_form(request: Request, limits: Limits, parts: int = 1) -> Form
 
   Args:
     request: nothing of its body has been read.
-    limits: for it.
+    limits: how much the request may hold.
     parts: the most files that belong to an image, with its own.
 
   Returns:
@@ -126,8 +126,8 @@ def images_of(form: FormData, limits: Limits, further: Sequence[str] = ()) -> li
   """The files of a form's field `images`, with those that belong to them.
 
   Args:
-    form: received.
-    limits: for it.
+    form: the received form.
+    limits: how much the request may hold.
     further: names of fields with a file for each of the images, in their order; those that
       are not there are left out.
 
