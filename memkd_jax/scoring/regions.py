@@ -131,7 +131,7 @@ def outline(region: Region) -> list[tuple[float, float]]:
   within a 512th of that.
 
   Args:
-    region: of an image.
+    region: one of the regions of an image.
 
   Returns:
     The corners of a polygon, (column, row) each, in pixels of the image: 0 is the left or upper

@@ -126,7 +126,7 @@ def images_of(form: FormData, limits: Limits, further: Sequence[str] = ()) -> li
   """The files of a form's field `images`, with those that belong to them.
 
   Args:
-    form: the received form.
+    form: the form as `receive_form` gave it.
     limits: how much the request may hold.
     further: names of fields with a file for each of the images, in their order; those that
       are not there are left out.
