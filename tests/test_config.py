@@ -9,6 +9,7 @@ import pytest
 from memkd_jax import config as base
 from memkd_jax import main, methods
 from memkd_jax.config import values
+from memkd_jax.configs import best, demo
 from memkd_jax.data import datasets, sampling
 from memkd_jax.errors import UserError
 from memkd_jax.methods import losses
@@ -54,6 +55,15 @@ def test_every_config_resolves(path):
   resolved = methods.resolve(module.get_config())
   assert Path(resolved.data.dir).is_absolute()
   resolved.to_json()
+
+
+def test_the_demo_has_the_preset_too():
+  preset, found = best.get_config('demo'), demo.get_config('best')
+  for section in ('method', 'loss', 'anomaly_map'):
+    assert found[section].to_dict() == preset[section].to_dict()
+  assert (found.train.batch_size, found.train.epochs) == (8, 20)
+  assert (found.model.backbone, found.model.teacher_weights) == ('resnet18', 'demo')
+  assert demo.get_config().method.name == 'memkd'
 
 
 def test_the_papers_values_are_the_defaults():
