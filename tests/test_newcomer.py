@@ -121,8 +121,8 @@ def test_good_images_end_in_a_detector(mine):
 def test_the_demo_ends_in_a_results_table(demo):
   results = json.loads((demo / 'runs' / 'demo' / 'results.json').read_text())
   assert sorted(results['categories']) == ['brick', 'grass', 'gravel']
-  # Which rounding does not move; I-AUC it does, see docs/demo.md.
-  assert results['mean']['P-AUC'] > 0.88
+  assert results['mean']['I-AUC'] > 0.9
+  assert results['mean']['P-AUC'] > 0.94
   assert '| mean ' in (demo / 'runs' / 'demo' / 'results.md').read_text()
   assert (demo / 'runs' / 'demo' / 'report.html').stat().st_size > 10_000
 
@@ -149,6 +149,13 @@ def test_new_images_get_decisions_and_heat_maps(mine, predicted):
 def test_three_lines_of_python(mine, predicted):
   text = README.read_text()
   block = text[text.index('```python\n') + len('```python\n') :]
+  # The README's own line trains once more, with a teacher that has to be downloaded.
+  for written, here in (
+    ("memkd_jax.fit('FOLDER', workdir='runs/python')", "memkd_jax.load('runs/mine')"),
+    ("'part.png'", 'images'),
+  ):
+    assert block.count(written) == 1
+    block = block.replace(written, here)
   script = mine / 'three_lines.py'
   script.write_text(
     'import glob, memkd_jax, numpy as np\n'
@@ -164,7 +171,7 @@ def test_three_lines_of_python(mine, predicted):
 
 
 def test_an_exported_file_runs_elsewhere(mine, predicted, tmp_path):
-  shell(mine, documented('--out=NAME.memkd'))
+  shell(mine, documented('--out=NAME.onnx').replace('.onnx', '.memkd'))
   shutil.copy(mine / 'NAME.memkd', tmp_path)
   shutil.copy(ROOT / 'examples' / 'run_exported.py', tmp_path)
   shutil.copytree(mine / 'FOLDER', tmp_path / 'FOLDER')
@@ -178,6 +185,31 @@ def test_an_exported_file_runs_elsewhere(mine, predicted, tmp_path):
     path, score, decision = line.split('\t')
     assert float(score) == pytest.approx(float(predicted[path]['score']), abs=1e-5)
     assert decision.lower() == predicted[path]['decision']
+
+
+def test_an_onnx_model_and_a_page(mine, predicted):
+  """What they need is installed last, since the converter keeps other packages back."""
+  shell(mine, documented('[onnx,serve]'))
+  shell(mine, documented('--out=NAME.onnx'))
+  shell(mine, 'memkd predict --model=NAME.onnx --images=FOLDER --out=FROM_ONNX')
+  with (mine / 'FROM_ONNX' / 'scores.csv').open() as file:
+    for row in csv.DictReader(file):
+      expected = float(predicted[row['path']]['score'])
+      assert float(row['score']) == pytest.approx(expected, rel=1e-3)
+  serve = f'{documented("memkd serve")} --port=0'
+  # Its first line that names an address is the one that it listens at.
+  script = f"""
+    {serve} > serve.log 2>&1 & server=$!
+    for i in $(seq 300); do
+      address=$(grep -o 'http://127.0.0.1:[0-9]*' serve.log | head -1)
+      [ -n "$address" ] && curl -sf $address/healthz > /dev/null && break; sleep 1
+    done
+    curl -sf -F images=@FOLDER/worn0.bmp $address/api/score; kill $server; wait $server
+  """
+  (image,) = json.loads(shell(mine, script))['images']
+  assert image['score'] == pytest.approx(
+    float(predicted['FOLDER/worn0.bmp']['score']), rel=1e-5
+  )
 
 
 def test_the_copy_has_the_teacher(clone):
