@@ -82,6 +82,7 @@ def clone(tmp_path_factory):
 
 @pytest.fixture(scope='module')
 def demo(clone):
+  shell(clone, documented('pip install -e .'))
   shell(clone, documented('--config=demo'))
   return clone
 
