@@ -7,6 +7,7 @@ tests is not run here.
 import importlib.util
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -18,13 +19,20 @@ from documented import PAGES, ROOT, lines
 from inspection_layouts import LAYOUTS as INSPECTION_LAYOUTS
 from PIL import Image
 
+from memkd_jax import main
+from memkd_jax.config import values
+
 # They come after the command's own flags, and so override them.
-TINY = (
-  '--config.data.image_size=32 --config.model.backbone=tiny_basic '
-  '--config.model.teacher_weights=random --config.model.memory_items=5 '
-  '--config.train.epochs=1 --config.train.batch_size=8 --config.train.exemplars=4 '
-  '--config.seeds=0'
-)
+TINY = {
+  'data.image_size': 32,
+  'model.backbone': 'tiny_basic',
+  'model.teacher_weights': 'random',
+  'model.memory_items': 5,
+  'train.epochs': 1,
+  'train.batch_size': 8,
+  'train.exemplars': 4,
+  'seeds': 0,
+}
 # Of each benchmark one category that its miniature has.
 CATEGORIES = {
   'mvtec': 'bottle',
@@ -86,6 +94,15 @@ COMMAND = re.compile(r'(?:python|memkd) ')
 TRAINS = re.compile(r'memkd_jax\.main|memkd(?:_jax)? (?:train|evaluate)')
 
 
+def tiny(line):
+  """Flags that make the run of a line small, of those that its method knows."""
+  arguments = shlex.split(TRAINS.split(line, maxsplit=1)[1])
+  flags, overrides = main._parser().parse_known_args(arguments)
+  config = main.load_config(*main._choose_config(flags, overrides)).to_dict()
+  known = {'seeds', *values.flatten(config)}
+  return ' '.join(f'--config.{name}={value}' for name, value in TINY.items() if name in known)
+
+
 def adapted(line):
   """The line with what makes it small."""
   if re.search('prepare.tfds', line):
@@ -102,7 +119,7 @@ def adapted(line):
   elif config == 'demo':
     line += ' --config.data.categories=brick'
   line = line.replace('data.tile_size=256', 'data.tile_size=16')
-  return f'{line} {TINY}'
+  return f'{line} {tiny(line)}'
 
 
 def documented(page):
