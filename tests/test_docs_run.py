@@ -29,7 +29,7 @@ TINY = {
   'model.teacher_weights': 'random',
   'model.memory_items': 5,
   'train.epochs': 1,
-  'train.batch_size': 8,
+  'train.batch_size': 4,
   'train.exemplars': 4,
   'seeds': 0,
 }
