@@ -116,6 +116,8 @@ def adapted(line):
     line += f' --config.data.categories={CATEGORIES[config]}'
   elif config == 'folder' and 'data.categories' not in line:
     line += ' --config.data.categories=NAME'
+  elif 'joint:mvtec_ad' in line:
+    line += ' --config.data.categories=bottle,grid'
   elif config == 'demo':
     line += ' --config.data.categories=brick'
   line = line.replace('data.tile_size=256', 'data.tile_size=16')
