@@ -164,7 +164,7 @@ def site(tmp_path, page):
   for name, make in (LAYOUTS | INSPECTION_LAYOUTS).items():
     make(tmp_path / 'datasets' / name)
   text = '\n'.join(documented(page))
-  category = {'train/good': 120, 'test/good': 3, 'test/worn': 3}
+  category = {'train/good': 200, 'test/good': 3, 'test/worn': 3}
   if 'folder_3d' in text:
     mvtec_3d(tmp_path / 'DIR', ('tire',))
     (tmp_path / 'new').symlink_to(tmp_path / 'DIR' / 'tire' / 'test')
