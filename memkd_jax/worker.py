@@ -22,7 +22,6 @@ from memkd_jax.data.task_images import describe_changes
 from memkd_jax.data.tiling import Tiling
 from memkd_jax.errors import UserError, shown
 from memkd_jax.evaluate import Scored, Scorer, evaluate
-from memkd_jax.files import atomic
 from memkd_jax.files.digest import images_digest
 from memkd_jax.files.stored_rows import take
 from memkd_jax.methods import cross_calibration, fused, joint, tile_models
@@ -383,7 +382,7 @@ class Worker:
     found = joint.fit(self.method, self._scorer.tiling, together, pool, root)
     home = joint.folder_of(root, task.seed)
     folder = self.folder.category(task.name, task.seed)
-    hosts.on_main(lambda: _copy_logs(home, folder))
+    hosts.on_main(lambda: joint.copy_logs(home, folder))
     if not plan.folds:
       return found.fitted, found.seconds, found.peak, None, None
     kind = self.config.anomaly_map.normalize
@@ -444,11 +443,3 @@ def _calibrate(held_out: Scored | None) -> Calibration | None:
   if held_out is None:
     return None
   return Calibration.from_maps(held_out.maps, held_out.scores, held_out.split.images)
-
-
-def _copy_logs(home: Path, folder: Path) -> None:
-  """Copies the logs of a joint training, but those of its folds, to a category's folder."""
-  for log in home.rglob('metrics.jsonl'):
-    place = log.relative_to(home)
-    if place.parts[0] != cross_calibration.FOLDER:
-      atomic.write_text(folder / place, log.read_text())

@@ -13,6 +13,7 @@ from memkd_jax.configs import joint as joint_config
 from memkd_jax.data.sampling import calibration_plan, joint_plans
 from memkd_jax.errors import UserError
 from memkd_jax.files.digest import images_digest
+from memkd_jax.methods import joint
 from memkd_jax.methods.joint import pool
 from memkd_jax.methods.knn import NearestNeighbours
 from memkd_jax.run import run_config
@@ -254,3 +255,13 @@ def test_the_balance_counts(config_of, tmp_path):
   assert Workdir(tmp_path / 'run').read_model('bolt', 0).train_images == 50
   known = json.loads((tmp_path / 'run' / 'config.json').read_text())
   assert known['train']['balance'] == 'category'
+
+
+def test_what_trackers_wrote_of_a_joint_training_stays(tmp_path):
+  home = tmp_path / 'joint' / '0'
+  stays = {'tensorboard/events', 'wandb/run/files', 'trackers.json'}
+  for name in (*stays, 'model.json', 'metrics.jsonl', 'folds/1/tensorboard/events'):
+    (home / name).parent.mkdir(parents=True, exist_ok=True)
+    (home / name).write_text('{}')
+  joint.discard(tmp_path)
+  assert {p.relative_to(home).as_posix() for p in home.rglob('*') if p.is_file()} == stays

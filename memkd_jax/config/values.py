@@ -129,7 +129,7 @@ def resolve(config: ConfigDict, fields: Iterable[Field]) -> ConfigDict:
 def _names(value: tuple[Any, ...]) -> tuple[str, ...]:
   """The names of a tuple, of which --config.data.inputs=rgb,depth makes one text."""
   names = ','.join(map(str, value)).split(',')
-  return tuple(name.strip() for name in names if name.strip())
+  return tuple(dict.fromkeys(name.strip() for name in names if name.strip()))
 
 
 def _resolve_sizes(config: ConfigDict) -> None:

@@ -6,6 +6,7 @@ categories have it.
 """
 
 import dataclasses
+import shutil
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -13,13 +14,15 @@ from typing import Any
 
 import numpy as np
 
+from memkd_jax import trackers
 from memkd_jax.data.sampling import Plan
 from memkd_jax.data.tiling import Tiling
+from memkd_jax.files import atomic
 from memkd_jax.files.digest import images_digest
 from memkd_jax.files.stored_rows import concatenate, take
 from memkd_jax.methods import cross_calibration, fused, kept_parts, tile_models
 from memkd_jax.methods.base import Fitted, Method, Task
-from memkd_jax.runtime import memory
+from memkd_jax.runtime import hosts, memory
 from memkd_jax.workdir import UNFOLDING
 
 JOINT = 'joint'  # of `train.scope`, the model's name, and its folder
@@ -137,5 +140,32 @@ def folder_of(root: Path, seed: int) -> Path:
 
 
 def discard(root: Path) -> None:
-  """Removes the joint models, which all categories have by now."""
-  kept_parts.discard(root / JOINT)
+  """Removes the joint models, which all categories have by now; what trackers wrote stays."""
+  folder, stays = root / JOINT, {*trackers.FOLDERS, trackers.IDS}
+
+  def remove() -> None:
+    for home in folder.glob('*'):
+      for path in home.iterdir():
+        if path.is_dir() and path.name not in stays:
+          shutil.rmtree(path)
+        elif path.name not in stays:
+          path.unlink()
+
+  told = hosts.on_main(lambda: any(p.name in stays for p in folder.glob('*/*')))
+  if told:
+    hosts.on_main(remove)
+  else:
+    kept_parts.discard(folder)
+
+
+def copy_logs(home: Path, folder: Path) -> None:
+  """Copies the logs of a joint training, but those of its folds, to a category's folder.
+
+  Args:
+    home: the folder of the joint model, see `folder_of`.
+    folder: the folder of the category's model.
+  """
+  for log in home.rglob('metrics.jsonl'):
+    place = log.relative_to(home)
+    if place.parts[0] != cross_calibration.FOLDER:
+      atomic.write_text(folder / place, log.read_text())

@@ -9,9 +9,7 @@ from skimage import measure
 from memkd_jax.metrics.pixels import EIGHT_CONNECTED
 
 _FINEST = 512  # steps along the longer side of a region's box that its outline follows
-_STRAIGHT = (
-  0.4  # of a step, by which an outline may leave the pixels' edge to have fewer corners
-)
+_STRAIGHT = 0.4  # steps that an outline may be off the pixels' edge, to have fewer corners
 
 
 @dataclasses.dataclass(frozen=True)

@@ -12,13 +12,17 @@ from types import TracebackType
 from typing import Any
 
 from memkd_jax.errors import UserError
-from memkd_jax.trackers.tracker import Place, Tracker
+from memkd_jax.trackers.tracker import IDS, Place, Tracker
+
+__all__ = ['FOLDERS', 'IDS', 'TRACKERS', 'Place', 'Tracker', 'Trackers', 'check', 'finish']
 
 TRACKERS = {
   'tensorboard': 'memkd_jax.trackers.tensorboard:TensorBoard',
   'mlflow': 'memkd_jax.trackers.mlflow:MLflow',
   'wandb': 'memkd_jax.trackers.wandb:WandB',
 }
+# In a model's folder: what the trackers of the table write that write files.
+FOLDERS = ('tensorboard', 'wandb')
 
 
 def check(names: Iterable[str]) -> None:
@@ -113,7 +117,11 @@ def _find(name: str) -> Any:
 
 
 def finish(
-  names: Iterable[str], folder: Path, step: int, fields: Mapping[str, Any], result: Any
+  names: Iterable[str],
+  folder: Path,
+  step: int,
+  fields: Mapping[str, Any],
+  result: Mapping[str, Any],
 ) -> None:
   """Tells trackers what the evaluation of a model found.
 

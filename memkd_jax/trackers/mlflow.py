@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from memkd_jax.errors import UserError
-from memkd_jax.trackers.tracker import Place
+from memkd_jax.trackers.tracker import Place, import_package
 
 _NAME = 'mlflow'
 # MLflow's own would try for minutes before it says that a server is away, and a training
@@ -107,10 +107,4 @@ def _allowed(name: str) -> str:
 def _client() -> Any:
   for name, value in _PATIENCE.items():
     os.environ.setdefault(name, value)
-  try:
-    from mlflow import MlflowClient
-  except ImportError as error:
-    raise UserError(
-      '--config.train.trackers=mlflow needs: pip install "memkd_jax[mlflow]".'
-    ) from error
-  return MlflowClient()
+  return import_package('mlflow', _NAME).MlflowClient()

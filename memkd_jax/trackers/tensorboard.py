@@ -2,15 +2,11 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from memkd_jax.errors import UserError
-from memkd_jax.trackers.tracker import Place
-
-FOLDER = 'tensorboard'
+from memkd_jax.trackers.tracker import Place, import_package
 
 
 class TensorBoard:
@@ -19,13 +15,15 @@ class TensorBoard:
   def __init__(self, place: Place):
     """Opens a new event file, which hides what older ones hold after the place's step."""
     self._place = place
-    folder = str(place.folder / FOLDER)
-    self._writer = _package().SummaryWriter(folder, purge_step=place.step + 1)
+    folder = str(place.folder / 'tensorboard')
+    self._writer = import_package('tensorboardX', 'tensorboard').SummaryWriter(
+      folder, purge_step=place.step + 1
+    )
 
   @staticmethod
   def check() -> None:
     """Raises UserError where tensorboardX is missing."""
-    _package()
+    import_package('tensorboardX', 'tensorboard')
 
   def write(self, step: int, values: Mapping[str, float]) -> None:
     """Takes the figures of one training step."""
@@ -50,13 +48,3 @@ class TensorBoard:
   def close(self) -> None:
     """Ends the event file."""
     self._writer.close()
-
-
-def _package() -> Any:
-  try:
-    import tensorboardX
-  except ImportError as error:
-    raise UserError(
-      '--config.train.trackers=tensorboard needs: pip install "memkd_jax[tensorboard]".'
-    ) from error
-  return tensorboardX

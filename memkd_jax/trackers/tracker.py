@@ -1,15 +1,17 @@
 """What a tracker is told, and of which model."""
 
 import dataclasses
+import importlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
+from memkd_jax.errors import UserError
 from memkd_jax.files import atomic
 from memkd_jax.files.reading import parse_json
 
-_IDS = 'trackers.json'
+IDS = 'trackers.json'  # of a model's folder: what it is called by each tracker
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,13 +49,13 @@ class Place:
 
   def read_id(self, tracker: str) -> str | None:
     """What the model is called by a tracker that numbers its runs; None if not yet known."""
-    path = self.folder / _IDS
+    path = self.folder / IDS
     found = parse_json(path.read_text()).get(tracker) if path.exists() else None
     return found if isinstance(found, str) else None
 
   def write_id(self, tracker: str, identifier: str) -> None:
     """Notes it, so that a resumed training, and the evaluation, go on under it."""
-    path = self.folder / _IDS
+    path = self.folder / IDS
     known = parse_json(path.read_text()) if path.exists() else {}
     atomic.write_text(path, json.dumps(known | {tracker: identifier}) + '\n')
 
@@ -86,3 +88,21 @@ class Tracker(Protocol):
 
   def close(self) -> None:
     """Sends what is still to be sent."""
+
+
+def import_package(name: str, tracker: str) -> Any:
+  """The package that a tracker needs.
+
+  Args:
+    name: the package's name, as it is imported.
+    tracker: the tracker's name, which is also that of the extra that installs the package.
+
+  Raises:
+    UserError: it is not installed.
+  """
+  try:
+    return importlib.import_module(name)
+  except ImportError as error:
+    raise UserError(
+      f'--config.train.trackers={tracker} needs: pip install "memkd_jax[{tracker}]".'
+    ) from error

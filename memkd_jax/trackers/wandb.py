@@ -4,13 +4,11 @@ import os
 import uuid
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from memkd_jax.errors import UserError
-from memkd_jax.trackers.tracker import Place
+from memkd_jax.trackers.tracker import Place, import_package
 
 _NAME = 'wandb'
-FOLDER = 'wandb'  # as its package names it
 
 
 class WandB:
@@ -22,12 +20,12 @@ class WandB:
 
   def __init__(self, place: Place):
     """Begins a run, or goes on with the one that the model has already."""
-    wandb = _package()
+    wandb = import_package('wandb', 'wandb')
     found = place.read_id(_NAME)
     if found is None:
       found = uuid.uuid4().hex[:16]
       place.write_id(_NAME, found)
-    self._wandb = wandb
+    self._wandb, self._step = wandb, place.step
     self._run = wandb.init(
       project=os.environ.get('WANDB_PROJECT', place.experiment),
       name=place.name,
@@ -43,7 +41,7 @@ class WandB:
   @staticmethod
   def check() -> None:
     """Raises UserError where wandb is missing, or nobody is logged in."""
-    wandb = _package()
+    wandb = import_package('wandb', 'wandb')
     here = os.environ.get('WANDB_MODE', 'online') != 'online'
     if not (here or wandb.login(prompt=False)):
       raise UserError(
@@ -59,18 +57,10 @@ class WandB:
     """Sends the figures as the run's summary, and the pictures."""
     self._run.summary.update(dict(figures))
     if pictures:
-      self._run.log({name: self._wandb.Image(str(path)) for name, path in pictures.items()})
+      images = {name: self._wandb.Image(str(path)) for name, path in pictures.items()}
+      # Offline a run does not know how far it was, and a step that it has would be left out.
+      self._run.log(images, step=max(self._run.step, self._step + 1))
 
   def close(self) -> None:
     """Sends what is still to be sent."""
     self._run.finish()
-
-
-def _package() -> Any:
-  try:
-    import wandb
-  except ImportError as error:
-    raise UserError(
-      '--config.train.trackers=wandb needs: pip install "memkd_jax[wandb]".'
-    ) from error
-  return wandb

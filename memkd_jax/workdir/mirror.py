@@ -23,13 +23,12 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 
-from memkd_jax import errors
+from memkd_jax import errors, trackers
 from memkd_jax.errors import UserError, explain
 from memkd_jax.files import atomic, lock, model
 from memkd_jax.files.bucket import Bucket, BucketError, Object, is_url
 from memkd_jax.files.reading import read_json
 from memkd_jax.runtime import hosts, interrupt
-from memkd_jax.trackers import tensorboard, wandb
 from memkd_jax.wording import counted
 from memkd_jax.workdir.lease import RENEWAL, Lease
 
@@ -42,7 +41,6 @@ _FIRST_TO_GO = ('config.json', 'result.json')
 _REMOVED_ON_NFS = '.nfs'
 _LOSS = 'the loss of its place in the bucket'
 _LOGS = ('.jsonl',)  # not copied for their own sake alone
-_OF_TRACKERS = {tensorboard.FOLDER, wandb.FOLDER}
 _OF_MODELS = ('config.json', model.FACTS, model.TENSORS)
 _HIDDEN = ('.lock', '.lease')
 _UNFINISHED = '.orbax-checkpoint-tmp'
@@ -421,4 +419,4 @@ def _is_of_model(name: str) -> bool:
 
 
 def _is_log(name: str) -> bool:
-  return name.endswith(_LOGS) or not _OF_TRACKERS.isdisjoint(PurePosixPath(name).parts)
+  return name.endswith(_LOGS) or not set(trackers.FOLDERS).isdisjoint(PurePosixPath(name).parts)

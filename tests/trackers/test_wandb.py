@@ -1,5 +1,6 @@
 """Runs of Weights & Biases in offline mode, read back from their files."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -49,7 +50,7 @@ def test_a_run_and_its_evaluation_are_one(tmp_path):
   with Trackers(['wandb'], place) as told:
     told.write(1, {'loss': 0.5})
     told.write(2, {'loss': 0.25})
-  with Trackers(['wandb'], place) as told:
+  with Trackers(['wandb'], dataclasses.replace(place, step=2)) as told:
     told.finish({'I-AUC': 0.75}, {'figure': picture})
   files = sorted((folder / 'wandb').glob('offline-run-*/*.wandb'))
   assert len(files) == 2
@@ -68,6 +69,7 @@ def test_a_run_and_its_evaluation_are_one(tmp_path):
     (1, 0.5),
     (2, 0.25),
   ]
+  assert [line['_step'] for line in logged if 'figure' in line or 'figure/_type' in line] == [3]
   summary = {
     i.key: i.value_json for r in records if r.HasField('summary') for i in r.summary.update
   }
