@@ -71,6 +71,7 @@ ELSEWHERE = (
   's3://',
   'compile-only=v',  # tests/test_compile_only.py
   'docs/figures',  # with an ImageNet teacher
+  'datasets check',  # tests/test_datasets_command.py: of a miniature it says what is missing
   'memkd submission',  # tests/deploy/test_submission.py: it needs all images of the server
   'nohup',
 )
