@@ -52,6 +52,7 @@ if 'JAX_COMPILATION_CACHE_DIR' not in os.environ:
 SHARED = Path(__file__).parents[2] / 'shared'
 
 
+@pytest.hookimpl(optionalhook=True)  # without pytest-xdist nobody calls it
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
   """Gives each file to one worker, so that no fixture of a file is made twice."""
   from xdist.scheduler import LoadFileScheduling  # no matter without -n
