@@ -1,6 +1,6 @@
 """The README's commands as they stand, in a copy of the repository, on a bare Python.
 
-Takes 10 minutes on two cores, and a package index. The folders are called as the README
+Takes 18 minutes on one core, and a package index. The folders are called as the README
 calls them: DIR/NAME, FOLDER, OUT.
 """
 
@@ -61,6 +61,11 @@ def paint(path, rng, defective=False):
     grey[DEFECTIVE] = rng.permutation(spot.ravel()).reshape(spot.shape)
   path.parent.mkdir(parents=True, exist_ok=True)
   Image.fromarray(grey.clip(0, 255).astype(np.uint8)).convert('RGB').save(path)
+
+
+def heat_map(path):
+  """Where the heat map of an image of FOLDER lies, below that of all heat maps."""
+  return Path(path).relative_to('FOLDER').with_suffix('.png')
 
 
 @pytest.fixture(scope='module')
@@ -139,7 +144,7 @@ def test_new_images_get_decisions_and_heat_maps(mine, predicted):
   for path, row in predicted.items():
     assert row['error'] == ''
     assert row['decision'] in ('normal', 'anomalous')
-    with Image.open(mine / 'OUT' / 'heatmaps' / f'{path.removeprefix("FOLDER/")}.png') as image:
+    with Image.open(mine / 'OUT' / 'heatmaps' / heat_map(path)) as image:
       assert image.height >= 120
     if 'worn' in path:
       assert row['decision'] == 'anomalous'
@@ -166,9 +171,11 @@ def test_three_lines_of_python(mine, predicted):
     f'{block[: block.index("```")]}\n'
     'for path, score in zip(paths, result.scores): print(f"{path} {score:.9g}")\n'
   )
-  for line in shell(mine, 'python three_lines.py').splitlines():
+  printed = shell(mine, 'python three_lines.py').splitlines()
+  assert '(6, 128, 128)' in printed[-7]  # the README's last line
+  for line in printed[-6:]:
     path, score = line.split()
-    assert float(score) == pytest.approx(float(predicted[path]['score']), abs=1e-5)
+    assert float(score) == pytest.approx(float(predicted[path]['score']), rel=1e-5)
 
 
 def test_an_exported_file_runs_elsewhere(mine, predicted, tmp_path):
@@ -184,7 +191,7 @@ def test_an_exported_file_runs_elsewhere(mine, predicted, tmp_path):
     assert json.loads(file.read('metadata.json'))['threshold'] is not None
   for line in shell(tmp_path, 'python run_exported.py NAME.memkd FOLDER/*.bmp').splitlines():
     path, score, decision = line.split('\t')
-    assert float(score) == pytest.approx(float(predicted[path]['score']), abs=1e-5)
+    assert float(score) == pytest.approx(float(predicted[path]['score']), rel=1e-5)
     assert decision.lower() == predicted[path]['decision']
 
 
@@ -205,7 +212,7 @@ def test_an_onnx_model_and_a_page(mine, predicted):
       address=$(grep -o 'http://127.0.0.1:[0-9]*' serve.log | head -1)
       [ -n "$address" ] && curl -sf $address/healthz > /dev/null && break; sleep 1
     done
-    curl -sf -F images=@FOLDER/worn0.bmp $address/api/score; kill $server; wait $server
+    curl -sf -F images=@FOLDER/worn0.bmp $address/api/score; kill $server; wait $server || true
   """
   (image,) = json.loads(shell(mine, script))['images']
   assert image['score'] == pytest.approx(
