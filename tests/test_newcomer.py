@@ -205,8 +205,9 @@ def test_an_onnx_model_and_a_page(mine, predicted):
       expected = float(predicted[row['path']]['score'])
       assert float(row['score']) == pytest.approx(expected, rel=1e-3)
   serve = f'{documented("memkd serve")} --port=0'
-  # Its first line that names an address is the one that it listens at.
-  script = f"""
+  # Its first line that names an address is the one that it listens at. Behind `:` it is a job
+  # of its own, and not part of one that activates the environment.
+  script = f""":
     {serve} > serve.log 2>&1 & server=$!
     for i in $(seq 300); do
       address=$(grep -o 'http://127.0.0.1:[0-9]*' serve.log | head -1)

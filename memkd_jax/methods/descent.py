@@ -4,6 +4,7 @@ It imports the optimizers and the checkpoints, so a method imports it where it i
 """
 
 import contextlib
+import dataclasses
 import functools
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -25,10 +26,11 @@ from memkd_jax.files import atomic
 from memkd_jax.files.digest import images_digest
 from memkd_jax.methods.base import Task
 from memkd_jax.methods.one_pass import collect, over_batches
-from memkd_jax.runtime import hosts
+from memkd_jax.runtime import hosts, interrupt
 from memkd_jax.runtime.devices import Devices, backend
+from memkd_jax.runtime.progress import progress_bar
 from memkd_jax.teachers.extractor import FeatureExtractor
-from memkd_jax.training import loop, nan_guard, overview
+from memkd_jax.training import loop, nan_guard, norm_statistics, overview
 from memkd_jax.training.feature_cache import FeatureCache, build_cache
 from memkd_jax.training.feature_shapes import FeatureShapes
 from memkd_jax.training.plateau import Plateau
@@ -190,7 +192,7 @@ class Descent:
       order=self.log_order,
     )
     with reading:
-      return loop.train(
+      state, terms = loop.train(
         state,
         self.train_step,
         prepare,
@@ -205,6 +207,33 @@ class Descent:
         options=options,
         plateau=plateau,
       )
+    if train.get('norm_statistics') == 'exact':
+      state = self._with_exact_statistics(task, cached(), number, state)
+    return state, terms
+
+  def _with_exact_statistics(
+    self, task: Task, cache: FeatureCache, number: int, state: TrainState
+  ) -> TrainState:
+    """Replaces the running averages; see `norm_statistics`.
+
+    It looks at the batches that would have come next, without what disturbs them in training.
+    """
+    size, first = self._config.train.batch_size, int(state.step)
+    steps = range(first, first + min(norm_statistics.MOST_BATCHES, -(-number // size)))
+    course = dataclasses.replace(self.course(task, first - 1, first), seeds=None)
+    variables = self._devices.replicate((state.params, state.batch_stats))
+
+    def look() -> Iterator[Any]:
+      with progress_bar(f'{task.name}: statistics', len(steps) * size) as progress:
+        for step in steps:
+          interrupt.raise_if_asked()
+          inputs = self.inputs(cache, *self.draw(task, number, step))
+          drawn = self._devices.put((*inputs, course))
+          yield self._devices.unreplicate(self._statistics_step(variables, *drawn))
+          progress.update(size)
+
+    found = norm_statistics.mean_of_batches(state.batch_stats, look())
+    return dataclasses.replace(state, batch_stats=found)
 
   def _describe(self, state: TrainState, folder: Path) -> None:
     """Writes the table of all parameters, and prints their totals the first time."""
@@ -375,15 +404,22 @@ class Descent:
     def with_teacher(
       state: TrainState, teacher_params: Any, *given: Batch | Course
     ) -> tuple[TrainState, dict[str, jax.Array]]:
-      batches = [batch for batch in given if not isinstance(batch, Course)]
-      course = next((c for c in given if isinstance(c, Course)), Course())
       # The teacher is frozen: it stays out of what is differentiated.
-      inputs = self.loss_inputs(teacher_params, *batches)
-      if course.easy is not None or course.seeds is not None:
-        inputs = (*inputs, course)
+      inputs, course = self._split(teacher_params, *given)
       return step(state, *inputs, rate=course.rate)
 
     return with_teacher
+
+  def _split(
+    self, teacher_params: Any, *given: Batch | Course
+  ) -> tuple[tuple[Any, ...], Course]:
+    """What the loss takes of what a step takes, and the course of the step."""
+    batches = [batch for batch in given if not isinstance(batch, Course)]
+    course = next((c for c in given if isinstance(c, Course)), Course())
+    inputs = self.loss_inputs(teacher_params, *batches)
+    if course.easy is not None or course.seeds is not None:
+      inputs = (*inputs, course)
+    return inputs, course
 
   def log_order(self, names: Iterable[str]) -> list[str]:
     """Sorts the names of logged values: the loss, then the others by name."""
@@ -399,6 +435,17 @@ class Descent:
     """Pmapped `(state, teacher_params, *batches) -> (state, terms)`."""
     step = self.make_step(self._optimizer)
     return self._devices.map(step, donate=[0])  # type: ignore[no-any-return]
+
+  @functools.cached_property
+  def _statistics_step(self) -> Callable[..., Any]:
+    """Pmapped `((params, batch_stats), teacher_params, *batches) -> new batch_stats`."""
+
+    def look(variables: tuple[Any, Any], teacher_params: Any, *given: Batch | Course) -> Any:
+      inputs, _ = self._split(teacher_params, *given)
+      _, (_, batch_stats) = self._loss(*variables, *inputs)
+      return batch_stats
+
+    return self._devices.map(look)  # type: ignore[no-any-return]
 
   @functools.cached_property
   def teacher_params(self) -> Any:

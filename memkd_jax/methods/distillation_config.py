@@ -16,6 +16,16 @@ _NAMES: dict[str, dict[str, Any]] = {
   'mkd': {'paradigm': 'forward', 'memories': ()},
 }
 
+# Of every student.
+NORM_STATISTICS = Field(
+  'train.norm_statistics',
+  'auto',
+  "Means and variances in a finished student's BatchNorms: running averages over the last "
+  'steps, or exact ones of the training images, for which it looks at them once more; auto is '
+  'exact for a student that sees the image, and running for one that sees an embedding',
+  choices=('auto', 'running', 'exact'),
+  before='running',
+)
 # Of a student that sees the image.
 STUDENT_FIELDS = (
   Field(
@@ -160,6 +170,7 @@ FIELDS = (
     high=1,
   ),
   *descent_config.fields(epochs=200, batch_size=16, learning_rate=0.005),
+  NORM_STATISTICS,
   Field('train.adam_b1', 0.5, "Adam's decay of the mean gradient", high=1, open_high=True),
   Field(
     'train.adam_b2', 0.999, "Adam's decay of the mean squared gradient", high=1, open_high=True
@@ -264,6 +275,9 @@ def resolve(config: ConfigDict) -> ConfigDict:
     require('train.stop', config.train.stop, config.train.stop == 'epochs', what)
   if model.paradigm == 'forward':
     choose_student(model)
+  if config.train.norm_statistics == 'auto':
+    forward = model.paradigm == 'forward'
+    config.train.norm_statistics = 'exact' if forward else 'running'
   if model.joint_bottleneck:
     _check_joint_bottleneck(config)
   require('model.stages', model.stages, len(model.stages) > 0, 'names at least one stage')

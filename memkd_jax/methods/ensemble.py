@@ -55,7 +55,8 @@ def resolve(config: ConfigDict) -> ConfigDict:
   joint = config.model.joint_bottleneck  # neighbours have none
   what = 'is False, or choose a method of one student, such as memkd'
   require('model.joint_bottleneck', joint, not joint, what)
-  config.model = distillation_config.resolve(_of_student(config)).model
+  student = distillation_config.resolve(_of_student(config))
+  config.model, config.train = student.model, student.train
   config.method.fine_stages = tuple(sorted(set(config.method.fine_stages)))
   return patchcore.resolve(config)
 

@@ -22,7 +22,11 @@ from memkd_jax.config import Field
 from memkd_jax.data.sampling import category_seed
 from memkd_jax.methods import descent_config
 from memkd_jax.methods.base import Fitted, Method, Start, Task
-from memkd_jax.methods.distillation_config import STUDENT_FIELDS, choose_student
+from memkd_jax.methods.distillation_config import (
+  NORM_STATISTICS,
+  STUDENT_FIELDS,
+  choose_student,
+)
 from memkd_jax.methods.one_pass import resolve_stages
 from memkd_jax.methods.standardization import moments, over_all_images, standardize
 from memkd_jax.models.distillers import ForwardDistiller, check_pair
@@ -46,6 +50,7 @@ FIELDS = (
   ),
   Field('method.students', 3, 'Number M of students', high=64, open_low=True),
   *descent_config.fields(epochs=100, batch_size=16, learning_rate=1e-4),
+  NORM_STATISTICS,
   Field('train.weight_decay', 1e-5, 'Weight of the squared parameters in the loss', high=1e6),
 )
 
@@ -53,6 +58,8 @@ FIELDS = (
 def resolve(config: ConfigDict) -> ConfigDict:
   """Checks what no field can check by itself, and fills in the students' architecture."""
   choose_student(config.model)
+  if config.train.norm_statistics == 'auto':
+    config.train.norm_statistics = 'exact'
   return resolve_stages(config)
 
 

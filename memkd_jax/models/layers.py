@@ -14,6 +14,7 @@ from memkd_jax.ops.convolution import convolution
 kaiming_normal = nn.initializers.variance_scaling(2.0, 'fan_out', 'normal')
 
 BATCH_NORM_EPSILON = 1e-5
+BATCH_NORM_MOMENTUM = 0.9
 
 
 def param_dtype(dtype: DTypeLike) -> jnp.dtype:
@@ -25,7 +26,7 @@ def batch_norm(train: bool, dtype: DTypeLike, axis_name: str | None) -> nn.Batch
   """A BatchNorm named 'norm' with the method's constants (method, section 6)."""
   return nn.BatchNorm(
     use_running_average=not train,
-    momentum=0.9,
+    momentum=BATCH_NORM_MOMENTUM,
     epsilon=BATCH_NORM_EPSILON,
     dtype=dtype,
     param_dtype=param_dtype(dtype),
