@@ -51,7 +51,8 @@ class WandB:
 
   def write(self, step: int, values: Mapping[str, float]) -> None:
     """Sends the figures of one training step; those of steps that it has are left out."""
-    self._run.log(dict(values), step=step)
+    # Without `commit` W&B keeps a step's figures back until the next one's come.
+    self._run.log(dict(values), step=step, commit=True)
 
   def finish(self, figures: Mapping[str, float], pictures: Mapping[str, Path]) -> None:
     """Sends the figures as the run's summary, and the pictures."""
@@ -59,7 +60,7 @@ class WandB:
     if pictures:
       images = {name: self._wandb.Image(str(path)) for name, path in pictures.items()}
       # Offline a run does not know how far it was, and a step that it has would be left out.
-      self._run.log(images, step=max(self._run.step, self._step + 1))
+      self._run.log(images, step=max(self._run.step, self._step + 1), commit=True)
 
   def close(self) -> None:
     """Sends what is still to be sent."""

@@ -69,7 +69,8 @@ def test_a_run_and_its_evaluation_are_one(tmp_path):
     (1, 0.5),
     (2, 0.25),
   ]
-  assert [line['_step'] for line in logged if 'figure' in line or 'figure/_type' in line] == [3]
+  pictures = [line['_step'] for line in logged if 'figure' in line or 'figure/_type' in line]
+  assert pictures == [3], logged
   summary = {
     i.key: i.value_json for r in records if r.HasField('summary') for i in r.summary.update
   }
