@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.newest
+
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / 'memkd_jax'
 COMMANDS = {

@@ -11,6 +11,8 @@ import pytest
 
 from memkd_jax.errors import UserError
 
+pytestmark = pytest.mark.newest
+
 ROOT = Path(__file__).parents[2]
 TOOLS = ROOT / 'tools'
 
