@@ -22,7 +22,7 @@ NORM_STATISTICS = Field(
   'auto',
   "Means and variances in a finished student's BatchNorms: running averages over the last "
   'steps, or exact ones of the training images, for which it looks at them once more; auto is '
-  'exact for a student that sees the image, and running for one that sees an embedding',
+  'exact for memmkd and mkd, whose averages lag behind, and else running',
   choices=('auto', 'running', 'exact'),
   before='running',
 )

@@ -109,7 +109,7 @@ def test_students_keep_what_is_not_a_statistic(make_method, make_config, tmp_pat
     ('ensemble', 'running'),
     ('memmkd', 'exact'),
     ('mkd', 'exact'),
-    ('students', 'exact'),
+    ('students', 'running'),
   ],
 )
 def test_what_auto_stands_for(name, expected):
