@@ -27,7 +27,7 @@ def mean_of_batches(running: Any, updated: Iterable[Any]) -> Any:
 
   Args:
     running: running means and variances, a tree of numpy arrays.
-    updated: at least one tree like it: what a pass over a batch made of `running`.
+    updated: trees like `running`, at least one: what a pass over each batch made of it.
 
   Returns:
     A tree of the same shapes and dtypes. What no pass changes is left as it is, bit by bit.
