@@ -59,7 +59,7 @@ def time_steps(backbone: str, size: int, turns: int) -> str:
     devices = Devices(jax.devices()[:n])
     trainer = methods.create(config, extractor, devices).trainer
     indices = np.arange(number)
-    inputs = trainer.inputs(trainer.feature_cache(images), indices, indices)
+    inputs = trainer.inputs(trainer.teacher.cache(images), indices, indices)
     task = Task.of_category('benchmark', 0)
     state = devices.replicate(trainer.init_state(task, images))
     state, terms = trainer.train_step(state, *inputs)

@@ -41,7 +41,7 @@ def main(out, dtype, steps, numbers, port=None, count=None, process=None):
     assert len(devices) == int(number)
     trainer = methods.create(config, extractor, devices).trainer
     state = devices.replicate(trainer.init_state(Task.of_category('bolt', 0), images))
-    cache, losses = trainer.feature_cache(images), []
+    cache, losses = trainer.teacher.cache(images), []
     for step in range(int(steps)):
       batch = np.arange(16) + step % 5
       exemplars = exemplar_indices(0, 'bolt', 20, 16, step, 16)

@@ -170,9 +170,9 @@ def test_a_teacher_that_is_not_finite_comes_before_all_terms(
 ):
   make_category(tmp_path / 'data')
   trainer = method_of(tiny_config).trainer
-  params = trainer.teacher_params
+  params = trainer.teacher.params
   broken = jax.tree.map(lambda x: x * np.nan, params['stage2'])
-  monkeypatch.setattr(trainer, 'teacher_params', {**params, 'stage2': broken})
+  monkeypatch.setattr(trainer.teacher, 'params', {**params, 'stage2': broken})
   reason = run_config(tiny_config, tmp_path / 'run')['failed']['bolt']
   assert "at step 1, where the teacher's stage 2 was the first that is not finite" in reason
   assert 'loss=nan' in reason

@@ -95,7 +95,7 @@ def candidates(setup: Setup, dtype: str, images: np.ndarray) -> list[Candidate]:
 def _training(
   trainer: Any, devices: Devices, side: str, batch: int, images: np.ndarray
 ) -> Candidate:
-  data, rng = trainer.feature_cache(images), np.random.default_rng(0)
+  data, rng = trainer.teacher.cache(images), np.random.default_rng(0)
   state = [devices.replicate(trainer.init_state(_TASK, images))]
 
   def draw() -> tuple[Any, ...]:

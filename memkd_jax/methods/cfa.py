@@ -119,7 +119,7 @@ class CFA(Method):
   ) -> Fitted:
     """Fills the memory and trains the descriptor; resumes from the newest checkpoint."""
     self._check(images)
-    cached = functools.cache(lambda: self._descent.feature_cache(images))
+    cached = functools.cache(lambda: self._descent.teacher.cache(images))
     state, _ = self._descent.descend(
       task, images, folder, lambda: self._begin(task, cached()), cached
     )
@@ -214,7 +214,7 @@ class CFA(Method):
 
     def look(descriptor: Any, teacher_params: Any, batch: Any) -> jax.Array:
       depth = max(self.stages)
-      features = self._descent.known_or_computed(teacher_params, batch, depth)
+      features = self._descent.teacher.of_batch(teacher_params, batch, depth)
       return describe(self._patches(features), **descriptor)
 
     return self._devices.map(look)

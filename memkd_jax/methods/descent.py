@@ -6,7 +6,6 @@ It imports the optimizers and the checkpoints, so a method imports it where it i
 import contextlib
 import dataclasses
 import functools
-import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -18,20 +17,19 @@ import optax
 from ml_collections import ConfigDict
 
 from memkd_jax.config import flatten
-from memkd_jax.data.image_store import Scratch, scratch_of
 from memkd_jax.data.prefetch import Prefetch
 from memkd_jax.data.sampling import batch_indices, number_of_steps
 from memkd_jax.errors import UserError
 from memkd_jax.files import atomic
 from memkd_jax.files.digest import images_digest
 from memkd_jax.methods.base import Task
-from memkd_jax.methods.one_pass import collect, over_batches
+from memkd_jax.methods.teacher_features import TeacherFeatures
 from memkd_jax.runtime import hosts, interrupt
-from memkd_jax.runtime.devices import Devices, backend
+from memkd_jax.runtime.devices import Devices
 from memkd_jax.runtime.progress import progress_bar
 from memkd_jax.teachers.extractor import FeatureExtractor
 from memkd_jax.training import loop, nan_guard, norm_statistics, overview
-from memkd_jax.training.feature_cache import FeatureCache, build_cache
+from memkd_jax.training.feature_cache import FeatureCache
 from memkd_jax.training.feature_shapes import FeatureShapes
 from memkd_jax.training.plateau import Plateau
 from memkd_jax.training.schedule import rate_factor
@@ -44,6 +42,9 @@ class Descent:
   The fields of `descent_config.fields` say how it goes about it. A method whose step takes
   more than a batch of images overrides `draw`, `batches` and `loss_inputs`; one whose loss
   depends on the step's number, or on chance, `course`.
+
+  Attributes:
+    teacher: the frozen teacher's features of the training images and of a step's batch.
   """
 
   def __init__(
@@ -74,7 +75,7 @@ class Descent:
     self._config, self._extractor, self._devices = config, extractor, devices
     self._loss, self._optimizer = loss, optimizer
     self._depth, self._axis_name = depth, axis_name
-    self._kept: tuple[str, FeatureCache] | None = None
+    self.teacher = TeacherFeatures(config, extractor, devices, depth)
     self._said = not devices.first  # of several lanes one says it
 
   def begin(self, params: Any, batch_stats: Any) -> TrainState:
@@ -109,13 +110,9 @@ class Descent:
       canvas: (height, width, channels) of an image.
     """
     train, task = self._config.train, Task.of_category('', 0)
-    features = None
-    if train.cache_features != 'off':
-      image = jax.ShapeDtypeStruct((1, *canvas), np.uint8)
-      features = jax.eval_shape(self._look, image, self._extractor.params)
     state = jax.eval_shape(self._before_steps, params, batch_stats)
     number = max(train.batch_size, train.get('exemplars', 0))
-    shapes = FeatureShapes(self._devices, canvas, features)
+    shapes = FeatureShapes(self._devices, canvas, self.teacher.shapes(canvas))
     batches = self.batches(shapes, *self.draw(task, number, 0))
     course = jax.tree.map(
       lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), self.course(task, 0, 1)
@@ -140,7 +137,7 @@ class Descent:
       images: uint8 [N, H, W, 3], the normal training images.
       folder: the task's folder, for checkpoints and logs.
       begin: gives the state before the first step, which must not depend on chance.
-      cached: gives `feature_cache(images)`; called where steps are left.
+      cached: gives `teacher.cache(images)`; called where steps are left.
       metadata: JSON values that tell the training from others beside the images, if any.
       plateau: ends the training before its last step, if any.
 
@@ -161,7 +158,7 @@ class Descent:
     def prepare() -> loop.Draw:
       self._describe(state, folder)
       cache = cached()
-      _ = self.teacher_params  # before threads want it
+      _ = self.teacher.params  # before threads want it
 
       def draw(step: int) -> tuple[Any, ...]:
         inputs = self.inputs(cache, *self.draw(task, number, step))
@@ -175,7 +172,7 @@ class Descent:
         step,
         terms,
         self.causal_order,
-        lambda at: self._bad_teacher_stage(
+        lambda at: self.teacher.bad_stage(
           images[np.concatenate(self.draw(task, number, at - 1))]
         ),
       )
@@ -243,58 +240,6 @@ class Descent:
       print(overview.one_line(parts, state), flush=True)
     self._said = True
 
-  def feature_cache(self, images: np.ndarray) -> FeatureCache:
-    """The training images with the teacher's features; several seeds share them.
-
-    Args:
-      images: the training images, uint8 [N, H, W, 3].
-    """
-    digest = images_digest(images)
-    if self._kept is not None and self._kept[0] == digest:
-      return self._kept[1]
-    self._kept = None  # before others take memory
-
-    def compute() -> tuple[np.ndarray, ...]:
-      return self._compute_features(images)
-
-    def store(scratch: Scratch) -> tuple[np.ndarray, ...]:
-      what = f"the teacher's features of {len(images):,} images"
-      field = 'train.cache_features=disk'
-      with hosts.raise_together():  # before the others wait for this one's share of a batch
-        scratch.check(size, what, field)
-      empty = functools.partial(scratch.array, what=what, field=field)
-      return self._compute_features(images, empty)
-
-    size = self._extractor.feature_bytes(images, self._depth)
-    scratch, room = self._disk_for_features(), 0
-    if scratch is not None:
-      with hosts.raise_together():
-        room = scratch.room()
-      room = min(hosts.exchange(room))
-    cache = build_cache(
-      self._devices,
-      lambda: (
-        self._extractor.kept_features(images, self._depth, self._devices, compute) or compute()
-      ),
-      images,
-      size,
-      wanted=self._config.train.cache_features,
-      store=None if scratch is None else functools.partial(store, scratch),
-      room=room,
-    )
-    if len(self._config.seeds) > 1:
-      self._kept = digest, cache
-    return cache
-
-  def _disk_for_features(self) -> Scratch | None:
-    """The folder for features on the disk, where they are wanted or expected to be faster."""
-    place, memory = self._config.train.cache_features, self._config.data.get('memory', 'host')
-    # An accelerator computes them about as fast as a disk gives them.
-    faster = place == 'auto' and memory != 'host' and backend() == 'cpu'
-    if not faster and place != 'disk':
-      return None
-    return self._extractor.scratch or scratch_of(self._config.data, Path(tempfile.gettempdir()))
-
   def over_images(
     self, cache: FeatureCache, look: Callable[..., Any], params: Any
   ) -> Iterator[Any]:
@@ -310,7 +255,7 @@ class Descent:
     """
     replicated = self._devices.replicate(params)
     for batch, number in cache.batches(self._config.eval.batch_size):
-      found = look(replicated, self.teacher_params, batch)
+      found = look(replicated, self.teacher.params, batch)
       yield jax.tree.map(functools.partial(self._devices.unshard, number=number), found)
 
   def draw(self, task: Task, number: int, step: int) -> tuple[np.ndarray, ...]:
@@ -326,7 +271,7 @@ class Descent:
 
   def inputs(self, cache: FeatureCache, *drawn: np.ndarray) -> tuple[Any, ...]:
     """What `train_step` takes beside the state; arguments as `batches`."""
-    return (self.teacher_params, *self.batches(cache, *drawn))
+    return (self.teacher.params, *self.batches(cache, *drawn))
 
   def batches(
     self, cache: FeatureCache | FeatureShapes, *drawn: np.ndarray
@@ -368,26 +313,7 @@ class Descent:
     """
     (batch,) = batches
     images = self._extractor.normalize(batch.images)
-    return images, self.known_or_computed(teacher_params, batch, self._depth)
-
-  def known_or_computed(
-    self, teacher_params: Any, batch: Batch, stages: int
-  ) -> tuple[jax.Array, ...]:
-    """The teacher's features of a batch, from the cache where it has them.
-
-    Args:
-      teacher_params: the extractor's parameters, a tree of arrays.
-      batch: a device's share of a batch.
-      stages: the number of stages that are computed where they are not known.
-
-    Returns:
-      As the extractor gives them: [B, H_k, W_k, C_k], of M pictures [B M, H_k, W_k, C_k].
-    """
-    if batch.features is None:
-      return self._extractor(teacher_params, batch.images, stages)
-    # Of several pictures the cache has [B, M, H_k, W_k, C_k].
-    known = (f.reshape(-1, *f.shape[-3:]) for f in batch.features)
-    return tuple(f.astype(self._extractor.dtype) for f in known)
+    return images, self.teacher.of_batch(teacher_params, batch, self._depth)
 
   def make_step(self, optimizer: optax.GradientTransformation) -> Callable[..., Any]:
     """One step of any optimizer, not mapped over devices yet.
@@ -446,39 +372,3 @@ class Descent:
       return batch_stats
 
     return self._devices.map(look)  # type: ignore[no-any-return]
-
-  @functools.cached_property
-  def teacher_params(self) -> Any:
-    """The extractor's parameters on every device."""
-    return self._devices.replicate(self._extractor.params)
-
-  @functools.cached_property
-  def _teacher_step(self) -> Callable[..., Any]:
-    """Pmapped `_look`."""
-    return self._devices.map(self._look)  # type: ignore[no-any-return]
-
-  def _look(self, images: jax.Array, params: Any) -> tuple[jax.Array, ...]:
-    """The teacher's features of all stages that a step needs.
-
-    A row an image, so that they can be drawn by its number: of M pictures [B, M, H, W, C].
-    """
-    found = self._extractor(params, images, self._depth)
-    if images.shape[-1] <= 4:
-      return found
-    return tuple(x.reshape(len(images), -1, *x.shape[1:]) for x in found)
-
-  def _compute_features(
-    self, images: np.ndarray, empty: Callable[..., Any] = np.empty
-  ) -> tuple[np.ndarray, ...]:
-    """The teacher's features of all images, [N, H_k, W_k, C_k] each; see `_teacher_step`."""
-    step, size = self._teacher_step, self._config.train.batch_size
-    batches = over_batches(self._devices, 'teacher', images, size, step, self.teacher_params)
-    return collect(batches, len(images), empty)  # type: ignore[no-any-return]
-
-  def _bad_teacher_stage(self, images: np.ndarray) -> tuple[str, str] | None:
-    """Whether the teacher gave anything that is not finite: what, and the remedy."""
-    for stage, values in enumerate(self._compute_features(images), start=1):
-      if not np.isfinite(np.asarray(values, np.float32)).all():
-        source = self._config.model.teacher_weights
-        return f"the teacher's stage {stage}", f'Check {source} and the machine.'
-    return None

@@ -59,7 +59,7 @@ class Trainer(Descent):
   ) -> Fitted:
     """Trains by gradient descent; resumes from the newest checkpoint."""
     task, images, watched = set_apart(task, images, self._config.train)
-    cached = functools.cache(lambda: self.feature_cache(images))  # computed once, if at all
+    cached = functools.cache(lambda: self.teacher.cache(images))  # computed once, if at all
     state, _ = self.train(task, images, folder, cached, start, watched)
     params = self.fold(state)
     usage = self._memory_usage(task, params, cached()) if self._method.slots else {}
@@ -99,7 +99,7 @@ class Trainer(Descent):
       images,
       folder,
       lambda: self.init_state(task, images, start),
-      cached or (lambda: self.feature_cache(images)),
+      cached or (lambda: self.teacher.cache(images)),
       {} if start is None else {loop.WARM_START: start.sha256},
       plateau,
     )
@@ -206,10 +206,10 @@ class Trainer(Descent):
     """What `loss` takes beside parameters and statistics, of batch and exemplars."""
     batch, exemplars = batches
     images = self._extractor.normalize(batch.images)
-    features = self.known_or_computed(teacher_params, batch, 3)
+    features = self.teacher.of_batch(teacher_params, batch, 3)
     of_exemplars: tuple[jax.Array, ...] = ()
     if exemplars is not None:
-      of_exemplars = self.known_or_computed(teacher_params, exemplars, self._depth)
+      of_exemplars = self.teacher.of_batch(teacher_params, exemplars, self._depth)
     return images, features, of_exemplars
 
   def loss(
@@ -293,7 +293,7 @@ class Trainer(Descent):
     """Pmapped `(params, teacher_params, batch) -> usage and entropy of each memory`."""
 
     def look(params: Any, teacher_params: Any, batch: Batch) -> dict[str, Any]:
-      features = self.known_or_computed(teacher_params, batch, self._depth)
+      features = self.teacher.of_batch(teacher_params, batch, self._depth)
       _, seen = self._method.look_into_memories(params, features, batch.images)
       return {m: {name: of[name] for name in ('usage', 'entropy')} for m, of in seen.items()}
 

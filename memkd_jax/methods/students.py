@@ -100,7 +100,7 @@ class Students(Method):
     self, task: Task, images: np.ndarray, folder: Path, start: Start | None = None
   ) -> Fitted:
     """Trains all students at once; resumes from the newest checkpoint."""
-    cached = functools.cache(lambda: self._descent.feature_cache(images))
+    cached = functools.cache(lambda: self._descent.teacher.cache(images))
     state, _ = self._descent.descend(
       task, images, folder, lambda: self._begin(task, images, cached()), cached
     )
@@ -255,7 +255,7 @@ class Students(Method):
     """Pmapped `(nothing, teacher_params, batch) -> moments` of the teacher's channels."""
 
     def look(nothing: Any, teacher_params: Any, batch: Any) -> _Stages:
-      features = self._descent.known_or_computed(teacher_params, batch, max(self.stages))
+      features = self._descent.teacher.of_batch(teacher_params, batch, max(self.stages))
       return {f'stage{k}': moments(features[k - 1]) for k in self.stages}
 
     return self._devices.map(look)
@@ -265,7 +265,7 @@ class Students(Method):
     """Pmapped `(params, teacher_params, batch) -> moments` of the maps."""
 
     def look(params: Any, teacher_params: Any, batch: Any) -> dict[str, _Stages]:
-      features = self._descent.known_or_computed(teacher_params, batch, max(self.stages))
+      features = self._descent.teacher.of_batch(teacher_params, batch, max(self.stages))
       raw = self._raw_maps(params, features, batch.images)
       return jax.tree.map(lambda x: moments(x[..., None]), raw)
 

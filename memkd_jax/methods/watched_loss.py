@@ -63,7 +63,7 @@ class WatchedLoss:
     found, devices = [], self._method.devices
     batches = FeatureCache(devices, images, None, 'host').batches
     for batch, number in batches(self._method.config.eval.batch_size):
-      distances = self._step(state, descent.teacher_params, batch)
+      distances = self._step(state, descent.teacher.params, batch)
       found.append(devices.unshard(distances, number))
     return float(np.concatenate(found).mean(dtype=np.float64))
 

@@ -57,7 +57,7 @@ def params(method, tmp_path_factory):
 
 
 def begin(method, images=IMAGES, task=BOLT):
-  return method._begin(task, method._descent.feature_cache(images))
+  return method._begin(task, method._descent.teacher.cache(images))
 
 
 def features_of(method, images=IMAGES):
@@ -221,7 +221,7 @@ def test_descriptor_and_radius_alone_are_trained(method, params):
   descent = method._descent
   np.testing.assert_array_equal(params['memory'], state.batch_stats['memory'])
   assert np.abs(params['kernel'] - state.params['descriptor']['kernel']).max() > 1e-3
-  cache = descent.feature_cache(IMAGES)
+  cache = descent.teacher.cache(IMAGES)
   on_device, losses = descent._devices.replicate(state), []
   for _ in range(10):
     on_device, terms = descent.train_step(on_device, *descent.inputs(cache, np.arange(4)))

@@ -12,7 +12,7 @@ import pytest
 
 from memkd_jax.data.sampling import batch_indices, exemplar_indices
 from memkd_jax.errors import UserError
-from memkd_jax.methods import descent
+from memkd_jax.methods import teacher_features
 from memkd_jax.methods.base import Task
 from memkd_jax.runtime.devices import Devices
 from memkd_jax.scoring.pipeline import Pipeline
@@ -143,7 +143,7 @@ def test_training_lowers_the_loss(tiny_config, images, one_device, make_method, 
   tiny_config.loss.kd = kd
   trainer = make_method(tiny_config, one_device).trainer
   state = one_device.replicate(trainer.init_state(BOLT, images))
-  cache = trainer.feature_cache(images)
+  cache = trainer.teacher.cache(images)
   losses, statistics = [], []
   for step in range(8):  # eight epochs of one batch
     exemplars = exemplar_indices(0, 'bolt', 8, 4, step, 8)
@@ -193,7 +193,7 @@ def test_bfloat16_computes_in_it_and_keeps_float32(
     method = make_method(tiny_config, one_device)
     trainer = method.trainer
     state = one_device.replicate(trainer.init_state(BOLT, images))
-    cache = trainer.feature_cache(images)
+    cache = trainer.teacher.cache(images)
     for step in range(4):
       exemplars = exemplar_indices(0, 'bolt', 8, 4, step, 8)
       state, terms = trainer.train_step(state, *trainer.inputs(cache, np.arange(8), exemplars))
@@ -222,13 +222,13 @@ def cheap_config(tiny_config):
 @pytest.fixture
 def built_caches(monkeypatch):
   """How many images each cache that is built holds."""
-  built, build = [], descent.build_cache
+  built, build = [], teacher_features.build_cache
 
   def counting(devices, compute, images, shapes, **options):
     built.append(len(images))
     return build(devices, compute, images, shapes, **options)
 
-  monkeypatch.setattr(descent, 'build_cache', counting)
+  monkeypatch.setattr(teacher_features, 'build_cache', counting)
   return built
 
 
@@ -291,10 +291,10 @@ def test_seeds_share_the_features_of_the_same_images(
 ):
   cheap_config.seeds = seeds
   trainer = make_method(cheap_config, one_device).trainer
-  first, second = (trainer.feature_cache(images.copy()) for _ in range(2))
+  first, second = (trainer.teacher.cache(images.copy()) for _ in range(2))
   assert (first is second) == kept
-  trainer.feature_cache(np.ascontiguousarray(images[::-1]))
-  trainer.feature_cache(images[:7])
+  trainer.teacher.cache(np.ascontiguousarray(images[::-1]))
+  trainer.teacher.cache(images[:7])
   assert built_caches == ([8, 8, 7] if kept else [8, 8, 8, 7])
 
 

@@ -94,7 +94,7 @@ def test_students_keep_what_is_not_a_statistic(make_method, make_config, tmp_pat
   config.method.stages, config.method.students = (1,), 2
   config.train.norm_statistics = 'exact'
   method, params = fit(make_method, config, tmp_path)
-  begun = method._begin(BOLT, IMAGES, method._descent.feature_cache(IMAGES))
+  begun = method._begin(BOLT, IMAGES, method._descent.teacher.cache(IMAGES))
   target = begun.batch_stats['target']
   assert jax.tree.map(np.array_equal, params['target'], target) == jax.tree.map(
     lambda _: True, target

@@ -175,9 +175,9 @@ def test_one_student_learns_from_kept_features_as_from_computed_ones(
   method = methods.create(config, extractor, one_device)
   assert isinstance(method, OneStudent) and method.name.endswith('rgb + depth, one bottleneck')
   trainer = method._member.trainer
-  kept = trainer.feature_cache(canvases)
+  kept = trainer.teacher.cache(canvases)
   indices = np.array([4, 0, 7])
-  found = trainer.known_or_computed(None, jax.tree.map(lambda x: x[0], kept.draw(indices)), 3)
+  found = trainer.teacher.of_batch(None, jax.tree.map(lambda x: x[0], kept.draw(indices)), 3)
   expected = extractor(extractor.params, canvases[indices], len(found))
   for x, y in zip(found, expected, strict=True):
     assert x.shape[0] == 6

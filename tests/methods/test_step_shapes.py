@@ -39,7 +39,7 @@ def test_they_are_those_of_a_training(rng):
   images = rng.integers(0, 256, (17, *CANVAS), dtype=np.uint8)
   task, trainer = Task.of_category('bolt', 0), method.trainer
   state = devices.replicate(trainer.init_state(task, images))
-  found = trainer.inputs(trainer.feature_cache(images), *trainer.draw(task, 17, 0))
+  found = trainer.inputs(trainer.teacher.cache(images), *trainer.draw(task, 17, 0))
   _, (state_shapes, *others) = method.step_shapes(CANVAS)
   assert shapes_of(state_shapes) == shapes_of(state)
   assert shapes_of(others[:-1]) == shapes_of(list(found))

@@ -54,7 +54,7 @@ def teacher_features(method, images):
 
 
 def begin(method, images=IMAGES, task=BOLT):
-  return method._begin(task, images, method._descent.feature_cache(images))
+  return method._begin(task, images, method._descent.teacher.cache(images))
 
 
 def test_statistics_are_those_of_all_positions(rng):
@@ -189,7 +189,7 @@ def test_the_target_does_not_depend_on_the_order_of_images(method):
 def test_training_lowers_the_loss_and_moves_what_it_should(method):
   state = begin(method)
   descent = method._descent
-  cache = descent.feature_cache(IMAGES)
+  cache = descent.teacher.cache(IMAGES)
   on_device, losses = descent._devices.replicate(state), []
   for _ in range(12):
     inputs = descent.inputs(cache, np.arange(8))
@@ -212,7 +212,7 @@ def test_one_and_four_devices_take_the_same_step(config, make_method):
     method = make_method(config, devices)
     descent = method._descent
     state = devices.replicate(begin(method))
-    inputs = descent.inputs(descent.feature_cache(IMAGES), np.arange(8))
+    inputs = descent.inputs(descent.teacher.cache(IMAGES), np.arange(8))
     state, terms = devices.unreplicate(descent.train_step(state, *inputs))
     found.append((state.batch_stats, terms))
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5), *found)

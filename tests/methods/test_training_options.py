@@ -132,7 +132,7 @@ def test_an_adapted_teacher_learns_slowly(cheap_config, make_method, one_device,
   cheap_config.train.schedule = 'cosine'  # whose rise lasts a step here
   trainer = make_method(cheap_config, one_device).trainer
   state = trainer.init_state(BOLT, images)
-  cache = trainer.feature_cache(images)
+  cache = trainer.teacher.cache(images)
   inputs = trainer.inputs(cache, np.arange(8), np.arange(4))
   course = trainer.course(BOLT, 0, 20)
   assert course.rate == 0.5
@@ -216,10 +216,8 @@ def test_a_plateau_ends_a_fit(cheap_config, make_method, one_device, tmp_path, m
     return next(course)
 
   monkeypatch.setattr(trainer, '_watched_loss', watched_loss)
-  cached, feature_cache = [], trainer.feature_cache
-  monkeypatch.setattr(
-    trainer, 'feature_cache', lambda x: (cached.append(x), feature_cache(x))[1]
-  )
+  cached, cache = [], trainer.teacher.cache
+  monkeypatch.setattr(trainer.teacher, 'cache', lambda x: (cached.append(x), cache(x))[1])
   fitted = method.fit(BOLT, images, tmp_path)
   kept, held = holdout_indices(0, 'bolt', 20, 0.2)
   np.testing.assert_array_equal(watched[0], images[held])

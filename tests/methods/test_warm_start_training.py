@@ -17,7 +17,7 @@ IMAGES = np.random.default_rng(8).integers(0, 256, (8, 32, 32, 3), dtype=np.uint
 def take_steps(trainer, device, state, steps):
   """The state after some steps, and the loss of each."""
   state, losses = device.replicate(state), []
-  cache = trainer.feature_cache(IMAGES)
+  cache = trainer.teacher.cache(IMAGES)
   for step in range(steps):
     exemplars = exemplar_indices(0, 'bolt', 8, 4, step, 8)
     state, terms = trainer.train_step(state, *trainer.inputs(cache, np.arange(8), exemplars))

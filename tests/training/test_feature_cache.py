@@ -28,7 +28,7 @@ def test_known_features_change_nothing(
     tiny_config.train.cache_features = place
     trainer = make_method(tiny_config, one_device).trainer
     state = one_device.replicate(trainer.init_state(Task.of_category('bolt', 0), images))
-    cache, losses = trainer.feature_cache(images), []
+    cache, losses = trainer.teacher.cache(images), []
     for step in range(4):
       exemplars = exemplar_indices(0, 'bolt', 10, 4, step, 8)
       inputs = trainer.inputs(cache, np.arange(8) + step % 3, exemplars)
@@ -91,7 +91,7 @@ def test_all_images_come_once_and_in_their_order(images, place):
 def test_the_features_are_those_of_the_teacher(tiny_config, images, make_method):
   devices = Devices()
   method = make_method(tiny_config, devices)
-  batch = method.trainer.feature_cache(images).draw(np.array([9, 3, 3, 0]))
+  batch = method.trainer.teacher.cache(images).draw(np.array([9, 3, 3, 0]))
   shapes = [(4, 1, 8, 8, 4), (4, 1, 4, 4, 8), (4, 1, 2, 2, 16), (4, 1, 1, 1, 32)]
   assert [stage.shape for stage in batch.features] == shapes
   extractor = jax.jit(method.extractor, static_argnums=2)
