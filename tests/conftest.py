@@ -38,7 +38,7 @@ from ml_collections import ConfigDict
 from PIL import Image
 
 from memkd_jax import config as base
-from memkd_jax import methods, run, worker
+from memkd_jax import evaluate, methods, run, worker
 from memkd_jax.models.resnet import ARCHITECTURES
 from memkd_jax.runtime.devices import Devices
 from memkd_jax.teachers.extractor import FeatureExtractor
@@ -133,6 +133,21 @@ def share_compilations(monkeypatch: pytest.MonkeyPatch, compiled: dict[Any, Any]
   monkeypatch.setattr(run, 'FeatureExtractor', shared_extractor)
   monkeypatch.setattr(methods, 'create', shared_method)
   monkeypatch.setattr(worker, 'Scorer', shared_scorer)
+
+
+@pytest.fixture(scope='session', autouse=True)
+def drawing() -> Iterator[dict[str, Callable[..., None]]]:
+  """Has runs write white pictures: to draw takes most of a tiny run. Yields what draws."""
+  names = ('write_curves', 'write_figure', 'write_memory_figure')
+  real = {name: getattr(evaluate, name) for name in names}
+  with pytest.MonkeyPatch.context() as patch:
+    for name in names:
+      patch.setattr(evaluate, name, write_white)
+    yield real
+
+
+def write_white(path: Path, *_: Any) -> None:
+  Image.new('RGB', (8, 8), 'white').save(path)
 
 
 @pytest.fixture
