@@ -15,7 +15,7 @@ from memkd_jax.errors import UserError
 from memkd_jax.run import run_config
 from memkd_jax.sweep import run_sweep
 
-pytestmark = pytest.mark.usefixtures('share_compilations')
+pytestmark = [pytest.mark.usefixtures('share_compilations'), pytest.mark.newest]
 
 
 @pytest.fixture

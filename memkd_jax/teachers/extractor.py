@@ -59,6 +59,7 @@ class FeatureExtractor:
     self.scratch: Scratch | None = None
     self.dtype = jnp.dtype(dtype)
     self.notes: list[str] = []
+    self._shapes: dict[Any, tuple[jax.ShapeDtypeStruct, ...]] = {}
     if source == RANDOM:
       self.notes.append('The teacher is random, not pretrained: THESE FIGURES MEAN NOTHING.')
       params, self.digest = weights.random_teacher(arch), RANDOM
@@ -140,9 +141,12 @@ class FeatureExtractor:
       image_size: (height, width) of the image in pixels.
       stages: the number of stages whose shapes are wanted.
     """
-    image = jax.ShapeDtypeStruct((1, *image_size, 3), np.uint8)
-    shapes: Any = jax.eval_shape(lambda p, x: self(p, x, stages), self.params, image)
-    return shapes
+    which = (tuple(image_size), stages)
+    if which not in self._shapes:  # to trace a large network takes half a second
+      image = jax.ShapeDtypeStruct((1, *image_size, 3), np.uint8)
+      shapes: Any = jax.eval_shape(lambda p, x: self(p, x, stages), self.params, image)
+      self._shapes[which] = shapes
+    return self._shapes[which]
 
   def feature_bytes(self, images: np.ndarray, stages: int) -> int:
     """The size of the features of some images, uint8 [N, H, W, 3]; see `__call__`."""

@@ -22,6 +22,8 @@ from memkd_jax.methods.cfa import (
 )
 from memkd_jax.runtime.devices import Devices
 
+pytestmark = pytest.mark.newest
+
 BOLT = Task.of_category('bolt', 0)
 IMAGES = np.random.default_rng(0).integers(0, 256, (10, 32, 32, 3), dtype=np.uint8)
 

@@ -24,6 +24,8 @@ from memkd_jax.runtime.devices import Devices
 from memkd_jax.scoring.calibration import Calibration
 from memkd_jax.scoring.pipeline import Pipeline
 
+pytestmark = pytest.mark.newest
+
 TASK = Task.of_category('tile', 0)
 
 

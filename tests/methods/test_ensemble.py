@@ -10,6 +10,8 @@ from memkd_jax.errors import UserError
 from memkd_jax.methods.base import Start, Task
 from memkd_jax.ops.resampling import upsample
 
+pytestmark = pytest.mark.newest
+
 BOLT = Task.of_category('bolt', 0)
 
 

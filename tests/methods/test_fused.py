@@ -19,6 +19,8 @@ from memkd_jax.scoring.held_out import Part, _counting
 from memkd_jax.scoring.pipeline import Pipeline
 from memkd_jax.teachers.extractor import FeatureExtractor
 
+pytestmark = pytest.mark.newest
+
 TASK = Task.of_category('bagel', 0)
 
 

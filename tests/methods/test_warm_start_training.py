@@ -10,6 +10,8 @@ from memkd_jax.data.sampling import exemplar_indices
 from memkd_jax.errors import UserError
 from memkd_jax.methods.base import Start, Task
 
+pytestmark = pytest.mark.newest
+
 BOLT = Task.of_category('bolt', seed=0)
 IMAGES = np.random.default_rng(8).integers(0, 256, (8, 32, 32, 3), dtype=np.uint8)
 

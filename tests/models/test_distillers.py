@@ -8,6 +8,8 @@ from memkd_jax.models.distiller import LAYOUTS, Slot
 from memkd_jax.models.distillers import ForwardDistiller, ReverseDistiller, check_pair
 from memkd_jax.models.resnet import ARCHITECTURES, Teacher
 
+pytestmark = pytest.mark.newest
+
 BACKBONES = ['resnet18', 'resnet34', 'resnet50', 'wide_resnet50_2']
 
 

@@ -8,6 +8,8 @@ from memkd_jax.models.distiller import FUSIONS
 from memkd_jax.models.distillers import ForwardDistiller, ReverseDistiller
 from memkd_jax.models.resnet import ARCHITECTURES
 
+pytestmark = pytest.mark.newest
+
 
 @pytest.mark.parametrize('arch', ['tiny_basic', 'tiny_bottleneck'])
 @pytest.mark.parametrize('kind', [ReverseDistiller, ForwardDistiller])

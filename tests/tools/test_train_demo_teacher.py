@@ -13,6 +13,8 @@ from memkd_jax.data.benchmarks import demo_textures
 from memkd_jax.errors import UserError
 from memkd_jax.teachers import weights
 
+pytestmark = pytest.mark.newest
+
 pytest.importorskip('sklearn', reason='two photographs are of scikit-learn')
 
 ROOT = Path(__file__).parents[2]

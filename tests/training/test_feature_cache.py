@@ -8,6 +8,8 @@ from memkd_jax.methods.base import Task
 from memkd_jax.runtime.devices import Devices
 from memkd_jax.training.feature_cache import build_cache, choose_place
 
+pytestmark = pytest.mark.newest
+
 PLACES = ('off', 'device', 'host')
 
 
