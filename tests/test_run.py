@@ -236,6 +236,7 @@ def test_the_figures_are_those_of_the_raw_maps(tiny_config, tmp_path, make_categ
   assert figures['P-F1max'] == metrics.f1_max(test.masks, maps)[0]
 
 
+@pytest.mark.newest
 def test_prepared_data_give_the_same_figures(tiny_config, tmp_path, make_category, monkeypatch):
   from memkd_jax.data.tfds import builder
 
@@ -247,6 +248,7 @@ def test_prepared_data_give_the_same_figures(tiny_config, tmp_path, make_categor
   assert run_config(tiny_config, tmp_path / 'b')['per_seed'] == folder_results['per_seed']
 
 
+@pytest.mark.newest
 def test_images_are_looked_at_once(tiny_config, tmp_path, make_category, monkeypatch):
   for category, masks in (('bolt', True), ('nut', False)):
     make_category(tmp_path / 'data', category, masks=masks)

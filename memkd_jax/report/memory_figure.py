@@ -62,7 +62,7 @@ def write_memory_figure(
       heights = [line[f'{name}_{term}'] for line in logged]
       training.plot([line['step'] for line in logged], heights, label=term.replace('_', ' '))
     training.set(xlabel='step', ylim=(-0.02, 1.02))
-    training.legend(loc='center right', fontsize=7.5)
+    training.legend(fontsize=7.5)
     usage.set_title(f'{title}: mean weight', fontsize=10)
     histogram.set_title('cosine of feature and recall', fontsize=10)
     training.set_title('during training', fontsize=10)

@@ -100,6 +100,7 @@ def test_loss_is_the_weighted_sum_of_its_terms(one_step):
   assert min(terms['kd'], terms['nm'], terms['orth']) > 0
 
 
+@pytest.mark.newest
 @pytest.mark.parametrize(
   ('paradigm', 'memories', 'others'),
   [
@@ -111,16 +112,18 @@ def test_gradients_flow_where_they_belong(one_step, paradigm, memories, others):
   """L_KD trains keys and values; L_NM values only; L_orth both."""
   without, _, _ = one_step(1, paradigm, lambda_nm=0.0, lambda_orth=0.0)
   with_nm, _, _ = one_step(1, paradigm, lambda_nm=1.0, lambda_orth=0.0)
-  with_orth, _, _ = one_step(1, paradigm, lambda_nm=0.0, lambda_orth=1.0)
+  with_both, _, _ = one_step(1, paradigm)  # which other tests have compiled
   for m in memories:
     name = f'memory_m{m}'
-    kd, nm, orth = without[name], with_nm[name], with_orth[name]
+    kd, nm, both = without[name], with_nm[name], with_both[name]
+    # Gradients add up as the terms do: this is 0.7 times that of L_orth.
+    orth = {part: both[part] - kd[part] - 0.3 * (nm[part] - kd[part]) for part in kd}
     assert np.abs(kd['keys']).max() > 0
     assert np.abs(kd['values']).max() > 0
     np.testing.assert_allclose(nm['keys'], kd['keys'], atol=1e-6)
     assert np.abs(nm['values'] - kd['values']).max() > 1e-5
-    assert np.abs(orth['keys'] - kd['keys']).max() > 1e-5
-    assert np.abs(orth['values'] - kd['values']).max() > 1e-5
+    assert np.abs(orth['keys']).max() > 1e-5
+    assert np.abs(orth['values']).max() > 1e-5
   # L_NM reaches nothing else: the exemplars' features are the frozen teacher's.
   for name in others:
     jax.tree.map(
@@ -136,6 +139,7 @@ def test_without_memories_it_is_the_baseline(one_step, paradigm):
   assert not [name for name in grads if name.startswith('memory')]
 
 
+@pytest.mark.newest
 @pytest.mark.parametrize(
   'kd', ['global_cosine', pytest.param('local_cosine', marks=pytest.mark.slow)]
 )
@@ -184,6 +188,7 @@ def test_initialisation_depends_on_the_category_and_the_seed(
   assert not np.array_equal(keys[0], keys[2])
 
 
+@pytest.mark.newest
 def test_bfloat16_computes_in_it_and_keeps_float32(
   tiny_config, one_device, images, make_method
 ):
@@ -304,6 +309,7 @@ def test_too_few_images_are_refused(cheap_config, one_device, images, make_metho
     make_method(cheap_config, one_device).fit(BOLT, images, tmp_path)
 
 
+@pytest.mark.newest
 def test_what_stops_being_finite_is_named(
   cheap_config, one_device, images, make_method, tmp_path
 ):

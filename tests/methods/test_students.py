@@ -107,6 +107,7 @@ def test_the_loss_is_the_squared_error_of_normalised_features(method):
   assert float(terms['stage2']) == pytest.approx((expected[1] + expected[3]) / 2, rel=1e-4)
 
 
+@pytest.mark.newest
 def test_each_student_learns_as_alone(method):
   """The gradient of one is the same whatever the other is."""
   state = begin(method)
