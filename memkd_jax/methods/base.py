@@ -105,7 +105,8 @@ class Method(Protocol):
 
     Args:
       task: the model to be fitted, with its name and seed.
-      images: uint8 [N, H, W, 3], the normal training images.
+      images: the canvases of the normal training images, uint8 [N, H, W, channels]: RGB, or
+        with a fourth channel, 0 where a pixel does not count; of M pictures 4 M channels.
       folder: the task's folder, for checkpoints and logs.
       start: the model that it goes on from, if any; none unless `warm_starts`.
 
@@ -145,7 +146,7 @@ class Method(Protocol):
     Args:
       params: see `Fitted`.
       features: the teacher's stages 1 to `max(stages)`, [B, H_k, W_k, C_k].
-      images: uint8 [B, H, W, 3], which the features are of.
+      images: uint8 [B, H, W, channels], which the features are of.
 
     Returns:
       {stage: [B, H_k, W_k]}, float32 at least; `scoring.anomaly_map` combines them. A
@@ -183,7 +184,7 @@ class Method(Protocol):
       params: see `Fitted`.
       features: the teacher's stages 1 to the highest of `stages` and `diagnosed_stages`,
         [B, H_k, W_k, C_k].
-      images: uint8 [B, H, W, 3], which the features are of.
+      images: uint8 [B, H, W, channels], which the features are of.
 
     Returns:
       (the maps, a tree of arrays [B, ...]).

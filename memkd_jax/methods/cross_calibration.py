@@ -45,7 +45,7 @@ def cross_scores(
     method: the method that learns the models.
     scorer: gives maps and scores, an `evaluate.Scorer`.
     task: names and seeds the models, each of which has a name of its own.
-    images: all normal images, uint8 [N, H, W, 3], or objects [N].
+    images: all normal images, uint8 [N, H, W, channels], or objects [N].
     folds: int [n_k], indices of the images that are scored together, at least two; each image
       in one.
     folder: the task's folder, in which folds/ lies.

@@ -134,7 +134,7 @@ class Descent:
 
     Args:
       task: the name and the seed, by which the order of the data is drawn.
-      images: uint8 [N, H, W, 3], the normal training images.
+      images: uint8 [N, H, W, channels], the normal training images.
       folder: the task's folder, for checkpoints and logs.
       begin: gives the state before the first step, which must not depend on chance.
       cached: gives `teacher.cache(images)`; called where steps are left.

@@ -79,7 +79,7 @@ class Trainer(Descent):
 
     Args:
       task: the name and the seed, by which data order and initialisation are drawn.
-      images: uint8 [N, H, W, 3], the normal training images.
+      images: uint8 [N, H, W, channels], the normal training images.
       folder: the task's folder, for checkpoints and logs.
       cached: gives the images with the teacher's features, where the caller keeps them.
       start: the model that it goes on from, if any.
@@ -127,7 +127,7 @@ class Trainer(Descent):
 
     Args:
       task: the name and the seed, which seed the initialisation.
-      images: uint8 [N, H, W, 3], the training images, from which the memories
+      images: uint8 [N, H, W, channels], the training images, from which the memories
         are initialised where `model.memory_init` asks for it.
       start: a trained model, whose parameters and statistics take the place of random
         ones; the optimizer begins anew, since no model keeps its state.

@@ -125,7 +125,7 @@ class ImagePass:
 
     Args:
       name: what the progress bar is called.
-      images: the images, uint8 [N, H, W, 3].
+      images: the images, uint8 [N, H, W, channels].
       constants: what the function takes beside the features, trees of arrays.
 
     Yields:

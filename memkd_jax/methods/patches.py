@@ -105,12 +105,12 @@ class Patches:
     return jnp.matmul(found, jnp.asarray(matrix, found.dtype), precision='highest')
 
   def positions(self, images: np.ndarray) -> int:
-    """Positions of the grid, which are patches of each image, for images [N, H, W, 3]."""
+    """The grid's positions, which are an image's patches, for images [N, H, W, channels]."""
     stride = self._extractor.stride(self.stages[0])
     return (images.shape[1] // stride) * (images.shape[2] // stride)
 
   def shape(self, images: np.ndarray) -> tuple[int, int]:
-    """(number of patches, channels of each) of images [N, H, W, 3]."""
+    """(number of patches, channels of each) of images [N, H, W, channels]."""
     stages = self._extractor.shapes(images.shape[1:3], max(self.stages))
     return len(images) * self.positions(images), jax.eval_shape(self, stages).shape[-1]
 
@@ -134,7 +134,7 @@ class Patches:
 
     Args:
       name: what the progress bar is called.
-      images: the images, uint8 [N, H, W, 3].
+      images: the images, uint8 [N, H, W, channels].
       chosen: int64 [M], indices of patches, ascending: image by image, row by row.
 
     Returns:

@@ -42,7 +42,7 @@ class TeacherFeatures:
     """The training images with the teacher's features; several seeds share them.
 
     Args:
-      images: the training images, uint8 [N, H, W, 3].
+      images: the training images, uint8 [N, H, W, channels].
     """
     digest = images_digest(images)
     if self._kept is not None and self._kept[0] == digest:

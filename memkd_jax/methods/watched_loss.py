@@ -28,7 +28,7 @@ def set_apart(
 
   Args:
     task: the task, by whose name and seed the watched images are drawn.
-    images: uint8 [N, H, W, 3], the normal training images.
+    images: uint8 [N, H, W, channels], the normal training images.
     train: the section 'train' of the config.
 
   Raises:
@@ -57,7 +57,7 @@ class WatchedLoss:
 
     Args:
       descent: the training, which has the teacher's parameters.
-      images: the watched images, uint8 [n, H, W, 3].
+      images: the watched images, uint8 [n, H, W, channels].
       state: the `TrainState`, replicated on the devices.
     """
     found, devices = [], self._method.devices

@@ -32,7 +32,7 @@ class Part(NamedTuple):
 
   Attributes:
     params: gives what the model has learned, for as long as it is needed.
-    images: normal images, uint8 [n, H, W, 3], at least one.
+    images: normal images, uint8 [n, H, W, channels], at least one.
   """
 
   params: Callable[[], Any]

@@ -72,7 +72,7 @@ class Pipeline:
     Args:
       params: what the method has learned, a tree of arrays.
       teacher_params: the extractor's parameters, a tree of arrays.
-      images: the images, uint8 [B, H, W, 3].
+      images: the images, uint8 [B, H, W, channels].
     """
     features = self.extractor(teacher_params, images, max(self.method.stages))
     return self.method.maps(params, features, images)
@@ -112,7 +112,7 @@ class Pipeline:
     Args:
       params: what the method has learned, a tree of arrays.
       teacher_params: the extractor's parameters, a tree of arrays.
-      images: the images, uint8 [B, H, W, 3].
+      images: the images, uint8 [B, H, W, channels].
       statistics: see `score`.
 
     Returns:

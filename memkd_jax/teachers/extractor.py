@@ -105,7 +105,7 @@ class FeatureExtractor:
     """The features of all training images, where several learn from the same ones.
 
     Args:
-      images: the training images, uint8 [N, H, W, 3].
+      images: the training images, uint8 [N, H, W, channels].
       depth: the number of stages whose features are wanted.
       devices: the devices that compute, whose processes all decide alike.
       compute: gives the features, [N, H_k, W_k, C_k] each, where they are not there yet.
@@ -149,7 +149,7 @@ class FeatureExtractor:
     return self._shapes[which]
 
   def feature_bytes(self, images: np.ndarray, stages: int) -> int:
-    """The size of the features of some images, uint8 [N, H, W, 3]; see `__call__`."""
+    """The size of the features of some images, uint8 [N, H, W, channels]; see `__call__`."""
     shapes = self.shapes(images.shape[1:3], stages)
     pictures = max(1, images.shape[-1] // 4)
     return len(images) * pictures * sum(stage.size * stage.dtype.itemsize for stage in shapes)

@@ -59,7 +59,7 @@ class KeptFeatures:
 
     Args:
       teacher: tells the teacher and its dtype from others.
-      images: the training images, uint8 [N, H, W, 3].
+      images: the training images, uint8 [N, H, W, channels].
       depth: the number of stages whose features are wanted.
       compute: gives the features, [N, H_k, W_k, C_k] each, where they are not there.
       size: bytes that the features take.

@@ -41,7 +41,7 @@ class FeatureCache:
 
     Args:
       devices: the devices that batches are drawn for.
-      images: the images, uint8 [N, H, W, 3], as a rule those of a training.
+      images: the images, uint8 [N, H, W, channels], as a rule those of a training.
       features: the teacher's stages, [N, H_k, W_k, C_k] each, or None.
       place: 'host' for the host's memory, else the devices'. What is of a file stays there.
     """
@@ -95,7 +95,7 @@ def build_cache(
   Args:
     devices: the devices that the batches are drawn for.
     compute: gives the teacher's features of the images, [N, H_k, W_k, C_k] each.
-    images: uint8 [N, H, W, 3], the training images.
+    images: uint8 [N, H, W, channels], the training images.
     size: bytes of the features.
     wanted: where features are to be kept, one of `CACHES`.
     store: gives the same features as `compute`, in a file; None where there is no folder for

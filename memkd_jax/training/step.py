@@ -36,7 +36,7 @@ class Batch:
   """Images, and the teacher's features of them where they are known already.
 
   Attributes:
-    images: the images of the batch, uint8 [B, H, W, 3].
+    images: the images of the batch, uint8 [B, H, W, channels].
     features: the teacher's stages 1 to 3 or 4, [B, H_k, W_k, C_k], or None.
   """
 
