@@ -146,6 +146,13 @@ def drawing() -> Iterator[dict[str, Callable[..., None]]]:
     yield real
 
 
+@pytest.fixture
+def drawn(drawing: dict[str, Callable[..., None]], monkeypatch: pytest.MonkeyPatch) -> None:
+  """Has runs draw their pictures after all."""
+  for name, draw in drawing.items():
+    monkeypatch.setattr(evaluate, name, draw)
+
+
 def write_white(path: Path, *_: Any) -> None:
   Image.new('RGB', (8, 8), 'white').save(path)
 

@@ -31,6 +31,7 @@ def good(tmp_path, rng):
   return folder
 
 
+@pytest.mark.usefixtures('drawn')
 def test_a_folder_of_good_images_becomes_a_detector(tmp_path, good, capsys):
   code, workdir = train(tmp_path, f'--good={good}')
   assert code == 0
@@ -135,6 +136,7 @@ def test_few_images_make_a_threshold_all_the_same(tmp_path, good, capsys):
   assert len(rows_of(workdir, 'parts')) == 12
 
 
+@pytest.mark.usefixtures('drawn')
 def test_pixels_without_a_mask_count_for_nothing(tmp_path, make_category):
   """The figures are those of a set without the image that has no mask."""
   category = make_category(tmp_path / 'data', train=30)

@@ -54,6 +54,7 @@ def config_of(make_config, data):
   return config_of
 
 
+@pytest.mark.usefixtures('drawn')
 @pytest.mark.parametrize(
   ('dataset', 'method'),
   [
@@ -120,6 +121,7 @@ def test_some_pictures_alone(inputs, config_of, tmp_path):
   assert set(params) == ({*inputs, 'usual'} if len(inputs) > 1 else {'memory'})
 
 
+@pytest.mark.usefixtures('drawn')
 def test_held_out_units_and_thresholds(config_of, tmp_path):
   options = {'anomaly_map.normalize': 'stage', 'train.calibration': 'folds', 'train.folds': 3}
   options |= {'anomaly_map.combine': 'max', 'method.share': 1.0}

@@ -80,6 +80,7 @@ def test_two_equal_sides_are_one_number(make_run, tmp_path, rng):
   assert memkd_jax.load(tmp_path / 'run')(images).maps.shape == (3, 32, 32)
 
 
+@pytest.mark.usefixtures('drawn')
 def test_what_is_predicted_has_the_size_of_the_image(make_run, data, tmp_path):
   make_run('knn')
   out = tmp_path / 'out'

@@ -18,7 +18,7 @@ from whole_runs import (
   scorer_of,
 )
 
-from memkd_jax import evaluate, metrics, worker
+from memkd_jax import metrics, worker
 from memkd_jax.data import folder
 from memkd_jax.data.splits import load_split
 from memkd_jax.evaluate import Scorer
@@ -31,11 +31,8 @@ from memkd_jax.workdir import Workdir, reading
 pytestmark = pytest.mark.usefixtures('share_compilations')
 
 
-def test_a_run_writes_all_that_it_promises(
-  tiny_config, tmp_path, make_category, capsys, monkeypatch, drawing
-):
-  for name, draw in drawing.items():
-    monkeypatch.setattr(evaluate, name, draw)
+@pytest.mark.usefixtures('drawn')
+def test_a_run_writes_all_that_it_promises(tiny_config, tmp_path, make_category, capsys):
   make_category(tmp_path / 'data', 'bolt')
   make_category(tmp_path / 'data', 'nut', masks=False, train=9)
   workdir = tmp_path / 'run'

@@ -169,6 +169,7 @@ def test_one_tile_is_none_to_the_bit(make_run, data):
   np.testing.assert_array_equal(a.calibration.scores, b.calibration.scores)
 
 
+@pytest.mark.usefixtures('drawn')
 @pytest.mark.parametrize('resolution', ['model', 'original'])
 def test_images_of_several_sizes(make_run, data, tmp_path, resolution):
   shutil.copytree(data, tmp_path / 'data')
