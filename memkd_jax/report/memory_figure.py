@@ -10,13 +10,6 @@ from matplotlib.figure import Figure
 
 from memkd_jax.files import atomic
 
-_HISTOGRAM: dict[str, Any] = {
-  'bins': 40,
-  'density': True,
-  'alpha': 0.5,
-  'histtype': 'stepfilled',
-}
-
 
 def write_memory_figure(
   path: Path,
@@ -46,7 +39,7 @@ def write_memory_figure(
       _draw_categories(figure, categories[0], summaries[name])
     summary, title = summaries[name], f'M_{name[1:]}'
     items = len(summary['usage'])
-    # One outline is drawn many times as fast as a bar for each item.
+    # Outlines are drawn faster than a bar for each item and bin.
     edges = np.arange(items + 1) - 0.5
     usage.stairs(sorted(summary['usage'], reverse=True), edges, fill=True)
     usage.axhline(1 / items, color='black', linestyle=':', label='all alike')
@@ -54,7 +47,8 @@ def write_memory_figure(
     usage.legend(loc='upper right', fontsize=7.5)
     for values, label, color in zip(cosines[name], ('normal', 'anomalous'), 'br', strict=True):
       if values.size:
-        histogram.hist(values, label=label, color=color, **_HISTOGRAM)
+        heights, edges = np.histogram(values, bins=40, density=True)
+        histogram.stairs(heights, edges, fill=True, alpha=0.5, color=color, label=label)
     histogram.set(xlabel='cosine', yticks=[])
     histogram.legend(loc='upper left', fontsize=7.5)
     for term in ('entropy', 'keys_cosine', 'values_cosine'):

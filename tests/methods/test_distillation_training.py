@@ -188,7 +188,6 @@ def test_initialisation_depends_on_the_category_and_the_seed(
   assert not np.array_equal(keys[0], keys[2])
 
 
-@pytest.mark.newest
 def test_bfloat16_computes_in_it_and_keeps_float32(
   tiny_config, one_device, images, make_method
 ):

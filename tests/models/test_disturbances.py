@@ -8,8 +8,6 @@ import pytest
 from memkd_jax.models import disturbances
 from memkd_jax.ops.simplex import simplex_noise
 
-pytestmark = pytest.mark.newest
-
 SEEDS = np.array([5, 2**32 - 1, 5], np.uint32)
 
 
